@@ -1,0 +1,120 @@
+"""`G2LSTMCell`: the framework's LSTM cell, trained through a gate of `g2lstm.gates`. B batch, D input, H hidden units."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from g2lstm import gates
+from g2lstm.engines import reference
+from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.gated import Gated, autocast_dtype
+from g2lstm.gates import Gate, GumbelGate
+
+State = tuple[Tensor, Tensor]
+
+
+class G2LSTMCell(Gated, nn.LSTMCell):
+    """`torch.nn.LSTMCell` with a gate of `g2lstm.gates`: one step of `G2LSTM`, for loops that live outside.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in nn.LSTMCell.
+        gate: as in `G2LSTM`. Each call is one step, so noise that is fixed for a sequence has to be passed by the caller.
+
+    Inputs:
+        input, hx: as in nn.LSTMCell: (B, D) or (D,), with hx = (h, c).
+        noise: (B, len(gate.gates) * H) or (len(gate.gates) * H,), as in `G2LSTM`.
+        generator: source of the noise; torch's default generator without it.
+
+    Outputs:
+        the next (h, c), as in nn.LSTMCell. Under autocast c is float32.
+
+    Raises:
+        ValueError: a bad gate; noise in eval mode or of the wrong shape; no noise for a gate whose noise outlasts a step.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        gate: Gate | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
+        self.gate = GumbelGate() if gate is None else gate
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gate={self.gate}"
+
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        if noise is not None:
+            self._expected_noise_gate()
+        if gates.is_plain(self.gate, self.training):
+            h, c = super().forward(input, hx)
+            return h, c.float() if autocast_dtype(c) else c
+        self._check_input(input, hx)
+        batched = input.dim() == 2
+        x = input if batched else input.unsqueeze(0)
+        h, c = self._state(x, hx, batched)
+        h, c = self._step(x, h, c, noise, generator)
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+    def _check_input(self, input: Tensor, hx: State | None) -> None:
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
+        for part, label in zip(hx or (), ("hx[0]", "hx[1]"), strict=False):
+            if part.dim() not in (1, 2):
+                raise ValueError(f"LSTMCell: Expected {label} to be 1D or 2D, got {part.dim()}D instead")
+            if part.shape != (*input.shape[:-1], self.hidden_size):
+                raise RuntimeError(
+                    f"{label} should have shape {(*input.shape[:-1], self.hidden_size)}, got {tuple(part.shape)}"
+                )
+
+    def _state(self, x: Tensor, hx: State | None, batched: bool) -> State:
+        if hx is None:
+            zeros = x.new_zeros(x.shape[0], self.hidden_size)
+            return zeros, zeros
+        return hx if batched else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+
+    def _step(self, x: Tensor, h: Tensor, c: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> State:
+        cast = autocast_dtype(x)
+        dtype = x.dtype if cast is None else cast
+        working = accumulation_dtype(dtype)
+        noise = self._noise(x.shape[0], noise, working, generator)
+        bias = self.bias_ih + self.bias_hh if self.bias else None
+        weight_ih, weight_hh, bias = self._scaled(self.weight_ih, self.weight_hh, bias, self.hidden_size)
+        pre = linear(x.to(dtype), weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
+        h, c = reference.step(pre, weight_hh.to(dtype), h.to(dtype), c.to(working), noise=noise, hard=self._hard_blocks())
+        return h, c if cast is not None else c.to(dtype)
+
+    def _noise(
+        self, batch: int, noise: Tensor | None, dtype: torch.dtype, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """(B, 4H) noise on the pre-activations, divided by tau, or None."""
+        gate, size = self.gate, self.hidden_size
+        if not isinstance(gate, GumbelGate) or (noise is None and not gates.is_noisy(gate, self.training)):
+            return None
+        if noise is None:
+            if gate.noise_scope != "step":
+                raise ValueError(
+                    f"noise_scope={gate.noise_scope!r} outlasts a cell's call: draw it once with"
+                    " g2lstm.gates.draw_noise and pass each step's noise="
+                )
+            noise = gates.draw_noise(
+                gate, 1, batch, size, generator=generator, dtype=dtype, device=self.weight_hh.device
+            ).squeeze(0)
+        noise = noise if noise.dim() == 2 else noise.unsqueeze(0)
+        if noise.shape != (batch, len(gate.gates) * size):
+            raise ValueError(f"noise must have shape {(batch, len(gate.gates) * size)}, got {tuple(noise.shape)}")
+        return self._engine_noise(noise, size)

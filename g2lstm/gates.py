@@ -1,0 +1,243 @@
+"""The gates: what happens to an LSTM's pre-activations. Everything G2-LSTM adds to an LSTM is in this file.
+
+A training step of G2-LSTM is an ordinary LSTM step on pre-activations that were scaled by 1/tau and had logistic noise
+added (Li et al. 2018, eq. 11-16). So a gate only answers three questions: which rows it tempers, at which temperature,
+and which noise is added. The recurrence itself (`g2lstm.engines`) knows nothing about gates.
+
+T time, B batch, H hidden units; blocks of H rows in the framework's order i, f, g, o.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+BLOCKS = ("i", "f", "g", "o")
+NoiseScope = Literal["step", "mask", "sequence"]
+ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
+
+
+@dataclass(frozen=True)
+class SigmoidGate:
+    """The ordinary gate, `sigmoid(a)`, in training and in evaluation (eq. 2-5)."""
+
+    tau: ClassVar[float] = 1.0
+    gates: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class SharpenedGate:
+    """`sigmoid(a / tau)` in training and in evaluation, without noise: the paper's second baseline.
+
+    Args:
+        tau: temperature > 0; the paper uses 0.2.
+        gates: which of "i", "f", "o" are sharpened.
+    """
+
+    tau: float = 0.2
+    gates: tuple[str, ...] = ("i", "f")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gates", _checked_gates(self.gates))
+        checked_temperature(self.tau)
+
+
+@dataclass(frozen=True)
+class GumbelGate:
+    """The G2 gate: `sigmoid((a + m * logit(U)) / tau)` in training, the plain sigmoid in evaluation (eq. 11-12).
+
+    U is uniform on (0, 1) and m ~ Bernoulli(noise_p) says which gate values are perturbed at all. Both are fresh for every
+    unit, time step and sequence, unless `noise_scope` says otherwise. The temperature divides perturbed and unperturbed
+    pre-activations alike.
+
+    Args:
+        tau: temperature > 0; 0.9 in the paper.
+        noise_p: share of gate values that are perturbed, in [0, 1]; 0.2 in the paper's experiments.
+        noise_scope: "step" draws U and m at every time step; "mask" keeps m for the whole sequence; "sequence" keeps both.
+        eps: 0 for exact logistic noise; 1e-3 is the released code's `log(U + eps) - log(1 + eps - U)`, which bounds the
+            noise at about 6.9.
+        gates: which of "i", "f", "o" are trained this way. The paper's ablation adds "o", which lowers quality.
+    """
+
+    tau: float = 0.9
+    noise_p: float = 0.2
+    noise_scope: NoiseScope = "step"
+    eps: float = 0.0
+    gates: tuple[str, ...] = ("i", "f")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gates", _checked_gates(self.gates))
+        checked_temperature(self.tau)
+        if not 0 <= self.noise_p <= 1:
+            raise ValueError(f"noise_p must be in [0, 1], got {self.noise_p}")
+        if self.noise_scope not in get_args(NoiseScope):
+            raise ValueError(f"noise_scope must be one of {', '.join(get_args(NoiseScope))}, got {self.noise_scope!r}")
+        if not (self.eps >= 0 and math.isfinite(self.eps)):
+            raise ValueError(f"eps must be >= 0 and finite, got {self.eps}")
+
+
+@dataclass(frozen=True)
+class HardGate:
+    """`a > 0` instead of `sigmoid(a)`, in evaluation only: a step function has no gradient to train by.
+
+    Args:
+        gates: which of "i", "f", "o" are cut to 0 or 1.
+    """
+
+    tau: ClassVar[float] = 1.0
+    gates: tuple[str, ...] = ("i", "f")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gates", _checked_gates(self.gates))
+
+
+Gate = SigmoidGate | SharpenedGate | GumbelGate | HardGate
+GATES: dict[str, type] = {"sigmoid": SigmoidGate, "sharpened": SharpenedGate, "gumbel": GumbelGate, "hard": HardGate}
+
+
+def has_temperature(gate: Gate) -> bool:
+    """Whether the gate divides its pre-activations by a temperature that can be set and annealed."""
+    return isinstance(gate, SharpenedGate | GumbelGate)
+
+
+def checked_temperature(tau: float) -> float:
+    """Returns `tau`. Raises ValueError unless it is a finite number > 0."""
+    if not (tau > 0 and math.isfinite(tau)):
+        raise ValueError(f"tau must be > 0 and finite, got {tau}")
+    return tau
+
+
+def is_plain(gate: Gate, training: bool) -> bool:
+    """Whether the gate is `sigmoid(a)` in this mode, so that the network is exactly the framework's LSTM."""
+    return isinstance(gate, SigmoidGate) or (isinstance(gate, GumbelGate) and not training)
+
+
+def is_noisy(gate: Gate, training: bool) -> bool:
+    """Whether noise is added to the pre-activations in this mode."""
+    return training and isinstance(gate, GumbelGate) and gate.noise_p > 0
+
+
+def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: Tensor) -> Tensor | None:
+    """The factor of each pre-activation row: 1/tau on the tempered gates, 1 elsewhere.
+
+    Args:
+        gate: the gate.
+        tau: its present temperature.
+        hidden_size: H.
+        training: whether the module trains; a Gumbel gate is not tempered in evaluation.
+        like: gives dtype and device.
+
+    Returns:
+        (4H,), or None where every factor is 1.
+    """
+    if tau == 1 or not has_temperature(gate) or is_plain(gate, training):
+        return None
+    factors = [1 / tau if block in gate.gates else 1.0 for block in BLOCKS]
+    return like.new_tensor(factors).repeat_interleave(hidden_size)
+
+
+def draw_noise(
+    gate: GumbelGate,
+    time: int,
+    batch: int,
+    hidden_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Logistic noise on a share `noise_p` of the gate values and 0 on the others, before the division by tau (eq. 11).
+
+    Args:
+        gate: says p, scope, eps and the gates.
+        time, batch, hidden_size: T, B, H.
+        generator: source of randomness; torch's default generator without it.
+        dtype, device: of the result; float16 and bfloat16 are drawn in float32.
+
+    Returns:
+        (T, B, len(gate.gates) * H); with `noise_scope="sequence"` an expanded view of one step.
+    """
+    working = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    width, steps = len(gate.gates) * hidden_size, 1 if gate.noise_scope == "sequence" else time
+
+    def uniform(steps: int) -> Tensor:
+        return torch.rand(steps, batch, width, generator=generator, dtype=working, device=device)
+
+    # One uniform serves both draws: u < p perturbs, and given that, u / p is uniform again.
+    u = uniform(steps)
+    if gate.noise_scope == "mask":
+        perturbed = uniform(1) < gate.noise_p
+    else:
+        perturbed = u < gate.noise_p
+        u.div_(max(gate.noise_p, torch.finfo(working).tiny))
+    noise = logistic_(u, gate.eps).mul_(perturbed)
+    return noise.to(dtype).expand(time, batch, width)
+
+
+def logistic_(u: Tensor, eps: float = 0.0) -> Tensor:
+    """Standard logistic noise `log(u + eps) - log(1 + eps - u)` from uniform `u`, in place; finite for every u >= 0."""
+    if eps:
+        u.add_(eps).div_(1 + 2 * eps)
+    # The outermost grid points of a uniform draw (0 and 1) would give an infinity: they count as the next ones inward.
+    return u.logit_(eps=torch.finfo(u.dtype).eps / 2)
+
+
+def leading_blocks(noise: Tensor, drawn: tuple[str, ...], hidden_size: int) -> Tensor:
+    """Widens noise on some gates to the leading pre-activation blocks, i and f, or all four where "o" is among them.
+
+    Args:
+        noise: (..., len(drawn) * H).
+        drawn: the gates it belongs to, in the order i, f, o.
+        hidden_size: H.
+
+    Returns:
+        (..., 2H) or (..., 4H) with zeros for the other blocks.
+    """
+    if drawn == ("i", "f"):
+        return noise
+    parts = dict(zip(drawn, noise.split(hidden_size, dim=-1), strict=True))
+    empty = torch.zeros_like(parts[drawn[0]])
+    return torch.cat([parts.get(block, empty) for block in (BLOCKS if "o" in drawn else BLOCKS[:2])], dim=-1)
+
+
+def _checked_gates(gates: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [gate for gate in gates if gate not in ("i", "f", "o")]
+    if unknown or not gates or len(set(gates)) != len(gates):
+        raise ValueError(f'gates must be one or more of "i", "f", "o", each once, got {tuple(gates)!r}')
+    return tuple(block for block in BLOCKS if block in gates)
+
+
+@dataclass(frozen=True)
+class TemperatureSchedule:
+    """Anneals a temperature from `start` to `end` over a training run.
+
+    Args:
+        start: temperature at the start, > 0.
+        end: temperature at the end, > 0; by default `start`.
+        kind: "constant" (the paper; `end` is not used), "linear", "exponential" or "cosine".
+    """
+
+    start: float
+    end: float | None = None
+    kind: ScheduleKind = "constant"
+
+    def __post_init__(self) -> None:
+        checked_temperature(self.start)
+        checked_temperature(self.start if self.end is None else self.end)
+        if self.kind not in get_args(ScheduleKind):
+            kinds = ", ".join(get_args(ScheduleKind))
+            raise ValueError(f"the temperature schedule must be one of {kinds}, got {self.kind!r}")
+
+    def __call__(self, progress: float) -> float:
+        """The temperature at `progress`, which is cut to [0, 1]."""
+        start, end = self.start, self.start if self.end is None else self.end
+        progress = min(max(progress, 0.0), 1.0)
+        if self.kind == "linear":
+            return start + (end - start) * progress
+        if self.kind == "exponential":
+            return start * (end / start) ** progress
+        if self.kind == "cosine":
+            return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+        return start

@@ -1,0 +1,340 @@
+"""`G2LSTM`: the framework's LSTM, trained through a gate of `g2lstm.gates`.
+
+T time, B batch, D input, H hidden units, P proj_size or H, L layers, K = 2 where bidirectional, else 1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from g2lstm import engines, gates
+from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.gated import Gated, autocast_dtype
+from g2lstm.gates import Gate, GumbelGate, HardGate
+
+State = tuple[Tensor, Tensor]
+
+
+class G2LSTM(Gated, nn.LSTM):
+    r"""`torch.nn.LSTM` whose input and forget gates are trained as relaxed coin flips (Li et al. 2018).
+
+    In training, with :math:`U \sim \mathrm{Uniform}(0, 1)` and :math:`m \sim \mathrm{Bernoulli}(p)` (eq. 11-16):
+
+    .. math::
+        i &= \sigma((W_{ii} x + b_{ii} + W_{hi} h + b_{hi} + m\,\mathrm{logit}\,U) / \tau) \\
+        f &= \sigma((W_{if} x + b_{if} + W_{hf} h + b_{hf} + m'\,\mathrm{logit}\,U') / \tau) \\
+        g &= \tanh(W_{ig} x + b_{ig} + W_{hg} h + b_{hg}) \\
+        o &= \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho}) \\
+        c' &= f * c + i * g, \qquad h' = o * \tanh(c')
+
+    In eval mode it is `nn.LSTM` to the letter. It is a subclass of `nn.LSTM`: parameters and their names, initialisation,
+    inputs, outputs and errors are the framework's own, and each loads the other's `state_dict`.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
+            nn.LSTM.
+        gate: a gate of `g2lstm.gates`; assign `rnn.gate` to change it, `rnn.tau` to anneal its temperature.
+        weight_dropout: DropConnect (Wan et al. 2013): share of each W_hh's entries set to 0 in training, in [0, 1); the others
+            grow by 1 / (1 - weight_dropout). One mask for each layer and direction and forward pass.
+        engine: "auto", or a name in `g2lstm.engines.ENGINES`. "auto" hands eval passes of a plain gate to the framework.
+
+    Inputs:
+        input, hx: as in nn.LSTM: (T, B, D), (B, T, D) if batch_first, (T, D) unbatched, or a PackedSequence; hx = (h0, c0).
+        noise: the noise to use instead of drawing it: a list with one (T, B, len(gate.gates) * H) tensor for each layer and
+            direction in nn.LSTM's order, already masked, before the division by tau, i first then f; indexed by
+            input time and the caller's batch order, also for the reverse direction and for packed input. B = 1 if
+            unbatched.
+        weight_masks: the DropConnect masks to use: a list with one (4H, P) tensor for each layer and direction, already
+            inverted.
+        generator: source of all random numbers of this pass; torch's default generator without it.
+
+    Outputs:
+        output, (h_n, c_n) as in nn.LSTM. Under autocast c_n is float32.
+
+    Raises:
+        ValueError: a bad gate, weight_dropout or engine; noise or masks in eval mode or of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        gate: Gate | None = None,
+        weight_dropout: float = 0.0,
+        engine: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not 0 <= weight_dropout < 1:
+            raise ValueError(f"weight_dropout must be in [0, 1), got {weight_dropout}")
+        engines.choose(engine, hard=False)
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device=device,
+            dtype=dtype,
+        )
+        self.gate = GumbelGate() if gate is None else gate
+        self.weight_dropout = weight_dropout
+        self.engine = engine
+
+    def extra_repr(self) -> str:
+        extra = f", weight_dropout={self.weight_dropout}" if self.weight_dropout else ""
+        return f"{super().extra_repr()}, gate={self.gate}{extra}, engine={self.engine!r}"
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        noise: list[Tensor] | None = None,
+        weight_masks: list[Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor | PackedSequence, State]:
+        if noise is not None:
+            self._expected_noise_gate()
+        if weight_masks is not None and not self.training:
+            raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
+        if self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False):
+            output, (h_n, c_n) = super().forward(input, hx)
+            return output, (h_n, c_n.float() if autocast_dtype(c_n) else c_n)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, noise, weight_masks, generator)
+        return self._forward_padded(input, hx, noise, weight_masks, generator)
+
+    def _forward_packed(
+        self,
+        packed: PackedSequence,
+        hx: State | None,
+        noise: list[Tensor] | None,
+        weight_masks: list[Tensor] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[PackedSequence, State]:
+        self.check_input(packed.data, packed.batch_sizes)
+        x, lengths = pad_packed_sequence(packed)  # (T, B, D), in the caller's batch order
+        hx = self._zero_state(x, x.shape[1]) if hx is None else hx
+        self._check_state_sizes(hx, x.shape[1])
+        output, state = self._run_layers(x, hx, lengths.to(x.device), noise, weight_masks, generator)
+        if packed.sorted_indices is not None:
+            output, lengths = output[:, packed.sorted_indices], lengths[packed.sorted_indices.cpu()]
+        data = pack_padded_sequence(output, lengths).data
+        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), state
+
+    def _forward_padded(
+        self,
+        x: Tensor,
+        hx: State | None,
+        noise: list[Tensor] | None,
+        weight_masks: list[Tensor] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, State]:
+        if x.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        batched, batch_dim = x.dim() == 3, 0 if self.batch_first else 1
+        for part in hx or ():
+            if part.dim() != x.dim():
+                kind = "batched 3-D" if batched else "unbatched 2-D"
+                raise RuntimeError(f"For {kind} input, hx and cx should also be {x.dim()}-D but got a {part.dim()}-D tensor")
+        if not batched:
+            x, hx = x.unsqueeze(batch_dim), None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        hx = self._zero_state(x, x.shape[batch_dim]) if hx is None else hx
+        self.check_forward_args(x, hx, None)
+        x = x.transpose(0, 1) if self.batch_first else x  # (T, B, D)
+        if x.shape[0] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        output, state = self._run_layers(x, hx, None, noise, weight_masks, generator)
+        output = output.transpose(0, 1) if self.batch_first else output
+        return (output, state) if batched else (output.squeeze(batch_dim), (state[0].squeeze(1), state[1].squeeze(1)))
+
+    def _zero_state(self, x: Tensor, batch: int) -> State:
+        count = self.num_layers * self._directions
+        return x.new_zeros(count, batch, self.proj_size or self.hidden_size), x.new_zeros(count, batch, self.hidden_size)
+
+    def _check_state_sizes(self, hx: State, batch: int) -> None:
+        count = self.num_layers * self._directions
+        sizes = ((count, batch, self.proj_size or self.hidden_size), (count, batch, self.hidden_size))
+        for index, (part, size) in enumerate(zip(hx, sizes, strict=True)):
+            self.check_hidden_size(part, size, f"Expected hidden[{index}] size {{}}, got {{}}")
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        hx: State,
+        lengths: Tensor | None,
+        noise: list[Tensor] | None,
+        weight_masks: list[Tensor] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, State]:
+        """(T, B, D) input, (L*K, B, ·) states -> (T, B, K*P) output and the final states."""
+        cast = autocast_dtype(x)
+        if cast is not None:
+            x, hx = x.to(cast), (hx[0].to(cast), hx[1])
+        noise = self._checked_noise(noise, x)
+        weight_masks = self._checked_masks(weight_masks)
+        h_n, c_n = [], []
+        for layer in range(self.num_layers):
+            if layer and self.dropout and self.training:
+                x = _dropout(x, self.dropout, generator)
+            outputs = []
+            for direction in range(self._directions):
+                index = layer * self._directions + direction
+                h, c = self._run_direction(
+                    x, layer, direction == 1, (hx[0][index], hx[1][index]), lengths,
+                    noise[index] if noise else None, weight_masks[index] if weight_masks else None, generator,
+                )  # fmt: skip
+                outputs.append(h)
+                last = 0 if direction == 1 else -1  # a sequence keeps its state in the steps beyond its length
+                h_n.append(h[last])
+                c_n.append(c[last])
+            x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        state_dtype = x.dtype if cast is None else accumulation_dtype(x.dtype)
+        return x, (torch.stack(h_n), torch.stack(c_n).to(state_dtype))
+
+    def _run_direction(
+        self,
+        x: Tensor,
+        layer: int,
+        reverse: bool,
+        state: State,
+        lengths: Tensor | None,
+        noise: Tensor | None,
+        weight_mask: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> State:
+        """One layer in one direction: (T, B, D) -> hidden (T, B, P) and cell (T, B, H) states of all steps."""
+        weight_ih, weight_hh, bias, weight_hr = self._weights(layer, reverse)
+        if weight_mask is None and self.weight_dropout and self.training:
+            weight_mask = self.draw_weight_mask(generator=generator)
+        if noise is None and isinstance(self.gate, GumbelGate) and gates.is_noisy(self.gate, self.training):
+            noise = gates.draw_noise(
+                self.gate, x.shape[0], x.shape[1], self.hidden_size,
+                generator=generator, dtype=accumulation_dtype(x.dtype), device=x.device,
+            )  # fmt: skip
+        weight_ih, weight_hh, bias = self._scaled(weight_ih, weight_hh, bias, self.hidden_size)
+        if weight_mask is not None:
+            weight_hh = weight_hh * weight_mask.to(weight_hh)
+        pre = linear(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
+        run = engines.choose(self.engine, hard=bool(self._hard_blocks()))
+        return run(
+            pre, weight_hh.to(x.dtype), *state,
+            weight_hr=None if weight_hr is None else weight_hr.to(x.dtype),
+            lengths=lengths, reverse=reverse, noise=self._engine_noise(noise, self.hidden_size), hard=self._hard_blocks(),
+        )  # fmt: skip
+
+    def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """W_ih (4H, D), W_hh (4H, P), the sum of both biases (4H,) and W_hr (P, H) of one layer and direction."""
+        end = f"_l{layer}{'_reverse' if reverse else ''}"
+        bias = getattr(self, f"bias_ih{end}") + getattr(self, f"bias_hh{end}") if self.bias else None
+        weight_hr = getattr(self, f"weight_hr{end}") if self.proj_size else None
+        return getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}"), bias, weight_hr
+
+    def draw_noise(self, time: int, batch: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
+        """The noise of one forward pass, for `forward(..., noise=...)`.
+
+        Args:
+            time, batch: T, B.
+            generator: source of randomness; torch's default generator without it.
+
+        Returns:
+            One (T, B, len(gate.gates) * H) tensor for each layer and direction.
+
+        Raises:
+            ValueError: the gate takes no noise, or the module is in eval mode.
+        """
+        gate, weight = self._expected_noise_gate(), self.weight_hh_l0
+        dtype = accumulation_dtype(weight.dtype)
+        return [
+            gates.draw_noise(gate, time, batch, self.hidden_size, generator=generator, dtype=dtype, device=weight.device)
+            for _ in range(self.num_layers * self._directions)
+        ]
+
+    def draw_weight_mask(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """One inverted DropConnect mask for a W_hh: (4H, P) with entries 0 and 1 / (1 - weight_dropout)."""
+        keep = 1 - self.weight_dropout
+        return torch.empty_like(self.weight_hh_l0, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
+
+    def _checked_noise(self, noise: list[Tensor] | None, x: Tensor) -> list[Tensor] | None:
+        if noise is None:
+            return None
+        shape = (x.shape[0], x.shape[1], len(self.gate.gates) * self.hidden_size)
+        return _checked_list("noise", noise, self.num_layers * self._directions, shape)
+
+    def _checked_masks(self, masks: list[Tensor] | None) -> list[Tensor] | None:
+        if masks is None:
+            return None
+        return _checked_list("weight_masks", masks, self.num_layers * self._directions, tuple(self.weight_hh_l0.shape))
+
+    def to_lstm(self) -> nn.LSTM:
+        """A new `nn.LSTM` with a copy of the weights that computes what this module computes in eval mode.
+
+        A sharpened gate's 1/tau is folded into the weights and biases of its rows.
+
+        Raises:
+            ValueError: the gate is hard; no LSTM computes that.
+        """
+        if isinstance(self.gate, HardGate):
+            raise ValueError("a hard gate can't be turned into an nn.LSTM: assign rnn.gate = SigmoidGate() first")
+        lstm = nn.LSTM(**_constructor_arguments(self))
+        lstm.load_state_dict(self.state_dict())
+        scale = gates.scale_rows(self.gate, self.tau, self.hidden_size, False, like=self.weight_hh_l0)
+        if scale is not None:
+            with torch.no_grad():
+                for name, parameter in lstm.named_parameters():
+                    if not name.startswith("weight_hr"):
+                        parameter.mul_(scale.unsqueeze(1) if parameter.dim() == 2 else scale)
+        return lstm.train(self.training)
+
+    @classmethod
+    def from_lstm(
+        cls, lstm: nn.LSTM, gate: Gate | None = None, *, weight_dropout: float = 0.0, engine: str = "auto"
+    ) -> "G2LSTM":
+        """A new `G2LSTM` with a copy of an `nn.LSTM`'s weights.
+
+        Args:
+            lstm: where options, weights and mode are copied from.
+            gate, weight_dropout, engine: as in the constructor.
+        """
+        rnn = cls(**_constructor_arguments(lstm), gate=gate, weight_dropout=weight_dropout, engine=engine)
+        rnn.load_state_dict(lstm.state_dict())
+        return rnn.train(lstm.training)
+
+
+def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:
+    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
+    weight = lstm.weight_hh_l0
+    return {name: getattr(lstm, name) for name in names} | {"device": weight.device, "dtype": weight.dtype}
+
+
+def _dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return dropout(x, p)
+    keep = 1 - p  # p = 1 drops everything, as in nn.Dropout
+    mask = torch.empty_like(x, requires_grad=False).bernoulli_(keep, generator=generator)
+    return x * mask.div_(keep) if keep else x * mask
+
+
+def _checked_list(name: str, tensors: list[Tensor], count: int, shape: tuple[int, ...]) -> list[Tensor]:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if shapes != [shape] * count:
+        raise ValueError(f"{name} must be a list of {count} tensors of shape {shape}, got shapes {shapes}")
+    return tensors
