@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 from g2lstm import gates
 from g2lstm.engines import reference
 from g2lstm.engines.precision import accumulation_dtype
-from g2lstm.gated import Gated, autocast_dtype
+from g2lstm.gated import Gated, autocast_dtype, can_meet
 from g2lstm.gates import Gate, GumbelGate
 
 State = tuple[Tensor, Tensor]
@@ -58,28 +58,20 @@ class G2LSTMCell(Gated, nn.LSTMCell):
     ) -> State:
         if noise is not None:
             self._expected_noise_gate()
-        if gates.is_plain(self.gate, self.training):
-            h, c = super().forward(input, hx)
-            return h, c.float() if autocast_dtype(c) else c
-        self._check_input(input, hx)
+        if gates.is_plain(self.gate, self.training) and autocast_dtype(input) is None:
+            return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
+        if not self._fits(input, hx):
+            super().forward(input, hx)  # raises the framework's own error
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         h, c = self._state(x, hx, batched)
         h, c = self._step(x, h, c, noise, generator)
         return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
 
-    def _check_input(self, input: Tensor, hx: State | None) -> None:
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        if input.shape[-1] != self.input_size:
-            raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        for part, label in zip(hx or (), ("hx[0]", "hx[1]"), strict=False):
-            if part.dim() not in (1, 2):
-                raise ValueError(f"LSTMCell: Expected {label} to be 1D or 2D, got {part.dim()}D instead")
-            if part.shape != (*input.shape[:-1], self.hidden_size):
-                raise RuntimeError(
-                    f"{label} should have shape {(*input.shape[:-1], self.hidden_size)}, got {tuple(part.shape)}"
-                )
+    def _fits(self, input: Tensor, hx: State | None) -> bool:
+        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+            return False
+        return can_meet(input, self.weight_ih, hx, [(*input.shape[:-1], self.hidden_size)] * 2)
 
     def _state(self, x: Tensor, hx: State | None, batched: bool) -> State:
         if hx is None:

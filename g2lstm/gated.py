@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 
 from g2lstm import gates
+from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gates import Gate, GumbelGate, HardGate
+
+AUTOCAST_TAKES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Gated:
@@ -66,8 +69,24 @@ class Gated:
 
 
 def autocast_dtype(like: Tensor) -> torch.dtype | None:
-    """The dtype autocast runs products in on this tensor's device, or None where autocast is off."""
+    """The dtype autocast runs products of this tensor in, or None where it is off or leaves the tensor alone."""
     kind = like.device.type
-    if not torch.is_autocast_enabled(kind) or like.dtype == torch.float64:
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
-    return torch.get_autocast_dtype(kind)
+    return torch.get_autocast_dtype(kind) if like.dtype in AUTOCAST_TAKES else None
+
+
+def can_meet(x: Tensor, weight: Tensor, hx: tuple[Tensor, Tensor] | None, sizes: list[tuple[int, ...]]) -> bool:
+    """Whether the states have these sizes, and input, weights and states one device and dtype.
+
+    Autocast also unites dtypes up to float32. A cell state may always have the precision it is kept in inside, as an
+    earlier pass under autocast returned it.
+    """
+    if hx is not None and (not isinstance(hx, tuple | list) or [tuple(part.shape) for part in hx] != sizes):
+        return False
+    h, c = (x, x) if hx is None else hx
+    if not x.device == weight.device == h.device == c.device:
+        return False
+    if autocast_dtype(x) is not None:
+        return all(tensor.dtype in AUTOCAST_TAKES for tensor in (weight, h, c))
+    return x.dtype == weight.dtype == h.dtype and c.dtype in (x.dtype, accumulation_dtype(x.dtype))

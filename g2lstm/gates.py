@@ -8,7 +8,9 @@ T time, B batch, H hidden units; blocks of H rows in the framework's order i, f,
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -70,12 +72,12 @@ class GumbelGate:
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", _checked_gates(self.gates))
         checked_temperature(self.tau)
-        if not 0 <= self.noise_p <= 1:
-            raise ValueError(f"noise_p must be in [0, 1], got {self.noise_p}")
+        if not (isinstance(self.noise_p, Real) and 0 <= self.noise_p <= 1):
+            raise ValueError(f"noise_p must be in [0, 1], got {self.noise_p!r}")
         if self.noise_scope not in get_args(NoiseScope):
             raise ValueError(f"noise_scope must be one of {', '.join(get_args(NoiseScope))}, got {self.noise_scope!r}")
-        if not (self.eps >= 0 and math.isfinite(self.eps)):
-            raise ValueError(f"eps must be >= 0 and finite, got {self.eps}")
+        if not (isinstance(self.eps, Real) and self.eps >= 0 and math.isfinite(self.eps)):
+            raise ValueError(f"eps must be >= 0 and finite, got {self.eps!r}")
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ def has_temperature(gate: Gate) -> bool:
 
 def checked_temperature(tau: float) -> float:
     """Returns `tau`. Raises ValueError unless it is a finite number > 0."""
-    if not (tau > 0 and math.isfinite(tau)):
-        raise ValueError(f"tau must be > 0 and finite, got {tau}")
+    if not (isinstance(tau, Real) and tau > 0 and math.isfinite(tau)):
+        raise ValueError(f"tau must be > 0 and finite, got {tau!r}")
     return tau
 
 
@@ -203,10 +205,10 @@ def leading_blocks(noise: Tensor, drawn: tuple[str, ...], hidden_size: int) -> T
 
 
 def _checked_gates(gates: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = [gate for gate in gates if gate not in ("i", "f", "o")]
-    if unknown or not gates or len(set(gates)) != len(gates):
-        raise ValueError(f'gates must be one or more of "i", "f", "o", each once, got {tuple(gates)!r}')
-    return tuple(block for block in BLOCKS if block in gates)
+    named = list(gates) if isinstance(gates, Iterable) else []
+    if not named or any(gate not in ("i", "f", "o") for gate in named) or len(set(named)) != len(named):
+        raise ValueError(f'gates must be one or more of "i", "f", "o", each once, got {gates!r}')
+    return tuple(block for block in BLOCKS if block in named)
 
 
 @dataclass(frozen=True)
@@ -234,10 +236,9 @@ class TemperatureSchedule:
         """The temperature at `progress`, which is cut to [0, 1]."""
         start, end = self.start, self.start if self.end is None else self.end
         progress = min(max(progress, 0.0), 1.0)
-        if self.kind == "linear":
-            return start + (end - start) * progress
+        if self.kind == "constant":
+            return start
         if self.kind == "exponential":
-            return start * (end / start) ** progress
-        if self.kind == "cosine":
-            return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-        return start
+            return start ** (1 - progress) * end**progress
+        share = (1 - math.cos(math.pi * progress)) / 2 if self.kind == "cosine" else progress
+        return start * (1 - share) + end * share

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from g2lstm import engines, gates
 from g2lstm.engines.precision import accumulation_dtype
-from g2lstm.gated import Gated, autocast_dtype
+from g2lstm.gated import Gated, autocast_dtype, can_meet
 from g2lstm.gates import Gate, GumbelGate, HardGate
 
 State = tuple[Tensor, Tensor]
@@ -37,8 +37,8 @@ class G2LSTM(Gated, nn.LSTM):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
             nn.LSTM.
         gate: a gate of `g2lstm.gates`; assign `rnn.gate` to change it, `rnn.tau` to anneal its temperature.
-        weight_dropout: DropConnect (Wan et al. 2013): share of each W_hh's entries set to 0 in training, in [0, 1); the others
-            grow by 1 / (1 - weight_dropout). One mask for each layer and direction and forward pass.
+        weight_dropout: DropConnect (Wan et al. 2013): share of each W_hh's entries set to 0 in training, in [0, 1); the
+            others grow by 1 / (1 - weight_dropout). One mask for each layer and direction and forward pass.
         engine: "auto", or a name in `g2lstm.engines.ENGINES`. "auto" hands eval passes of a plain gate to the framework.
 
     Inputs:
@@ -57,6 +57,9 @@ class G2LSTM(Gated, nn.LSTM):
     Raises:
         ValueError: a bad gate, weight_dropout or engine; noise or masks in eval mode or of the wrong shape.
     """
+
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class G2LSTM(Gated, nn.LSTM):
         if self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False):
             output, (h_n, c_n) = super().forward(input, hx)
             return output, (h_n, c_n.float() if autocast_dtype(c_n) else c_n)
+        self._check(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, noise, weight_masks, generator)
         return self._forward_padded(input, hx, noise, weight_masks, generator)
@@ -126,10 +130,8 @@ class G2LSTM(Gated, nn.LSTM):
         weight_masks: list[Tensor] | None,
         generator: torch.Generator | None,
     ) -> tuple[PackedSequence, State]:
-        self.check_input(packed.data, packed.batch_sizes)
         x, lengths = pad_packed_sequence(packed)  # (T, B, D), in the caller's batch order
         hx = self._zero_state(x, x.shape[1]) if hx is None else hx
-        self._check_state_sizes(hx, x.shape[1])
         output, state = self._run_layers(x, hx, lengths.to(x.device), noise, weight_masks, generator)
         if packed.sorted_indices is not None:
             output, lengths = output[:, packed.sorted_indices], lengths[packed.sorted_indices.cpu()]
@@ -144,33 +146,40 @@ class G2LSTM(Gated, nn.LSTM):
         weight_masks: list[Tensor] | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, State]:
-        if x.dim() not in (2, 3):
-            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
-        batched, batch_dim = x.dim() == 3, 0 if self.batch_first else 1
-        for part in hx or ():
-            if part.dim() != x.dim():
-                kind = "batched 3-D" if batched else "unbatched 2-D"
-                raise RuntimeError(f"For {kind} input, hx and cx should also be {x.dim()}-D but got a {part.dim()}-D tensor")
-        if not batched:
-            x, hx = x.unsqueeze(batch_dim), None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        hx = self._zero_state(x, x.shape[batch_dim]) if hx is None else hx
-        self.check_forward_args(x, hx, None)
+        if x.dim() == 2:
+            x, hx = x.unsqueeze(1), None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))  # (T, 1, D)
+            output, (h_n, c_n) = self._run_layers(x, hx or self._zero_state(x, 1), None, noise, weight_masks, generator)
+            return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         x = x.transpose(0, 1) if self.batch_first else x  # (T, B, D)
-        if x.shape[0] == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        hx = self._zero_state(x, x.shape[1]) if hx is None else hx
         output, state = self._run_layers(x, hx, None, noise, weight_masks, generator)
-        output = output.transpose(0, 1) if self.batch_first else output
-        return (output, state) if batched else (output.squeeze(batch_dim), (state[0].squeeze(1), state[1].squeeze(1)))
+        return output.transpose(0, 1) if self.batch_first else output, state
 
     def _zero_state(self, x: Tensor, batch: int) -> State:
         count = self.num_layers * self._directions
         return x.new_zeros(count, batch, self.proj_size or self.hidden_size), x.new_zeros(count, batch, self.hidden_size)
 
-    def _check_state_sizes(self, hx: State, batch: int) -> None:
+    def _check(self, input: Tensor | PackedSequence, hx: State | None) -> None:
+        """Raises what nn.LSTM raises, by asking it, for input or states of the wrong rank, size, dtype or device."""
+        if self._fits(input, hx):
+            return
+        nn.LSTM.forward(self, input, hx)
+        if isinstance(input, PackedSequence) and hx is not None:  # where nn.LSTM passes over states it has no sequence for
+            self.check_forward_args(input.data, hx, input.batch_sizes)
+
+    def _fits(self, input: Tensor | PackedSequence, hx: State | None) -> bool:
+        if isinstance(input, PackedSequence):
+            x, steps, batch = input.data, len(input.batch_sizes), input.batch_sizes[:1].tolist()
+        else:
+            x = input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
+            steps, batch = len(x) if x.dim() else 0, list(x.shape[1:-1])
+        if x.dim() not in ((2,) if isinstance(input, PackedSequence) else (2, 3)):
+            return False
+        if steps == 0 or x.shape[-1] != self.input_size:
+            return False
         count = self.num_layers * self._directions
-        sizes = ((count, batch, self.proj_size or self.hidden_size), (count, batch, self.hidden_size))
-        for index, (part, size) in enumerate(zip(hx, sizes, strict=True)):
-            self.check_hidden_size(part, size, f"Expected hidden[{index}] size {{}}, got {{}}")
+        sizes = [(count, *batch, self.proj_size or self.hidden_size), (count, *batch, self.hidden_size)]
+        return can_meet(x, self.weight_ih_l0, hx, sizes)
 
     @property
     def _directions(self) -> int:
@@ -234,11 +243,12 @@ class G2LSTM(Gated, nn.LSTM):
         if weight_mask is not None:
             weight_hh = weight_hh * weight_mask.to(weight_hh)
         pre = linear(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
-        run = engines.choose(self.engine, hard=bool(self._hard_blocks()))
+        hard = self._hard_blocks()
+        run = engines.choose(self.engine, hard=bool(hard))
         return run(
             pre, weight_hh.to(x.dtype), *state,
             weight_hr=None if weight_hr is None else weight_hr.to(x.dtype),
-            lengths=lengths, reverse=reverse, noise=self._engine_noise(noise, self.hidden_size), hard=self._hard_blocks(),
+            lengths=lengths, reverse=reverse, noise=self._engine_noise(noise, self.hidden_size), hard=hard,
         )  # fmt: skip
 
     def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -334,6 +344,7 @@ def _dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
 
 
 def _checked_list(name: str, tensors: list[Tensor], count: int, shape: tuple[int, ...]) -> list[Tensor]:
+    tensors = list(tensors)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if shapes != [shape] * count:
         raise ValueError(f"{name} must be a list of {count} tensors of shape {shape}, got shapes {shapes}")

@@ -19,6 +19,7 @@ An engine raises ValueError for what it can't do.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from g2lstm.engines import bptt, reference
@@ -29,13 +30,15 @@ ENGINES: dict[str, Engine] = {"reference": reference.run, "bptt": bptt.run}
 
 
 def choose(name: str, *, hard: bool) -> Engine:
-    """The engine called `name`; "auto" takes the fastest that can do what is asked.
+    """The engine called `name`; "auto" takes the fastest that can do what is asked, and `torch.export` the reference.
 
     Raises:
         ValueError: there is no such engine.
     """
+    if name != "auto" and name not in ENGINES:
+        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {name!r}")
+    if torch.compiler.is_exporting():
+        return ENGINES["reference"]
     if name == "auto":
         return ENGINES["reference" if hard else "bptt"]
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {name!r}")
     return ENGINES[name]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from g2lstm.engines.precision import accumulation_dtype
 
@@ -42,8 +41,7 @@ def run(
     if lengths is not None:
         inside = (torch.arange(pre.shape[0], device=pre.device).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
     h0, c0 = h0.to(pre.dtype), c0.to(accumulation_dtype(pre.dtype))
-    with torch.autocast(pre.device.type, enabled=False):
-        return _Recurrence.apply(pre, weight_hh.to(pre.dtype), h0, c0, weight_hr, inside, reverse, noise)
+    return _Recurrence.apply(pre, weight_hh, h0, c0, weight_hr, inside, reverse, noise)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -101,8 +99,10 @@ class _Recurrence(torch.autograd.Function):
         return _steps(hidden, reverse), _steps(cell, reverse)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # once_differentiable would let second derivatives through, wrong ones, where grad_hidden is a constant.
+            raise RuntimeError("the bptt engine has no second derivatives (create_graph=True): use engine='reference'")
         weight_hh, weight_hr, inside, hidden, cell, gates, tanh_cell, emitted = ctx.saved_tensors
         time, batch, _, size = gates.shape
         reverse, mixed = ctx.reverse, hidden.dtype != cell.dtype
@@ -116,14 +116,14 @@ class _Recurrence(torch.autograd.Function):
         d_c = torch.zeros_like(cell[0])
         product = torch.empty_like(hidden[0])
         d_candidate, d_output = factors[:, :, :3].unbind(), factors[:, :, 3].unbind()
-        low_rows, low_steps, steps = low.view(time, batch, -1).unbind(), low.unbind(), factors.unbind()
+        low_rows, low_steps, steps = low.view(time, batch, 4 * size).unbind(), low.unbind(), factors.unbind()
         grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
         for t, _, _ in _walk(time, not reverse):
             d_h.add_(grad_h[t])
             if grad_cell is not None:
                 d_c.add_(grad_cell[t])
             d_m = d_h
-            if weight_hr is not None:
+            if projected is not None:
                 projected[t].copy_(d_h if inside is None else d_h * inside[t])
                 d_m = (projected[t] @ weight_hr).to(cell.dtype)
             d_c.addcmul_(d_m, to_c[t])
@@ -148,7 +148,7 @@ class _Recurrence(torch.autograd.Function):
         if projected is not None and ctx.needs_input_grad[4]:
             d_weight_hr = _over_time(projected, _steps(emitted, reverse))
         if ctx.needs_input_grad[7]:
-            d_noise = factors.view(time, batch, 4 * size)[..., : ctx.noise_width].to(ctx.noise_dtype)
+            d_noise = factors.view(time, batch, 4 * size)[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
         return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise
 
 

@@ -1,0 +1,136 @@
+"""The paper's point in two minutes: a plain LSTM and a G2-LSTM of equal size, trained side by side.
+
+Run by `make demo`. Needs no network and no data: it trains on the English that comes with Python.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from g2lstm import build, cli
+from g2lstm.inspection.gates import binary_share, recorded_gates
+from g2lstm.results import load_best
+from g2lstm.training.progress import duration, perplexity_text
+from g2lstm.training.rundir import RunDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+GATES = {"sigmoid": "plain LSTM", "gumbel": "G2-LSTM"}
+
+
+@dataclass
+class Training:
+    """A training run in a process of its own."""
+
+    gate: str
+    run: RunDirectory
+    process: subprocess.Popen[bytes]
+    read: int = 0
+
+    def new_lines(self) -> list[dict]:
+        """What the run wrote to its curve since the last call."""
+        if not self.run.metrics.exists():
+            return []
+        with self.run.metrics.open("rb") as file:
+            file.seek(self.read)
+            text = file.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self.read += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
+
+
+def demo(arguments: list[str]) -> int:
+    parser = cli.OptionParser(prog="experiments/demo.py", description="Trains a plain LSTM and a G2-LSTM side by side.")
+    parser.add_argument("--epochs", type=int, help="epochs of each run; task=builtin's own without it")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_options(arguments)
+    console = Console()
+    folder = RunDirectory.create(Path("runs/demo")).path
+    console.print("Training a plain LSTM and a G2-LSTM of equal size on Python's language reference, one core each.")
+    trainings = [_start(gate, folder / gate, options.seed, options.epochs) for gate in GATES]
+    try:
+        _follow(trainings, console)
+    except KeyboardInterrupt:
+        for training in trainings:
+            training.process.send_signal(signal.SIGINT)
+        for training in trainings:
+            training.process.wait()
+        console.print(f"stopped; go on with: python train.py resume={trainings[0].run.path} (and {trainings[1].run.path})")
+        return 130
+    failed = [training for training in trainings if training.process.wait()]
+    if failed:
+        console.print((folder / f"{failed[0].gate}.log").read_text(), style="red", highlight=False)
+        return 1
+    console.print(_table(trainings))
+    console.print(f"The runs lie in {folder}. Next: python train.py (says what it can do), README.md (results on real text).")
+    return 0
+
+
+def _start(gate: str, path: Path, seed: int, epochs: int | None) -> Training:
+    command = [sys.executable, str(ROOT / "train.py"), "task=builtin", f"gate={gate}", f"seed={seed}", "threads=1"]
+    command += [f"run_dir={path}", "eval.cache.enabled=false"] + ([f"epochs={epochs}"] if epochs else [])
+    with path.with_name(f"{gate}.log").open("wb") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    return Training(gate, RunDirectory(path), process)
+
+
+def _follow(trainings: list[Training], console: Console) -> None:
+    """Shows the progress of all runs until each has ended."""
+    columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"))
+    with Progress(*columns, console=console) as progress:
+        bars = {t.gate: progress.add_task(GATES[t.gate], total=1.0, text="starting") for t in trainings}
+        running = True
+        while running:
+            running = any(training.process.poll() is None for training in trainings)
+            for training in trainings:
+                for line in training.new_lines():
+                    if line["kind"] == "train":
+                        text = f"training perplexity {perplexity_text(line['loss']):>6}  ETA {duration(line['eta'])}"
+                        progress.update(bars[training.gate], completed=line["progress"], text=text)
+            if running:
+                _wait(trainings)
+
+
+def _wait(trainings: list[Training]) -> None:
+    alive = next(training for training in trainings if training.process.poll() is None)
+    try:
+        alive.process.wait(timeout=0.3)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _table(trainings: list[Training]) -> Table:
+    table = Table(title="Two LSTMs of equal size after equal training")
+    table.add_column("model")
+    for name in ("validation perplexity", "gate values outside [0.1, 0.9]", "seconds"):
+        table.add_column(name, justify="right")
+    for training in trainings:
+        summary = training.run.read_json("summary.json")
+        cells = (f"{summary['valid_perplexity']:.1f}", f"{_binary_share(training.run):.1%}", f"{summary['seconds']:.0f}")
+        table.add_row(GATES[training.gate], *cells)
+    return table
+
+
+def _binary_share(run: RunDirectory) -> float:
+    """The share of open or shut input and forget gates over the validation text."""
+    config = OmegaConf.load(run.config)
+    corpus = build.build_corpus(config.data, build.vocabulary_of(run.path))
+    task = build.build_task(config, corpus, torch.device("cpu"))
+    model = load_best(run, task.build_model())
+    with torch.no_grad(), recorded_gates(list(model.layers)) as records:
+        task.evaluate(model, "valid")
+    return binary_share(records)
+
+
+if __name__ == "__main__":
+    cli.main(demo)

@@ -1,0 +1,45 @@
+"""Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from rich.console import Console
+
+from g2lstm.errors import UserError
+
+
+class OptionParser(argparse.ArgumentParser):
+    """argparse that also takes `name=value`, and says one line about a mistake."""
+
+    def parse_options(self, arguments: list[str]) -> argparse.Namespace:
+        named = [f"--{text}" if "=" in text and not text.startswith("-") else text for text in arguments]
+        return self.parse_args(named)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: python {self.prog} --help lists the options")
+
+
+def flag(text: str) -> bool:
+    """true or false."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Runs a command; a mistake of the user's becomes one line on stderr and status 2."""
+    try:
+        return command()
+    except UserError as error:
+        console = Console(stderr=True)
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def main(command: Callable[[list[str]], int]) -> NoReturn:
+    """Entry point of a script: `command` gets the arguments and returns the exit status."""
+    sys.exit(guarded(lambda: command(sys.argv[1:])))

@@ -1,0 +1,208 @@
+"""A run's config: composing it from `conf/`, checking what the user typed, naming the run."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from g2lstm.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("task", "gate", "optimizer", "tracker", "experiment")
+
+# Options whose default is null, with what they may be set to.
+_NULLABLE: dict[str, type] = {
+    "threads": int,
+    "max_steps": int,
+    "run_dir": str,
+    "data.dir": str,
+    "data.min_count": int,
+    "data.max_vocabulary": int,
+    "gate.tau_end": float,
+    "tracker.mode": str,
+}
+_AT_LEAST: dict[str, float] = {
+    "threads": 1,
+    "max_steps": 1,
+    "epochs": 1,
+    "finetune_epochs": 1,
+    "batch_size": 1,
+    "bptt": 1,
+    "accumulate": 1,
+    "log_every": 1,
+    "seed": 0,
+    "checkpoint_minutes": 0,
+    "eval.bptt": 1,
+    "eval.valid_batch_size": 1,
+    "eval.test_batch_size": 1,
+    "eval.cache.window": 1,
+    "eval.cache.theta": 0,
+    "model.embedding_size": 1,
+    "model.hidden_size": 1,
+    "model.num_layers": 1,
+    "model.alpha": 0,
+    "model.beta": 0,
+    "optimizer.lr": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip": 0,
+    "optimizer.nonmonotone": 1,
+    "data.min_count": 1,
+    "data.max_vocabulary": 2,
+}
+_SHARES = (
+    "model.dropout_input",
+    "model.dropout_hidden",
+    "model.dropout_output",
+    "model.dropout_embedding",
+    "model.weight_dropout",
+    "optimizer.warmup",
+    "eval.cache.lambda",
+)  # in [0, 1)
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("float32", "bfloat16"),
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.schedule": ("constant", "warmup_cosine"),
+    "optimizer.average": ("none", "nonmonotone"),
+    "tracker.name": ("none", "wandb"),
+    "model.engine": ("auto", "bptt", "reference"),
+}
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
+# What doesn't change a run's numbers does not change its name.
+_NAMELESS = ("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "log_every", "data.dir")
+_SHORT = {"gate.noise_p": "p", "gate.tau": "tau"}
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """The config that command-line overrides such as "gate.tau=0.5" ask for, checked.
+
+    Raises:
+        UserError: an option or choice that does not exist, or a value that does not parse or is out of range.
+    """
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise UserError(f"{text!r} is not an option: write option=value; python train.py --help lists the options")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", overrides=overrides)
+            defaults = compose("train", overrides=[text for text in overrides if _key(text) in GROUPS])
+        check_types(config, defaults)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from None
+    check_values(config)
+    return config
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """One line for what Hydra says in many."""
+    text = str(error)
+    if unknown := re.search(r"Could not override '([^']*)'", text):
+        return _unknown_option(unknown[1])
+    if choice := re.search(r"Could not find '(\w+)/([^']*)'", text):
+        group, name = choice.groups()
+        known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        return f"{group}={name} does not exist: choose one of {known}"
+    if (broken := _first_that_does_not_parse(overrides)) is not None:
+        return f"{broken!r} does not parse: write option=value, and quote text that has blanks, commas or brackets"
+    return " ".join(text.split())
+
+
+def check_types(config: DictConfig, defaults: DictConfig) -> None:
+    """Every value has the type of its default.
+
+    Raises:
+        UserError: naming the first that has not.
+    """
+    given = dict(_leaves(config))
+    for key, default in _leaves(defaults):
+        value = given[key]
+        if value == "???":
+            raise UserError(f"{key} is needed: add {key}=...")
+        expected = _NULLABLE.get(key) or (str if default == "???" else type(default))
+        nullable = default is None
+        if expected is type(None) or (value is None and nullable):
+            continue
+        good = isinstance(value, expected) or (expected is float and isinstance(value, int))
+        if good and isinstance(value, bool) == (expected is bool):
+            continue
+        if expected is not str or not isinstance(value, int | float):
+            raise UserError(f"{key} must be {_NAMES.get(expected, expected.__name__)}, got {value!r}")
+        OmegaConf.update(config, key, str(value))  # a folder may be called 2024
+
+
+def check_values(config: DictConfig) -> None:
+    """Values that only make sense in a range. What a library class checks itself is not checked here.
+
+    Raises:
+        UserError: naming the first that is out of range.
+    """
+    for key, least in _AT_LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not value >= least:
+            raise UserError(f"{key} must be at least {least:g}, got {value}")
+    for key in _SHARES:
+        value = OmegaConf.select(config, key)
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"{key} must be in [0, 1), got {value}")
+    for key, choices in _CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value not in choices:
+            raise UserError(f"{key} must be one of {', '.join(choices)}, got {value}")
+    if len(config.optimizer.betas) != 2:
+        raise UserError(f"optimizer.betas must be two numbers, got {list(config.optimizer.betas)}")
+
+
+def run_name(config: DictConfig, overrides: list[str]) -> str:
+    """<gate>[-overrides]-seed<N>, for example gumbel-p0.5-seed1."""
+    parts = [config.gate.name]
+    for text in overrides:
+        key, value = _key(text), text.split("=", 1)[1]
+        if key not in _NAMELESS and not key.startswith(("eval.", "tracker.", "hydra.")):
+            parts.append(_SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value))
+    return "-".join([*parts, f"seed{config.seed}"])
+
+
+def experiment_name(config: DictConfig, overrides: list[str]) -> str:
+    """The experiment chosen on the command line, else the task."""
+    chosen = [text.split("=", 1)[1] for text in overrides if _key(text) == "experiment"]
+    return chosen[-1] if chosen and chosen[-1] != "null" else config.task.name
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name in config:
+        key = f"{prefix}{name}"
+        value = "???" if OmegaConf.is_missing(config, name) else config[name]
+        if isinstance(value, DictConfig):
+            found += _leaves(value, f"{key}.")
+        else:
+            found.append((key, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value))
+    return found
+
+
+def _unknown_option(name: str) -> str:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        known = [key for key, _ in _leaves(compose("train"))] + list(GROUPS)
+    near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
+    hint = f"did you mean {near[0]}?" if near else "python train.py --help lists the options"
+    return f"there is no option {name}: {hint}"
+
+
+def _first_that_does_not_parse(overrides: list[str]) -> str | None:
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            parser.parse_override(text)
+        except HydraException:
+            return text
+    return None

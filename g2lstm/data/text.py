@@ -1,0 +1,244 @@
+"""Text as a language model reads it: a vocabulary, one long stream of token ids a split, and its columns and segments.
+
+N tokens, T time, B batch. Every line ends in `<eos>`; a blank line is an `<eos>` alone, as WikiText is counted everywhere.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from g2lstm.data.builtin import MIN_COUNT, builtin_text
+from g2lstm.data.sources import CORPORA, RawText, load_lines
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+
+EOS = "<eos>"
+UNK = "<unk>"
+_FORMAT = "g2lstm-vocabulary-1"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Distinct tokens, each one's id its place.
+
+    Args:
+        tokens: in the order of their ids; without white space, `<eos>` among them.
+
+    Raises:
+        ValueError: a token twice or with white space, or no `<eos>`.
+    """
+
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.index) != len(self.tokens):
+            raise ValueError(f"a token stands twice: {Counter(self.tokens).most_common(1)[0][0]!r}")
+        if EOS not in self.index:
+            raise ValueError(f"no {EOS} among {len(self.tokens):,} tokens")
+        for token in self.tokens:
+            if token.split() != [token]:
+                raise ValueError(f"a token is empty or has white space: {token!r}")
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        return {token: id for id, token in enumerate(self.tokens)}
+
+    @classmethod
+    def build(cls, lines: Iterable[str], *, min_count: int = 1, max_vocabulary: int | None = None) -> "Vocabulary":
+        """The tokens of the train lines by first appearance, `<eos>` included.
+
+        Args:
+            lines: the train split.
+            min_count: words seen fewer times become `<unk>`; above 1 the vocabulary always has an `<unk>`.
+            max_vocabulary: keeps the most frequent words only, `<eos>` and `<unk>` counted; the others become `<unk>`.
+
+        Raises:
+            UserError: `min_count` below 1 or `max_vocabulary` below 3.
+        """
+        if min_count < 1:
+            raise UserError(f"data.min_count must be >= 1, got {min_count}: 1 keeps every word")
+        if max_vocabulary is not None and max_vocabulary < 3:
+            raise UserError(f"data.max_vocabulary must be >= 3 ({EOS}, {UNK} and a word), got {max_vocabulary}")
+        words = [line.split() for line in lines]
+        seen = dict.fromkeys(word for line in words for word in [*line, EOS])
+        if min_count == 1 and max_vocabulary is None:
+            return cls(tuple(seen))
+        counts = Counter(word for line in words for word in line if word not in (EOS, UNK))
+        limit = None if max_vocabulary is None else max_vocabulary - 2
+        kept = {word for word, count in counts.most_common(limit) if count >= min_count} | {EOS, UNK}
+        return cls(tuple(dict.fromkeys([*(word if word in kept else UNK for word in seen), UNK])))
+
+    def encode(self, line: str, *, where: str = "the text") -> list[int]:
+        """The ids of a line's words and of `<eos>` after them.
+
+        Args:
+            line: words between white space.
+            where: names the line in the error.
+
+        Raises:
+            UserError: a word outside a vocabulary that has no `<unk>`.
+        """
+        index = self.index
+        try:
+            ids = [index[word] for word in line.split()]
+        except KeyError:
+            if UNK not in index:
+                word = next(word for word in line.split() if word not in index)
+                raise UserError(
+                    f"{word!r} ({where}) is not in the vocabulary of {len(self):,} train words, which has no {UNK}: "
+                    f"set data.min_count=2, so that words seen once in train become {UNK}, or put {UNK} in the text"
+                ) from None
+            ids = [index.get(word, index[UNK]) for word in line.split()]
+        return [*ids, index[EOS]]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The tokens of some ids, a space between them."""
+        return " ".join(self.tokens[id] for id in ids)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a UTF-8 JSON file, a token a line, whole or not at all."""
+        text = json.dumps({"format": _FORMAT, "tokens": self.tokens}, ensure_ascii=False, indent=0)
+        write_atomically(Path(path), text + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: no such file, or not a whole vocabulary.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or content.get("format") != _FORMAT:
+                raise ValueError(f"not marked {_FORMAT}")
+            tokens = content["tokens"]
+            if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+                raise ValueError("its tokens are not a list of strings")
+            return cls(tuple(tokens))
+        except OSError as error:
+            raise UserError(f"can't read the vocabulary {path}: {error.strerror}: check the run's folder") from None
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is no whole vocabulary ({error}): copy it again from its run, or rerun") from None
+
+
+@dataclass(frozen=True, eq=False)
+class TextCorpus:
+    """A vocabulary and the token ids of each split: int64 (N,)."""
+
+    vocabulary: Vocabulary
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    origin: str
+
+
+def load_corpus(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = True,
+    min_count: int | None = None,
+    max_vocabulary: int | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> TextCorpus:
+    """Reads a corpus for word-level language modelling.
+
+    Args:
+        name: `ptb`, `text` (any folder with train, valid and test text) or `builtin` (no files needed).
+        data_dir: the only folder to look in; without it, the places of `sources.load_lines`.
+        download: whether the network may be used.
+        min_count: words seen fewer times in train become `<unk>`; by default 1, which keeps all (builtin: 2).
+        max_vocabulary: the most tokens kept, `<eos>` and `<unk>` counted; by default all.
+        vocabulary: a vocabulary to use instead of building one, as when a finished run is evaluated.
+
+    Raises:
+        UserError: the text can't be found or read, or has a word the vocabulary can't take.
+    """
+    if name == "builtin":
+        if data_dir:
+            raise UserError(f"data.dir={data_dir} with the builtin corpus, which reads no files: use task=text")
+        raw = builtin_text()
+    elif name in CORPORA:
+        raw = load_lines(name, data_dir=data_dir, download=download)
+    else:
+        raise UserError(f"no corpus is called {name!r}: choose one of {', '.join(sorted([*CORPORA, 'builtin']))}")
+    if vocabulary is None:
+        floor = min_count if min_count is not None else MIN_COUNT if name == "builtin" else 1
+        vocabulary = Vocabulary.build(raw.splits["train"], min_count=floor, max_vocabulary=max_vocabulary)
+    train, valid, test = (_encode(raw, split, vocabulary) for split in ("train", "valid", "test"))
+    return TextCorpus(vocabulary, train, valid, test, raw.origin)
+
+
+def _encode(raw: RawText, split: str, vocabulary: Vocabulary) -> Tensor:
+    ids: list[int] = []
+    for number, line in enumerate(raw.splits[split], 1):
+        ids += vocabulary.encode(line, where=f"line {number} of {split} in {raw.origin}")
+    return torch.tensor(ids, dtype=torch.int64)  # (N,)
+
+
+def batchify(tokens: Tensor, batch_size: int) -> Tensor:
+    """Cuts a stream into B columns that are read side by side; the N % B last tokens are left out.
+
+    Args:
+        tokens: (N,).
+        batch_size: the number of columns, B.
+
+    Returns:
+        (N // B, B); column b holds the tokens from b * (N // B) on.
+
+    Raises:
+        UserError: fewer than 2 rows, so that no token has a next one.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be >= 1, got {batch_size}")
+    rows = tokens.numel() // batch_size
+    if rows < 2:
+        raise UserError(
+            f"{tokens.numel():,} tokens are too few for batch_size {batch_size}, which needs {2 * batch_size:,}: "
+            "lower the batch size or bring more text"
+        )
+    return tokens[: rows * batch_size].view(batch_size, rows).t().contiguous()  # (N // B, B)
+
+
+def segments(
+    length: int, bptt: int, generator: torch.Generator | None = None, *, random: bool = True
+) -> list[tuple[int, int]]:
+    """Cuts the rows of `batchify` into stretches for truncated back-propagation through time.
+
+    AWD-LSTM draws each length: `max(5, int(N(base, 5)))`, base = bptt with probability 0.95, else bptt / 2. The last
+    stretch is what is left. The inputs of (start, T) are rows start .. start + T - 1, the targets one row later. The
+    same generator state gives the same list, so a place in an epoch is found again by computing it anew.
+
+    Args:
+        length: number of rows.
+        bptt: mean stretch, in rows.
+        generator: source of the draws; torch's default generator when absent.
+        random: False gives stretches of exactly `bptt`, as for evaluation.
+
+    Returns:
+        (start, T) pairs that cover rows 0 .. length - 2 without gap or overlap.
+    """
+    if bptt < 1:
+        raise UserError(f"bptt must be >= 1, got {bptt}")
+    pairs: list[tuple[int, int]] = []
+    start = 0
+    while start < length - 1:
+        steps = _draw_length(bptt, generator) if random else bptt
+        steps = min(steps, length - 1 - start)
+        pairs.append((start, steps))
+        start += steps
+    return pairs
+
+
+def _draw_length(bptt: int, generator: torch.Generator | None) -> int:
+    base = bptt if torch.rand((), generator=generator).item() < 0.95 else bptt / 2
+    return max(5, int(base + 5 * torch.randn((), generator=generator).item()))

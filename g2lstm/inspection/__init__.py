@@ -1,0 +1,1 @@
+"""Reading a trained network's gates."""

@@ -1,0 +1,63 @@
+"""Gate values, recomputed from a layer's inputs and outputs: one batched product, no loop over time, any LSTM layer.
+
+T time, B batch, D input, H hidden units.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from g2lstm.gates import BLOCKS
+
+
+def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[str, Tensor]:
+    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5).
+
+    Args:
+        lstm: one unidirectional time-major layer, without projection.
+        x: (T, B, D) its input.
+        hidden: (T, B, H) its output.
+        h0: (B, H) the state it started from.
+
+    Returns:
+        "i", "f" and "o", (T, B, H) each.
+
+    Raises:
+        ValueError: the layer is stacked, bidirectional, batch-first or projected.
+    """
+    if lstm.num_layers != 1 or lstm.bidirectional or lstm.batch_first or lstm.proj_size:
+        raise ValueError(f"gate values are read from one time-major unidirectional layer without projection, got {lstm}")
+    before = torch.cat([h0.unsqueeze(0), hidden[:-1]])  # (T, B, H)
+    bias = lstm.bias_ih_l0 + lstm.bias_hh_l0 if lstm.bias else None
+    pre = linear(x, lstm.weight_ih_l0, bias) + linear(before, lstm.weight_hh_l0)  # (T, B, 4H)
+    blocks = dict(zip(BLOCKS, pre.chunk(4, dim=-1), strict=True))
+    return {block: blocks[block].sigmoid() for block in ("i", "f", "o")}
+
+
+@contextmanager
+def recorded_gates(layers: list[nn.LSTM]) -> Iterator[list[dict[str, Tensor]]]:
+    """Records the gate values of every forward pass of `layers` in eval mode; gives the list they are added to, in call order."""
+    records: list[dict[str, Tensor]] = []
+
+    def record(layer: nn.Module, arguments: tuple, result: tuple) -> None:
+        assert isinstance(layer, nn.LSTM)
+        x, hx = arguments[0], arguments[1] if len(arguments) > 1 else None
+        hidden = result[0]
+        h0 = hidden.new_zeros(hidden.shape[1:]) if hx is None else hx[0][0]
+        records.append(gate_values(layer, x.float(), hidden.float(), h0.float()))
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def binary_share(records: list[dict[str, Tensor]], gates: tuple[str, ...] = ("i", "f"), margin: float = 0.1) -> float:
+    """The share of gate values outside [margin, 1 - margin]: how near to open or shut the gates are."""
+    outside = sum(((r[g] < margin) | (r[g] > 1 - margin)).sum().item() for r in records for g in gates)
+    return outside / sum(r[g].numel() for r in records for g in gates)

@@ -1,0 +1,1 @@
+"""What stands around the recurrence: regularisation and the output layer."""

@@ -1,0 +1,202 @@
+"""The output layer and its loss in one step, without ever holding all logits.
+
+A language model's logits are its largest tensor by far: 1,400 words of a 10,000 word vocabulary are 56 MB in
+float32, and a plain ``cross_entropy(linear(x))`` holds several copies of them until the backward pass. Here the
+rows are taken in chunks, and the gradients, which need nothing but the chunk's own softmax, are computed on the
+spot:
+
+    loss_n     = log sum_v exp(l_nv) - l_n,target        l = x W^T + b
+    dloss/dl   = softmax(l) - onehot(target)             dx = dl W,   dW = dl^T x,   db = sum_n dl
+
+The backward pass is then a multiplication with the incoming gradient.
+
+N rows (time and batch flattened), D input, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# One chunk of logits: 16 MB in float32. Smaller ones add up the weight gradient more often than they save in cache.
+CHUNK_ELEMENTS = 2**22
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross entropy of ``x @ weight.T + bias`` against ``targets``, exact, in memory for one chunk of rows.
+
+    The products run in the autocast dtype where autocast is on, else in the dtype of the arguments. The log-sum-exp,
+    the losses and the weight gradient's sum over chunks are float32 (float64 for float64 arguments). The gradient
+    cannot be differentiated again. Rows that should not count (padding) are left out by the caller, which also saves
+    their work: ``linear_cross_entropy(x[keep], weight, bias, targets[keep])``.
+
+    Args:
+        x: (N, D) floating point.
+        weight: (V, D).
+        bias: (V) or None.
+        targets: (N) int64, each in [0, V).
+        chunk: rows at a time; None takes about 4 million logits at a time, in chunks of equal size.
+        reduction: "mean" or "sum" over the rows, or "none" for the loss of each row. "none" has no gradient.
+
+    Returns:
+        A scalar, or (N) for "none"; float32, or float64 for float64 arguments.
+
+    Raises:
+        ValueError: on shapes that do not fit, an unknown reduction, a chunk below 1, or "none" where a gradient is
+            asked for.
+    """
+    _check(x, weight, bias, targets, chunk, reduction)
+    rows = chunk or _balanced_chunk(x.shape[0], weight.shape[0])
+    dtype = _product_dtype(x, weight)
+    wants_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if reduction == "none" and wants_gradient:
+        raise ValueError("reduction='none' has no gradient: call it under torch.no_grad(), or use 'mean' or 'sum'")
+    if wants_gradient:
+        loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, targets, rows, dtype, reduction)
+        return loss
+    losses, *_ = _losses_and_gradients(x, weight, bias, targets, rows, dtype, (False, False, False))
+    return _reduce(losses, reduction)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        rows: int,
+        dtype: torch.dtype,
+        reduction: str,
+    ) -> Tensor:
+        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, rows, dtype, ctx.needs_input_grad[:3])
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
+        # The mean's 1/N comes last, so that half-precision probabilities do not underflow in the products.
+        ctx.scale = 1.0 / max(losses.numel(), 1) if reduction == "mean" else 1.0
+        return _reduce(losses, reduction)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad * ctx.scale
+        gradients = [
+            None if saved is None else (saved * scale).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return (*gradients, None, None, None, None)
+
+
+@torch.no_grad()
+def _losses_and_gradients(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    rows: int,
+    dtype: torch.dtype,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Losses (N) and the gradients of their sum, None where not needed: x (N, D), weight (V, D), bias (V)."""
+    exact = torch.promote_types(dtype, torch.float32)
+    x, weight = x.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    size, vocabulary = x.shape[0], weight.shape[0]
+    # Buffers are shared by all chunks: fresh pages are a large part of the cost of a big tensor on a CPU.
+    logits = x.new_empty(min(rows, size), vocabulary)
+    wide = logits if exact == dtype else torch.empty_like(logits, dtype=exact)
+    losses = x.new_empty(size, dtype=exact)
+    grad_x = torch.empty_like(x) if needs[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=exact) if needs[1] else None
+    grad_bias = weight.new_zeros(vocabulary, dtype=exact) if needs[2] else None
+    product = torch.empty_like(weight) if needs[1] and exact != dtype else None
+
+    with torch.autocast(x.device.type, enabled=False):
+        for start in range(0, size, rows):
+            part = slice(start, min(start + rows, size))
+            low, high = logits[: part.stop - start], wide[: part.stop - start]
+            _logits(x[part], weight, bias, out=low)
+            if high.dtype != low.dtype:
+                high.copy_(low)
+            losses[part] = _losses_in_place(high, targets[part], gradient=any(needs))
+            if grad_bias is not None:
+                grad_bias += high.sum(0)
+            if high.dtype != low.dtype and (needs[0] or needs[1]):
+                low.copy_(high)
+            if grad_x is not None:
+                torch.mm(low, weight, out=grad_x[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, low.mT, x[part], product)
+    return losses, grad_x, grad_weight, grad_bias
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(x, weight.mT, out=out)
+    else:
+        torch.addmm(bias, x, weight.mT, out=out)
+
+
+def _losses_in_place(logits: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
+    """Losses (n) of logits (n, V), which are overwritten: with softmax - onehot where the gradient is wanted."""
+    target = targets.unsqueeze(1)
+    target_logit = logits.gather(1, target)  # (n, 1)
+    maximum = logits.amax(1, keepdim=True)
+    total = logits.sub_(maximum).exp_().sum(1, keepdim=True)
+    if gradient:
+        logits.mul_(total.reciprocal())
+        logits.scatter_add_(1, target, torch.full_like(target_logit, -1.0))
+    return (total.log() + maximum - target_logit).squeeze(1)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, buffer: Tensor | None) -> None:
+    if buffer is None:
+        total.addmm_(a, b)
+    else:
+        total += torch.mm(a, b, out=buffer)
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    device = x.device.type
+    if dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return dtype
+
+
+def _balanced_chunk(rows: int, vocabulary: int) -> int:
+    limit = max(CHUNK_ELEMENTS // max(vocabulary, 1), 1)
+    chunks = max(-(-rows // limit), 1)
+    return max(-(-rows // chunks), 1)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int | None, reduction: str) -> None:
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x (N, D) must fit weight (V, D), got {tuple(x.shape)} and {tuple(weight.shape)}")
+    if targets.shape != x.shape[:1]:
+        raise ValueError(f"targets must be ({x.shape[0]},) as x has rows, got {tuple(targets.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({weight.shape[0]},) as weight has rows, got {tuple(bias.shape)}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")

@@ -1,0 +1,100 @@
+"""The regularisation of AWD-LSTM (Merity et al. 2017, arXiv 1708.02182) that stands around the recurrence.
+
+DropConnect on the recurrent matrices is the recurrence's own (``weight_dropout`` of ``G2LSTM``).
+
+T time, B batch, D features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Generator | None = None) -> Tensor:
+    """Variational dropout: one mask a sequence, the same at each time step (Gal & Ghahramani 2016, arXiv 1512.05287).
+
+    Args:
+        x: (T, B, D).
+        p: probability that a feature of a sequence is zero; the others are divided by 1 - p.
+        training: off returns x itself, as p = 0 does.
+        generator: source of the draws; None is torch's default generator.
+
+    Returns:
+        (T, B, D).
+
+    Raises:
+        ValueError: if p is outside [0, 1).
+    """
+    _check_probability(p)
+    if p == 0 or not training:
+        return x
+    mask = x.new_empty(1, *x.shape[1:]).bernoulli_(1 - p, generator=generator).div_(1 - p)  # (1, B, D)
+    return x * mask
+
+
+def embed(
+    tokens: Tensor, weight: Tensor, p: float = 0.0, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """Embedding with word dropout: with probability p a word is zero wherever it occurs (Gal & Ghahramani 2016).
+
+    AWD-LSTM multiplies the whole table with a (V, 1) mask; here the mask is gathered by word and multiplies only the
+    rows in use: the same numbers, at the cost of the batch instead of the vocabulary.
+
+    Args:
+        tokens: any shape, int64, each in [0, V).
+        weight: (V, D).
+        p: probability that a word's row is dropped; the others are divided by 1 - p.
+        training: off embeds without dropout, as p = 0 does.
+        generator: source of the draws; None is torch's default generator.
+
+    Returns:
+        tokens' shape + (D,).
+
+    Raises:
+        ValueError: if p is outside [0, 1).
+    """
+    _check_probability(p)
+    vectors = F.embedding(tokens, weight)
+    if p == 0 or not training:
+        return vectors
+    mask = weight.new_empty(weight.shape[0], 1).bernoulli_(1 - p, generator=generator).div_(1 - p)  # (V, 1)
+    return vectors * F.embedding(tokens, mask)
+
+
+def activation_regularization(x: Tensor, alpha: float) -> Tensor:
+    """AR, alpha * mean(x^2), of the dropped output: keeps activations small (Merity et al. 2017, section 4.6).
+
+    Args:
+        x: (T, B, D), the last layer's output after dropout.
+        alpha: its weight; 2 for the Penn Treebank.
+
+    Returns:
+        A scalar, float32 at least.
+    """
+    return alpha * _at_least_float32(x).pow(2).mean()
+
+
+def temporal_activation_regularization(x: Tensor, beta: float) -> Tensor:
+    """TAR, beta * mean((x_t+1 - x_t)^2), of the raw output: keeps states slow (Merity et al. 2017, section 4.6).
+
+    Args:
+        x: (T, B, D), the last layer's output before dropout.
+        beta: its weight; 1 for the Penn Treebank.
+
+    Returns:
+        A scalar, float32 at least; 0 for a single time step.
+    """
+    x = _at_least_float32(x)
+    change = x[1:] - x[:-1]  # (T - 1, B, D)
+    return beta * (change.pow(2).mean() if len(change) else change.sum())
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout probability must be in [0, 1), got {p}")

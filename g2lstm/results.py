@@ -1,0 +1,98 @@
+"""What a finished run leaves: `summary.json`, and its record under `results/` that anyone can compress and inspect."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from g2lstm.build import build_cache, build_gate
+from g2lstm.gates import has_temperature
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.loop import Position, set_temperature
+from g2lstm.training.rundir import RunDirectory
+from g2lstm.training.tasks import LanguageModelTask
+
+LARGEST_RECORDED_MODEL = 4_000_000  # parameters
+
+
+def load_best(run: RunDirectory, model: nn.Module) -> nn.Module:
+    """Gives `model` the run's best weights and their temperature, in eval mode."""
+    content = load_checkpoint(run.best)
+    model.load_state_dict(content["model"])
+    set_temperature(model, content["tau"])
+    return model.eval()
+
+
+def evaluate_model(
+    task: LanguageModelTask, model: nn.Module, splits: tuple[str, ...], config: DictConfig
+) -> dict[str, float]:
+    """Perplexity of each split, without and, where the config has it enabled, with the cache pointer."""
+    metrics: dict[str, float] = {}
+    with torch.autocast(task.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        for split in splits:
+            metrics[f"{split}_perplexity"] = task.evaluate(model, split)["perplexity"]
+            if config.eval.cache.enabled:
+                cached = task.evaluate_with_cache(model, split, build_cache(config.eval.cache))
+                metrics[f"{split}_perplexity_cache"] = cached["perplexity"]
+    return metrics
+
+
+def write_summary(
+    run: RunDirectory, task: LanguageModelTask, model: nn.Module, config: DictConfig, position: Position
+) -> dict[str, Any]:
+    """Evaluates the best weights on valid and test and writes `summary.json`.
+
+    Returns:
+        the summary.
+    """
+    started = time.monotonic()
+    gate = build_gate(config.gate)
+    metrics = evaluate_model(task, load_best(run, model), ("valid", "test"), config)
+    environment = run.read_json("environment.json")
+    summary: dict[str, Any] = {
+        "task": config.task.name,
+        "experiment": config.experiment_name,
+        "gate": config.gate.name,
+        "gate_tau": gate.tau if has_temperature(gate) else None,
+        "gate_noise_p": getattr(gate, "noise_p", None),
+        "seed": config.seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "epochs": position.evaluated_epochs,
+        "best_epoch": position.best_epoch,
+        "steps": position.step,
+        "finished": position.done,
+        **metrics,
+        "seconds": round(position.seconds + time.monotonic() - started, 1),
+        "words_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
+        "precision": config.precision,
+        **{key: environment[key] for key in ("hardware", "threads", "torch", "commit")},
+    }
+    run.write_json("summary.json", summary)
+    return summary
+
+
+def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config: DictConfig, results: Path) -> Path:
+    """Copies a finished run to `results/<experiment>/<run name>`: all but the checkpoints; small models with bf16 weights.
+
+    Returns:
+        the folder.
+    """
+    target = RunDirectory(results / config.experiment_name / config.run_name)
+    target.path.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "vocabulary.json"):
+        shutil.copyfile(run.path / name, target.path / name)
+    summary = run.read_json("summary.json")
+    if summary["parameters"] <= LARGEST_RECORDED_MODEL:
+        content = load_checkpoint(run.best)
+        content["model"] = {name: tensor.bfloat16() for name, tensor in content["model"].items()}
+        save_checkpoint(target.best, content)
+        plain = config.copy()
+        plain.eval.cache.enabled = False
+        rounded = evaluate_model(task, load_best(target, model), ("valid", "test"), plain)
+        summary |= {f"{name}_recorded_weights": value for name, value in rounded.items()}
+    target.write_json("summary.json", summary)
+    return target.path

@@ -1,0 +1,1 @@
+"""Training: the loop, tasks, optimisation, checkpoints and tracking."""

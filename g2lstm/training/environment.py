@@ -1,0 +1,56 @@
+"""What a run ran on: versions, hardware, commit."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from g2lstm.version import __version__
+
+
+def environment(device: torch.device, engine: str) -> dict[str, str | int]:
+    """Everything besides the config that a run's numbers depend on."""
+    return {
+        "g2lstm": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "hardware": hardware(device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "engine": engine,
+    }
+
+
+def hardware(device: torch.device) -> str:
+    """For example "NVIDIA H200" or "2-core AMD EPYC, AVX-512/BF16"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name, flags = _processor()
+    known = {"avx512f": "AVX-512", "avx512_bf16": "BF16", "amx_bf16": "AMX"}
+    features = "/".join(text for flag, text in known.items() if flag in flags)
+    return f"{os.cpu_count()}-core {name}" + (f", {features}" if features else "")
+
+
+def _processor() -> tuple[str, set[str]]:
+    try:
+        lines = dict(
+            (part.strip() for part in line.split(":", 1))
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if ":" in line
+        )
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    return lines.get("model name", platform.machine()), set(lines.get("flags", "").split())
+
+
+def commit() -> str:
+    """The commit of the checkout this package is in, with "-dirty" where tracked files were changed; "" outside one."""
+    folder = Path(__file__).parent
+    try:
+        describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,418 @@
+"""The training loop: epochs, steps, clipping, schedules, mixed precision, averaging, checkpoints and interruption.
+
+It knows nothing about words: a task (`g2lstm.training.tasks`) gives it a model, batches, a loss and a metric.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from g2lstm.errors import UserError
+from g2lstm.gated import Gated
+from g2lstm.gates import TemperatureSchedule
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.optim import NonMonotoneTrigger, average_of, build_optimizer, learning_rate_factor
+from g2lstm.training.progress import Reporter
+from g2lstm.training.rundir import RunDirectory
+from g2lstm.training.tasks import Task
+from g2lstm.training.tracking import Tracker
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything is saved."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is trained.
+
+    Attributes:
+        epochs: epochs of the main stage.
+        finetune_epochs: the most epochs of the finetune stage, which averages from its start and begins at the best weights.
+        max_steps: optimiser steps after which the run ends, whatever the epoch.
+        optimizer: "sgd" or "adamw".
+        lr, weight_decay, betas: the optimiser's.
+        schedule: "constant" or "warmup_cosine", over the main stage.
+        warmup: share of the main stage in which the learning rate rises.
+        clip: largest norm of the gradient.
+        average: "none", or "nonmonotone": average the weights once validation stops getting better (NT-ASGD).
+        nonmonotone: n of the trigger: epochs without a gain before it fires.
+        accumulate: batches whose gradients make one step.
+        bfloat16: run products in bfloat16 (autocast).
+        seed: of everything random in the run.
+        checkpoint_minutes: how often the state is saved within an epoch.
+        temperature: of the gates over the main stage, or None where the gate has none.
+        log_every: steps between two lines of the curve.
+    """
+
+    epochs: int
+    finetune_epochs: int
+    max_steps: int | None
+    optimizer: str
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    schedule: str
+    warmup: float
+    clip: float
+    average: str
+    nonmonotone: int
+    accumulate: int
+    bfloat16: bool
+    seed: int
+    checkpoint_minutes: float
+    temperature: TemperatureSchedule | None
+    log_every: int
+
+
+@dataclass
+class Position:
+    """Where a run is; all of it is in every checkpoint."""
+
+    stage: str = "train"
+    epoch: int = 0  # epochs finished in this stage
+    batch: int = 0  # batches of the present epoch done
+    step: int = 0  # optimiser steps since the run began
+    seconds: float = 0.0  # in all, evaluation included
+    train_seconds: float = 0.0
+    count: float = 0.0  # words (or whatever the task counts) trained on
+    epoch_loss: float = 0.0
+    epoch_count: float = 0.0
+    tau: float | None = None  # the gates' present temperature
+    averaging: bool = False
+    best: float = math.inf
+    best_epoch: int = 0
+    best_main: float | None = None  # the best of the main stage, once the finetune stage has begun
+    evaluated_epochs: int = 0
+    done: bool = False
+
+
+@dataclass
+class _Pending:
+    """Losses that were not read from the device yet."""
+
+    entries: list[tuple[int, float, Tensor, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a task's model in a run directory.
+
+    Args:
+        task: gives model, batches, loss and metric.
+        settings: how to train.
+        run: where everything is written.
+        device: where the model is.
+        tracker: an experiment tracker.
+        reporter: shows progress.
+        resume: go on from the run's last checkpoint, bit for bit.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        run: RunDirectory,
+        device: torch.device,
+        tracker: Tracker,
+        reporter: Reporter,
+        *,
+        resume: bool = False,
+    ) -> None:
+        self.task, self.settings, self.run, self.device = task, settings, run, device
+        self.tracker, self.reporter = tracker, reporter
+        torch.manual_seed(settings.seed)
+        self.model = task.build_model().to(device)
+        self.at = Position()
+        self.trigger = NonMonotoneTrigger(settings.nonmonotone)
+        self.average: torch.optim.swa_utils.AveragedModel | None = None
+        self.optimizer = self._new_optimizer()
+        self.carried: Any = None
+        self.pending = _Pending()
+        self._asked_to_stop = False
+        self._interruptible = False
+        self._clock = self._last_saved = time.monotonic()
+        if resume:
+            self._restore()
+
+    def fit(self) -> Position:
+        """Trains to the end, or to `max_steps`.
+
+        Returns:
+            the final position; the best weights are in the run's `best.safetensors`.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, after saving.
+            UserError: the loss is not finite.
+        """
+        with self._signals():
+            self.reporter.start(self._planned_epochs())
+            while not self.at.done and not self._out_of_steps():
+                self._train_epoch()
+                if self._out_of_steps():
+                    break
+                self._finish_epoch()
+            if not self.at.done:  # max_steps: the checkpoint stays where training stopped, the metric is added beside it
+                self._save()
+                self._evaluate_now()
+        return self.at
+
+    def _train_epoch(self) -> None:
+        at, settings = self.at, self.settings
+        plan = self.task.plan(_generator(settings.seed, at.stage, at.epoch))
+        if at.batch == 0:
+            self.carried, at.epoch_loss, at.epoch_count = None, 0.0, 0.0
+        self.model.train()
+        self._clock = time.monotonic()
+        while at.batch < len(plan) and not self._out_of_steps():
+            group = plan[at.batch : at.batch + settings.accumulate]
+            progress = (at.epoch + at.batch / len(plan)) / self._stage_epochs()
+            self._step(group, progress)
+            at.batch += len(group)
+            self._tick(training=True)
+            if at.step % settings.log_every == 0 or at.batch == len(plan):
+                self._read_losses()
+                self._report(at.batch / len(plan))
+            if self._asked_to_stop:
+                self._stop()
+            if time.monotonic() - self._last_saved > 60 * settings.checkpoint_minutes:
+                self._save()
+        self._read_losses()
+
+    def _step(self, group: list[Any], progress: float) -> None:
+        """One optimiser step over the batches of `group`."""
+        settings = self.settings
+        if settings.temperature is not None:
+            self.at.tau = settings.temperature(1.0 if self.at.stage == "finetune" else progress)
+            set_temperature(self.model, self.at.tau)
+        total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0
+        for item in group:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
+                result = self.task.loss(self.model, item, self.carried)
+            (result.objective / len(group)).backward()
+            self.carried = result.carried
+            total += result.loss.detach() * result.count
+            count += result.count
+            scale += result.lr_scale / len(group)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        lr = self._learning_rate(progress) * scale
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = lr
+        self.at.step += 1
+        self.at.count += count
+        # A non-finite gradient makes the total non-finite, so that one number tells of both.
+        self.pending.entries.append((self.at.step, lr, total + 0 * norm, count))
+        if self.device.type == "cpu" or len(self.pending.entries) >= 20:
+            self._read_losses()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def _read_losses(self) -> None:
+        """Fetches the losses of past steps, and ends the run where one is not finite."""
+        for step, lr, total, count in self.pending.entries:
+            value = total.item()
+            if not math.isfinite(value):
+                kept = f"the last good checkpoint is {self.run.last}" if self.run.last.exists() else "no checkpoint was saved yet"
+                raise UserError(
+                    f"the loss is not finite at step {step} (learning rate {lr:.3g}); {kept}: "
+                    "lower optimizer.lr or optimizer.clip and start again"
+                )
+            self.at.epoch_loss += value
+            self.at.epoch_count += count
+        self.pending.entries.clear()
+
+    def _finish_epoch(self) -> None:
+        """Evaluates, keeps the best weights, pulls the trigger and goes to the next epoch or stage."""
+        at, settings = self.at, self.settings
+        self._save()  # a run that is stopped while it evaluates loses nothing
+        metrics = self._evaluate("valid")
+        self._keep_if_best(metrics)
+        fired = settings.average == "nonmonotone" and self.trigger.update(metrics["loss"])
+        at.epoch, at.batch, at.evaluated_epochs = at.epoch + 1, 0, at.evaluated_epochs + 1
+        if at.stage == "train" and fired and not at.averaging:
+            self._start_averaging()
+            self.reporter.say(f"validation stopped getting better: averaging the weights from epoch {at.epoch + 1} on")
+        if at.stage == "finetune" and fired:
+            at.done = True
+        elif at.epoch >= self._stage_epochs():
+            if at.stage == "train" and settings.finetune_epochs > 0:
+                self._start_finetune()
+            else:
+                at.done = True
+        self._save()
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        """The task's metrics under the weights that count: the averaged ones once averaging has begun."""
+        self._interruptible = True
+        if self._asked_to_stop:
+            self._stop()
+        weights = self.evaluated_model
+        weights.eval()
+        set_temperature(weights, self.at.tau)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            metrics = self.task.evaluate(weights, split)
+        self._interruptible = False
+        self._tick(training=False)
+        at = self.at
+        record = {"kind": split, "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **metrics}
+        self._log(record | {"averaged": at.averaging, "seconds": round(at.seconds, 2)})
+        self.reporter.evaluated(at.stage, at.epoch + 1, split, metrics, at.seconds)
+        return metrics
+
+    def _evaluate_now(self) -> None:
+        """Evaluates in the middle of an epoch without touching the run's checkpoint or its history."""
+        self._keep_if_best(self._evaluate("valid"))
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose weights count."""
+        return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
+
+    def _keep_if_best(self, metrics: dict[str, float]) -> None:
+        at = self.at
+        if metrics["loss"] < at.best:
+            at.best, at.best_epoch = metrics["loss"], at.epoch + 1
+            content = {"model": self.evaluated_model.state_dict(), "stage": at.stage, "epoch": at.best_epoch, "metrics": metrics}
+            save_checkpoint(self.run.best, content | {"tau": at.tau})
+
+    def _start_averaging(self) -> None:
+        self.at.averaging, self.average = True, average_of(self.model)
+
+    def _start_finetune(self) -> None:
+        """The finetune stage of AWD-LSTM: from the best weights on, averaging from the first step."""
+        at = self.at
+        self.model.load_state_dict(load_checkpoint(self.run.best, self.device)["model"])
+        at.best_main, at.stage, at.epoch, at.batch = at.best, "finetune", 0, 0
+        self.trigger, self.optimizer = NonMonotoneTrigger(self.settings.nonmonotone), self._new_optimizer()
+        self._start_averaging()
+        self.reporter.say("finetune stage: from the best weights on, averaging from the start")
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        s = self.settings
+        return build_optimizer(s.optimizer, self.model, lr=s.lr, weight_decay=s.weight_decay, betas=s.betas)
+
+    def _learning_rate(self, progress: float) -> float:
+        if self.at.stage == "finetune":
+            return self.settings.lr
+        return self.settings.lr * learning_rate_factor(self.settings.schedule, progress, warmup=self.settings.warmup)
+
+    def _stage_epochs(self) -> int:
+        return self.settings.epochs if self.at.stage == "train" else self.settings.finetune_epochs
+
+    def _planned_epochs(self) -> int:
+        return self.settings.epochs + self.settings.finetune_epochs
+
+    def _out_of_steps(self) -> bool:
+        return self.settings.max_steps is not None and self.at.step >= self.settings.max_steps
+
+    def _tick(self, *, training: bool) -> None:
+        now = time.monotonic()
+        self.at.seconds += now - self._clock
+        if training:
+            self.at.train_seconds += now - self._clock
+        self._clock = now
+
+    def _report(self, share: float) -> None:
+        """One line of the curve and of the screen; `share` of the epoch is done."""
+        at, settings = self.at, self.settings
+        stages_before = settings.epochs if at.stage == "finetune" else 0
+        done = stages_before + at.epoch + share
+        remaining = self._planned_epochs() - done
+        eta = at.seconds / done * remaining if done > 0 else math.inf
+        if settings.max_steps is not None:
+            eta = min(eta, at.seconds / at.step * (settings.max_steps - at.step))
+        values = {
+            "loss": at.epoch_loss / max(at.epoch_count, 1.0),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "words_per_second": at.count / max(at.train_seconds, 1e-9),
+        }
+        self.reporter.trained(at.stage, at.epoch + 1, share, values, eta)
+        record = {"kind": "train", "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **values}
+        self._log(record | {"progress": done / self._planned_epochs(), "eta": eta, "seconds": round(at.seconds, 2)})
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self.run.log(record)
+        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
+        self.tracker.log({f"{record['kind']}/{key}": value for key, value in numbers.items()}, step=self.at.step)
+
+    def _save(self) -> None:
+        """Writes all that resuming needs, atomically."""
+        self._read_losses()
+        state = {
+            "position": asdict(self.at),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "trigger": self.trigger.state_dict(),
+            "carried": self.carried,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "metrics_size": self.run.metrics_size(),
+        }
+        save_checkpoint(self.run.last, state)
+        self._last_saved = time.monotonic()
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.run.last)
+        self.at = Position(**state["position"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["average"] is not None:
+            self.average = average_of(self.model)
+            self.average.load_state_dict(state["average"])
+        self.trigger.load_state_dict(state["trigger"])
+        self.carried = self.task.restore(state["carried"], self.device)
+        self.run.cut_metrics(state["metrics_size"])
+        torch.set_rng_state(state["rng"])
+        if state["rng_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the present step; a second one ends it at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._asked_to_stop:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._asked_to_stop = True
+            if self._interruptible:
+                raise Interrupted  # an evaluation: the checkpoint before it is on disk
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        if not self._interruptible:
+            self._save()
+        raise Interrupted
+
+
+def set_temperature(model: nn.Module, tau: float | None) -> None:
+    """Gives every gated layer of `model` the temperature `tau`; None leaves them as they are."""
+    if tau is not None:
+        for module in model.modules():
+            if isinstance(module, Gated):
+                module.tau = tau
+
+
+def _generator(seed: int, stage: str, epoch: int) -> torch.Generator:
+    """Random numbers for an epoch's plan, which a resumed run draws again."""
+    number = (seed * 2 + (stage == "finetune")) * 1_000_003 + epoch
+    return torch.Generator().manual_seed(number)

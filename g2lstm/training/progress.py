@@ -1,0 +1,87 @@
+"""What a run shows while it trains: one line that is renewed on a terminal, a line now and then in a log."""
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class Reporter:
+    """Prints progress to a console.
+
+    Args:
+        console: where to; without a terminal a line is printed every `log_seconds`.
+        log_seconds: seconds between two lines of a log.
+        advice: what to say when the run would take longer than a day on this device.
+    """
+
+    def __init__(self, console: Console, *, log_seconds: float = 30.0, advice: str = "") -> None:
+        self.console, self.log_seconds, self.advice = console, log_seconds, advice
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._epochs = 0
+        self._told_eta = False
+        self._printed = -math.inf
+
+    def start(self, epochs: int) -> None:
+        """Says how many epochs are planned, stages together."""
+        self._epochs = epochs
+        if self._live is not None:
+            self._live.start()
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def trained(self, stage: str, epoch: int, share: float, values: dict[str, float], eta: float) -> None:
+        """Where training is: `share` of `epoch` is done, `eta` seconds remain."""
+        if not self._told_eta:
+            self._tell_eta(eta)
+        line = (
+            f"{_stage(stage)}epoch {epoch}/{self._epochs} {share:4.0%}  loss {values['loss']:.3f}  "
+            f"perplexity {perplexity_text(values['loss'])}  {values['words_per_second']:,.0f} words/s  "
+            f"ETA {duration(eta)}"
+        )
+        if self._live is not None:
+            self._live.update(Text(line), refresh=True)
+        elif time.monotonic() - self._printed >= self.log_seconds:
+            self._printed = time.monotonic()
+            self.say(line)
+
+    def evaluated(self, stage: str, epoch: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
+        """The metrics after an epoch."""
+        numbers = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items() if name != "loss")
+        self.say(f"{_stage(stage)}epoch {epoch}: {split} {numbers} after {duration(seconds)}")
+
+    def _tell_eta(self, eta: float) -> None:
+        self._told_eta = True
+        advice = f"; {self.advice}" if self.advice and eta > 86400 else ""
+        self.say(f"about {duration(eta)} to go on this device{advice}")
+
+
+def duration(seconds: float) -> str:
+    """For example "45 s", "12 min", "3 h 05 min", "9.5 days"."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.1f} days"
+
+
+def perplexity_text(loss: float) -> str:
+    return f"{math.exp(loss):.1f}" if loss < 50 else "over 1e21"
+
+
+def _stage(stage: str) -> str:
+    return "finetune " if stage == "finetune" else ""

@@ -1,0 +1,170 @@
+"""Trackers, mostly against a stand-in for wandb."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from g2lstm.errors import UserError
+from g2lstm.training.tracking import build_tracker
+
+
+class FakeRun:
+    def __init__(self, run_id: str, directory: str) -> None:
+        self.id, self.dir = run_id, f"{directory}/wandb/offline-run-1/files"
+        self.logged: list[tuple[dict, int]] = []
+        self.finished = 0
+        self.error: BaseException | None = None
+
+    def log(self, metrics, step):
+        if self.error is not None:
+            raise self.error
+        self.logged.append((metrics, step))
+
+    def finish(self):
+        if self.error is not None:
+            raise self.error
+        self.finished += 1
+
+
+class FakeWandb(ModuleType):
+    """wandb.init that fails as often as there are errors left, then works."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.calls: list[dict] = []
+        self.errors: list[Exception] = []
+        self.run: FakeRun | None = None
+
+    def init(self, **options):
+        self.calls.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.run = FakeRun(options["id"] or "new-id", options["dir"])
+        return self.run
+
+
+@pytest.fixture
+def wandb(monkeypatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def build(tmp_path, said, **options):
+    defaults = {"project": "g2lstm", "config": {"seed": 1}, "run_dir": tmp_path, "say": said.append}
+    return build_tracker("wandb", **(defaults | options))
+
+
+def test_no_tracker_takes_everything_and_imports_nothing(wandb, tmp_path):
+    tracker = build_tracker("none", project="p", config={}, run_dir=tmp_path)
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.finish()
+    assert tracker.run_id is None
+    assert wandb.calls == []
+
+
+def test_wandb_is_imported_only_when_chosen():
+    code = "import sys, g2lstm.training.tracking; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_metrics_reach_wandb_and_no_mode_is_passed_unless_asked(wandb, tmp_path, said):
+    tracker = build(tmp_path, said)
+    tracker.log({"train/loss": 2.0}, step=7)
+    tracker.finish()
+    tracker.finish()
+    (options,) = wandb.calls
+    assert "mode" not in options
+    assert (options["project"], options["config"], options["dir"]) == ("g2lstm", {"seed": 1}, str(tmp_path))
+    assert wandb.run.logged == [({"train/loss": 2.0}, 7)]
+    assert wandb.run.finished == 1
+    assert said == []
+
+
+def test_a_mode_that_was_asked_for_is_passed(wandb, tmp_path, said):
+    build(tmp_path, said, mode="offline")
+    assert wandb.calls[0]["mode"] == "offline"
+
+
+def test_resuming_goes_on_with_the_same_wandb_run(wandb, tmp_path, said):
+    first = build(tmp_path, said)
+    again = build(tmp_path, said, run_id=first.run_id)
+    assert wandb.calls[1]["id"] == first.run_id == again.run_id == "new-id"
+    assert wandb.calls[1]["resume"] == "allow"
+
+
+def test_a_timeout_set_by_the_user_is_left_alone(wandb, tmp_path, said, monkeypatch):
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
+    build(tmp_path, said)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    build(tmp_path, said)
+    assert ["settings" in options for options in wandb.calls] == [True, False]
+
+
+@pytest.mark.parametrize("mode", [None, "online"])
+def test_without_a_key_wandb_is_offline_and_one_line_says_so(wandb, tmp_path, said, mode):
+    wandb.errors = [RuntimeError("No API key configured.\nUse wandb login.")]
+    tracker = build(tmp_path, said, mode=mode)
+    assert [options.get("mode") for options in wandb.calls] == [mode, "offline"]
+    assert said == [f"wandb is offline (No API key configured); wandb sync {tmp_path}/wandb/offline-run-1 uploads it later"]
+    tracker.log({"loss": 1.0}, step=1)
+    assert wandb.run.logged
+
+
+def test_a_wandb_that_cannot_start_at_all_costs_one_line_and_keeps_the_run_id(wandb, tmp_path, said):
+    wandb.errors = [RuntimeError("no network"), OSError("disk full")]
+    tracker = build(tmp_path, said, run_id="old-id")
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.finish()
+    assert said == ["no tracking, the run goes on without: disk full"]
+    assert tracker.run_id == "old-id"
+
+
+def test_a_failure_in_training_costs_one_line_and_not_the_run(wandb, tmp_path, said):
+    tracker = build(tmp_path, said)
+    wandb.run.error = ConnectionError("gone")
+    tracker.log({"loss": 1.0}, step=1)
+    tracker.log({"loss": 1.0}, step=2)
+    tracker.finish()
+    assert said == ["tracking stopped, the run goes on: gone"]
+    assert tracker.run_id == "new-id"
+
+
+def test_ctrl_c_inside_the_tracker_still_interrupts(wandb, tmp_path, said):
+    tracker = build(tmp_path, said)
+    wandb.run.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tracker.log({"loss": 1.0}, step=1)
+
+
+@pytest.mark.parametrize("found", [None, SimpleNamespace()], ids=["missing", "an empty folder named wandb"])
+def test_a_missing_wandb_is_a_user_error_with_the_way_out(found, tmp_path, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", found)
+    with pytest.raises(UserError, match="pip install wandb, or choose tracker=none"):
+        build(tmp_path, said)
+
+
+def test_an_unknown_tracker_is_quoted(tmp_path):
+    with pytest.raises(ValueError, match="none, wandb, got 'mlflow'"):
+        build_tracker("mlflow", project="p", config={}, run_dir=tmp_path)
+
+
+def test_the_real_wandb_writes_an_offline_run_into_the_run_directory(tmp_path, said, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    tracker = build(tmp_path, said)
+    tracker.log({"train/loss": 2.0}, step=1)
+    tracker.finish()
+    assert said == []
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert tracker.run_id in file.name
+    assert file.stat().st_size > 0
