@@ -58,10 +58,10 @@ class G2LSTMCell(Gated, nn.LSTMCell):
     ) -> State:
         if noise is not None:
             self._expected_noise_gate()
-        if gates.is_plain(self.gate, self.training) and autocast_dtype(input) is None:
-            return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
         if not self._fits(input, hx):
             super().forward(input, hx)  # raises the framework's own error
+        if gates.is_plain(self.gate, self.training) and autocast_dtype(input) is None:
+            return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         h, c = self._state(x, hx, batched)

@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A busy machine is no failure, and a test run leaves no folder behind.
 settings.register_profile("quiet", deadline=None, database=None)
 settings.load_profile("quiet")
+
+torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
 

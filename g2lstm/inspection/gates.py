@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from g2lstm.gates import BLOCKS
+from g2lstm.gates import BLOCKS, scale_rows
+from g2lstm.lstm import G2LSTM
 
 
 def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[str, Tensor]:
-    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5).
+    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5), sharpened where it is sharpened.
 
     Args:
         lstm: one unidirectional time-major layer, without projection.
@@ -31,8 +32,12 @@ def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[st
     if lstm.num_layers != 1 or lstm.bidirectional or lstm.batch_first or lstm.proj_size:
         raise ValueError(f"gate values are read from one time-major unidirectional layer without projection, got {lstm}")
     before = torch.cat([h0.unsqueeze(0), hidden[:-1]])  # (T, B, H)
-    bias = lstm.bias_ih_l0 + lstm.bias_hh_l0 if lstm.bias else None
-    pre = linear(x, lstm.weight_ih_l0, bias) + linear(before, lstm.weight_hh_l0)  # (T, B, 4H)
+    weights = dict(lstm.named_parameters())
+    bias = weights["bias_ih_l0"] + weights["bias_hh_l0"] if lstm.bias else None
+    pre = linear(x, weights["weight_ih_l0"], bias) + linear(before, weights["weight_hh_l0"])  # (T, B, 4H)
+    if isinstance(lstm, G2LSTM):
+        scale = scale_rows(lstm.gate, lstm.tau, lstm.hidden_size, training=False, like=pre)
+        pre = pre if scale is None else pre * scale
     blocks = dict(zip(BLOCKS, pre.chunk(4, dim=-1), strict=True))
     return {block: blocks[block].sigmoid() for block in ("i", "f", "o")}
 

@@ -56,9 +56,8 @@ def test_equals_the_reference(dtype, reverse, lengths, projected, noise_columns)
 
 def test_bfloat16_gradients_are_no_worse_than_the_references():
     tensors = problem(torch.bfloat16)
-    exact = results(
-        reference.run, {name: tensor and None if tensor is None else tensor.double() for name, tensor in tensors.items()}
-    )
+    doubled = {name: None if tensor is None else tensor.double() for name, tensor in tensors.items()}
+    exact = results(reference.run, doubled)
     ours, theirs = results(bptt.run, tensors), results(reference.run, tensors)
     for name, truth in exact.items():
         assert (ours[name] - truth).norm() <= 1.25 * (theirs[name] - truth).norm(), name
@@ -168,7 +167,7 @@ def test_autograd_sees_one_node_for_all_steps():
 def test_an_output_changed_in_place_never_gives_wrong_gradients(part, modify, graph):
     """The states are what backward reads: overwriting them must be an error."""
     outputs = bptt.run(**problem(torch.float64))
-    with pytest.raises(RuntimeError, match="modified inplace|modified by an inplace operation"):  # noqa: PT012
+    with pytest.raises(RuntimeError, match=r"modified inplace|modified by an inplace operation"):  # noqa: PT012
         with torch.set_grad_enabled(graph):
             modify(outputs[part])
         sum(output.sum() for output in outputs).backward()
@@ -180,7 +179,7 @@ def test_an_output_changed_in_place_never_gives_wrong_gradients(part, modify, gr
 def test_second_derivatives_are_refused(loss):
     tensors = problem(torch.float64)
     h, _ = bptt.run(**tensors)
-    with pytest.raises(RuntimeError, match="no second derivatives .* use engine='reference'"):
+    with pytest.raises(RuntimeError, match=r"no second derivatives .* use engine='reference'"):
         torch.autograd.grad(loss(h), tensors["pre"], create_graph=True)
 
 
