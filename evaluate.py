@@ -1,12 +1,16 @@
 """Evaluates a finished run again: python evaluate.py run=RUN_DIR split=test eval.cache.enabled=true."""
 
 import json
+import signal
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
 
 from omegaconf import OmegaConf
 
 from g2lstm import build, cli
-from g2lstm.config import check_values
+from g2lstm.config import check_values, load_config
 from g2lstm.results import evaluate_model, load_best
 from g2lstm.training.rundir import RunDirectory
 
@@ -27,8 +31,15 @@ def evaluate(arguments: list[str]) -> int:
     options = vars(parser.parse_options(arguments))
 
     run = RunDirectory.open(Path(options["run"]))
-    config = OmegaConf.load(run.config)
-    for name in ("data.dir", "precision", "eval.cache.enabled", "eval.cache.window", "eval.cache.theta", "eval.cache.lambda"):
+    config = load_config(run.config)
+    for name in (
+        "data.dir",
+        "precision",
+        "eval.cache.enabled",
+        "eval.cache.window",
+        "eval.cache.theta",
+        "eval.cache.lambda",
+    ):
         if options[name] is not None:
             OmegaConf.update(config, name, options[name])
     if options["eval.batch_size"] is not None:

@@ -10,7 +10,7 @@ from g2lstm.data.text import TextCorpus, Vocabulary, load_corpus
 from g2lstm.errors import UserError
 from g2lstm.gates import GATES, Gate, GumbelGate, SharpenedGate, TemperatureSchedule
 from g2lstm.models.language_model import LanguageModel
-from g2lstm.training.loop import Settings
+from g2lstm.training.settings import Settings
 from g2lstm.training.tasks import CacheSettings, LanguageModelTask
 
 

@@ -1,9 +1,11 @@
 """Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -12,6 +14,9 @@ from g2lstm.errors import UserError
 
 class OptionParser(argparse.ArgumentParser):
     """argparse that also takes `name=value`, and says one line about a mistake."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def parse_options(self, arguments: list[str]) -> argparse.Namespace:
         named = [f"--{text}" if "=" in text and not text.startswith("-") else text for text in arguments]
@@ -29,17 +34,20 @@ def flag(text: str) -> bool:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; a mistake of the user's becomes one line on stderr and status 2."""
+    """Runs a command; a mistake of the user's becomes one line on stderr and status 2 (HYDRA_FULL_ERROR=1: a traceback)."""
     try:
         return command()
-    except UserError as error:
+    except KeyboardInterrupt:
+        return 130
+    except (UserError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         console = Console(stderr=True)
         console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def main(command: Callable[[list[str]], int]) -> NoReturn:
     """Entry point of a script: `command` gets the arguments and returns the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts leave it to the system while their imports run
     sys.exit(guarded(lambda: command(sys.argv[1:])))

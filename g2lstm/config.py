@@ -1,6 +1,7 @@
 """A run's config: composing it from `conf/`, checking what the user typed, naming the run."""
 
 import difflib
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from g2lstm.errors import UserError
 
@@ -50,7 +52,6 @@ _AT_LEAST: dict[str, float] = {
     "model.beta": 0,
     "optimizer.lr": 0,
     "optimizer.weight_decay": 0,
-    "optimizer.clip": 0,
     "optimizer.nonmonotone": 1,
     "data.min_count": 1,
     "data.max_vocabulary": 2,
@@ -62,9 +63,11 @@ _SHARES = (
     "model.dropout_embedding",
     "model.weight_dropout",
     "optimizer.warmup",
+    "optimizer.betas",
     "eval.cache.lambda",
 )  # in [0, 1)
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "gate.name": ("sigmoid", "sharpened", "gumbel"),
     "precision": ("float32", "bfloat16"),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("constant", "warmup_cosine"),
@@ -73,8 +76,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "model.engine": ("auto", "bptt", "reference"),
 }
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
-# What doesn't change a run's numbers does not change its name.
-_NAMELESS = ("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "log_every", "data.dir")
+LARGEST_SEED = 2**32 - 1
+# What doesn't change a run's numbers, but for rounding, does not change its name.
+_NAMELESS = (
+    *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device", "log_every"),
+    *("checkpoint_minutes", "data.dir", "data.download"),
+)
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau"}
 
 
@@ -85,9 +92,13 @@ def compose_config(overrides: list[str]) -> DictConfig:
         UserError: an option or choice that does not exist, or a value that does not parse or is out of range.
     """
     for text in overrides:
-        if "=" not in text and not text.startswith("~"):
+        key, separator, value = text.partition("=")
+        if not key or not separator or key.startswith("~"):
             raise UserError(f"{text!r} is not an option: write option=value; python train.py --help lists the options")
+        _check_choice(_key(key), value)
     try:
+        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(overrides)):
+            raise UserError("an option was given several values: python train.py -m runs one after the other")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", overrides=overrides)
             defaults = compose("train", overrides=[text for text in overrides if _key(text) in GROUPS])
@@ -99,15 +110,45 @@ def compose_config(overrides: list[str]) -> DictConfig:
     return config
 
 
+def load_config(path: Path) -> DictConfig:
+    """The config that a run wrote.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"can't read {path} ({str(error).splitlines()[0]}): name a folder that a run wrote") from None
+    if not isinstance(config, DictConfig) or "experiment_name" not in config:
+        raise UserError(f"{path} is not the config of a run: name a folder that a run wrote")
+    return config
+
+
+def expand_sweep(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each run that -m asks for: ["seed=1,2"] gives [["seed=1"], ["seed=2"]].
+
+    Raises:
+        UserError: an override that does not parse.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(explain(error, overrides)) from None
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [text]
+        for override, text in zip(parsed, overrides, strict=True)
+    ]
+    return [list(choice) for choice in itertools.product(*choices)]
+
+
 def explain(error: Exception, overrides: list[str]) -> str:
     """One line for what Hydra says in many."""
     text = str(error)
     if unknown := re.search(r"Could not override '([^']*)'", text):
         return _unknown_option(unknown[1])
-    if choice := re.search(r"Could not find '(\w+)/([^']*)'", text):
-        group, name = choice.groups()
-        known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-        return f"{group}={name} does not exist: choose one of {known}"
     if (broken := _first_that_does_not_parse(overrides)) is not None:
         return f"{broken!r} does not parse: write option=value, and quote text that has blanks, commas or brackets"
     return " ".join(text.split())
@@ -119,9 +160,11 @@ def check_types(config: DictConfig, defaults: DictConfig) -> None:
     Raises:
         UserError: naming the first that has not.
     """
-    given = dict(_leaves(config))
-    for key, default in _leaves(defaults):
-        value = given[key]
+    given, known = dict(_leaves(config)), dict(_leaves(defaults))
+    for key in given.keys() - known.keys():
+        raise UserError(_unknown_option(key))
+    for key, default in known.items():
+        value = given.get(key, "???")
         if value == "???":
             raise UserError(f"{key} is needed: add {key}=...")
         expected = _NULLABLE.get(key) or (str if default == "???" else type(default))
@@ -148,14 +191,26 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} must be at least {least:g}, got {value}")
     for key in _SHARES:
         value = OmegaConf.select(config, key)
-        if value is not None and not 0 <= value < 1:
-            raise UserError(f"{key} must be in [0, 1), got {value}")
+        for share in value if isinstance(value, ListConfig) else [value]:
+            if share is not None and not (isinstance(share, int | float) and 0 <= share < 1):
+                raise UserError(f"{key} must be in [0, 1), got {value}")
     for key, choices in _CHOICES.items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in choices:
             raise UserError(f"{key} must be one of {', '.join(choices)}, got {value}")
     if len(config.optimizer.betas) != 2:
         raise UserError(f"optimizer.betas must be two numbers, got {list(config.optimizer.betas)}")
+    if not config.optimizer.clip > 0:
+        raise UserError(f"optimizer.clip must be > 0, got {config.optimizer.clip}: optimizer.clip=inf does not clip")
+    if config.seed > LARGEST_SEED:
+        raise UserError(f"seed must be at most {LARGEST_SEED}, got {config.seed}")
+
+
+def as_dict(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dictionaries and lists."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def run_name(config: DictConfig, overrides: list[str]) -> str:
@@ -164,7 +219,7 @@ def run_name(config: DictConfig, overrides: list[str]) -> str:
     for text in overrides:
         key, value = _key(text), text.split("=", 1)[1]
         if key not in _NAMELESS and not key.startswith(("eval.", "tracker.", "hydra.")):
-            parts.append(_SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value))
+            parts.append(_SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value).strip("_"))
     return "-".join([*parts, f"seed{config.seed}"])
 
 
@@ -174,6 +229,14 @@ def experiment_name(config: DictConfig, overrides: list[str]) -> str:
     return chosen[-1] if chosen and chosen[-1] != "null" else config.task.name
 
 
+def _check_choice(group: str, name: str) -> None:
+    """Raises UserError where `group` is a config group that has no file `name`; Hydra skips an experiment it can't find."""
+    if group not in GROUPS or "," in name or (group, name) == ("experiment", "null") or (CONF / group / f"{name}.yaml").is_file():
+        return
+    known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    raise UserError(f"{group}={name} does not exist: choose one of {known}")
+
+
 def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
@@ -181,7 +244,7 @@ def _key(override: str) -> str:
 def _leaves(config: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name in config:
-        key = f"{prefix}{name}"
+        key = f"{prefix}{name!s}"
         value = "???" if OmegaConf.is_missing(config, name) else config[name]
         if isinstance(value, DictConfig):
             found += _leaves(value, f"{key}.")
@@ -193,6 +256,8 @@ def _leaves(config: DictConfig, prefix: str = "") -> list[tuple[str, Any]]:
 def _unknown_option(name: str) -> str:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = [key for key, _ in _leaves(compose("train"))] + list(GROUPS)
+    if name in known:
+        return f"{name} is no option of the choices made here: another {name.split('.')[0]}=... has it"
     near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
     hint = f"did you mean {near[0]}?" if near else "python train.py --help lists the options"
     return f"there is no option {name}: {hint}"

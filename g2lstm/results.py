@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from g2lstm.build import build_cache, build_gate
+from g2lstm.files import write_atomically
 from g2lstm.gates import has_temperature
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.loop import Position, set_temperature
@@ -65,6 +66,7 @@ def write_summary(
         "best_epoch": position.best_epoch,
         "steps": position.step,
         "finished": position.done,
+        **{f"{split}_perplexity_cache": None for split in ("valid", "test")},
         **metrics,
         "seconds": round(position.seconds + time.monotonic() - started, 1),
         "words_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
@@ -75,16 +77,30 @@ def write_summary(
     return summary
 
 
+def recorded_folder(config: DictConfig, results: Path) -> Path:
+    """`results/<experiment>/<run name>`."""
+    return results / config.experiment_name / config.run_name
+
+
+def is_recorded(config: DictConfig, results: Path) -> bool:
+    """Whether a run of this name stands under `results`."""
+    return (recorded_folder(config, results) / "summary.json").is_file()
+
+
 def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config: DictConfig, results: Path) -> Path:
-    """Copies a finished run to `results/<experiment>/<run name>`: all but the checkpoints; small models with bf16 weights.
+    """Copies a finished run to its folder under `results`: all but the checkpoints; of small models the weights in bf16.
+
+    What only this machine knows, as the corpus's folder, is left out of the config.
 
     Returns:
         the folder.
     """
-    target = RunDirectory(results / config.experiment_name / config.run_name)
+    target = RunDirectory(recorded_folder(config, results))
     target.path.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "environment.json", "metrics.jsonl", "vocabulary.json"):
+    for name in ("environment.json", "metrics.jsonl", "vocabulary.json"):
         shutil.copyfile(run.path / name, target.path / name)
+    anywhere = OmegaConf.merge(config, {"data": {"dir": None}, "run_dir": None})
+    write_atomically(target.config, OmegaConf.to_yaml(anywhere))
     summary = run.read_json("summary.json")
     if summary["parameters"] <= LARGEST_RECORDED_MODEL:
         content = load_checkpoint(run.best)

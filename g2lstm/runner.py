@@ -9,16 +9,20 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from g2lstm import build
-from g2lstm.config import check_values, experiment_name, run_name
+from g2lstm.config import as_dict, check_values, experiment_name, load_config, run_name
 from g2lstm.errors import UserError
-from g2lstm.results import record, write_summary
+from g2lstm.files import write_atomically
+from g2lstm.results import is_recorded, record, write_summary
 from g2lstm.training.environment import environment
-from g2lstm.training.loop import Interrupted, Trainer
-from g2lstm.training.progress import Reporter, duration
+from g2lstm.training.interruption import Interrupted, StopSignals
+from g2lstm.training.loop import Trainer
+from g2lstm.training.memory import keep_freed_memory
+from g2lstm.training.progress import Reporter, duration, say
 from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.tasks import LanguageModelTask
-from g2lstm.training.tracking import build_tracker
+from g2lstm.training.tracking import Tracker, build_tracker
 
+RESULTS = Path("results")
 # What may change when a run is resumed: nothing that its numbers depend on.
 RESUME_OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_steps": lambda text: None if text == "null" else int(text),
@@ -40,10 +44,10 @@ def start(config: DictConfig, overrides: list[str], console: Console | None = No
     config = _named(config, overrides)
     build.build_settings(config)  # a bad value is found before anything is written
     run = RunDirectory.create(Path(config.run_dir or f"runs/{config.experiment_name}/{config.run_name}"))
-    run.config.write_text(OmegaConf.to_yaml(config))
     run.write_json("environment.json", environment(device, config.model.engine))
     corpus.vocabulary.save(run.vocabulary)
-    console.print(f"{corpus.origin}: {len(corpus.train):,} words to train on; writing to {run.path}", highlight=False)
+    write_atomically(run.config, OmegaConf.to_yaml(config))  # last: with it the folder is a run
+    say(console, f"{corpus.origin}: {len(corpus.train):,} words to train on; writing to {run.path}")
     return _train(run, config, task, device, console, resumed=False)
 
 
@@ -57,78 +61,106 @@ def resume(arguments: list[str], console: Console | None = None) -> int:
         UserError: no such run, a damaged checkpoint, or an option that a resumed run can't change.
     """
     console = console or Console()
-    options = dict(text.split("=", 1) for text in arguments if "=" in text)
+    options = _resume_options(arguments)
     run = RunDirectory.open(Path(options.pop("resume")))
-    config = DictConfig(OmegaConf.load(run.config))
-    for name, text in options.items():
-        if name not in RESUME_OPTIONS:
-            raise UserError(f"a resumed run keeps its config, {name} can't be changed: only {', '.join(RESUME_OPTIONS)} can")
-        try:
-            config[name] = RESUME_OPTIONS[name](text)
-        except (ValueError, KeyError):
-            raise UserError(f"{name}={text} does not parse: give a number, or true or false") from None
-    if "max_steps" not in options:
-        config.max_steps = None
+    config = load_config(run.config)
+    config.max_steps = None
+    for name, value in options.items():
+        config[name] = value
     check_values(config)
-    if run.summary.is_file() and run.read_json("summary.json").get("finished"):
+    finished = run.summary.is_file() and run.read_json("summary.json").get("finished")
+    if finished and not (config.record and ("record" in options or not is_recorded(config, RESULTS))):
         raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
+    run.remove_unfinished()
     device = _prepare(config)
     _warn_if_elsewhere(run, environment(device, config.model.engine), console)
     corpus = build.build_corpus(config.data, build.vocabulary_of(run.path))
     return _train(run, config, build.build_task(config, corpus, device), device, console, resumed=True)
 
 
+def _resume_options(arguments: list[str]) -> dict[str, Any]:
+    """{"resume": folder, option: value, ...}"""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, separator, text = argument.partition("=")
+        if name != "resume" and (not separator or name not in RESUME_OPTIONS):
+            raise UserError(f"a resumed run keeps its config, {name} can't be given: only {', '.join(RESUME_OPTIONS)} can")
+        try:
+            options[name] = text if name == "resume" else RESUME_OPTIONS[name](text)
+        except (ValueError, KeyError):
+            raise UserError(f"{argument} does not parse: give a number, or true or false for record") from None
+    return options
+
+
 def _prepare(config: DictConfig) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
-    return build.build_device(config.device)
+    device = build.build_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def _named(config: DictConfig, overrides: list[str]) -> DictConfig:
     """The config with the names of the experiment and of the run in it."""
     names = {"experiment_name": experiment_name(config, overrides), "run_name": run_name(config, overrides)}
-    plain = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
-    return OmegaConf.create(plain | names)
+    return DictConfig(as_dict(config) | names)
 
 
 def _train(
     run: RunDirectory, config: DictConfig, task: LanguageModelTask, device: torch.device, console: Console, *, resumed: bool
 ) -> int:
-    settings = build.build_settings(config)
-    tracker_file = run.path / "tracker.json"
-    tracker = build_tracker(
-        config.tracker.name,
-        project=config.tracker.get("project", "g2lstm"),
-        config=OmegaConf.to_container(config),
-        run_dir=run.path,
-        run_id=run.read_json(tracker_file.name)["run_id"] if resumed and tracker_file.is_file() else None,
-        mode=config.tracker.get("mode"),
-        say=lambda text: console.print(text, highlight=False),
-    )
-    if tracker.run_id is not None:
-        run.write_json(tracker_file.name, {"run_id": tracker.run_id})
+    tracker = _tracker(run, config, console, resumed=resumed)
     advice = "experiment=ptb_cpu is a smaller model for a laptop" if config.task.name == "ptb" else ""
     reporter = Reporter(console, advice=advice)
     try:
-        trainer = Trainer(task, settings, run, device, tracker, reporter, resume=resumed and run.last.is_file())
-        position = trainer.fit()
+        with StopSignals() as stop:
+            settings = build.build_settings(config)
+            trainer = Trainer(task, settings, run, device, tracker, reporter, stop=stop, resume=resumed)
+            position = trainer.fit()
+            reporter.stop()
+            with stop.at_once():
+                summary = write_summary(run, task, trainer.model, config, position)
+                say(console, _result(summary, run))
+                if config.record and position.done:
+                    say(console, f"recorded in {record(run, task, trainer.model, config, RESULTS)}")
+        numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
+        tracker.log(numbers, step=position.step)
     except Interrupted:
         reporter.stop()
-        console.print(f"stopped and saved; go on with: python train.py resume={run.path}", highlight=False)
+        say(console, f"stopped and saved; go on with: python train.py resume={run.path}")
         return 130
     finally:
         reporter.stop()
         tracker.finish()
-    summary = write_summary(run, task, trainer.model, config, position)
-    console.print(
-        f"{config.gate.name}: valid perplexity {summary['valid_perplexity']:.2f}, test {summary['test_perplexity']:.2f}"
-        + (f", test with cache {summary['test_perplexity_cache']:.2f}" if "test_perplexity_cache" in summary else "")
-        + f", {duration(summary['seconds'])}; in {run.path}",
-        highlight=False,
-    )
-    if config.record and position.done:
-        console.print(f"recorded in {record(run, task, trainer.model, config, Path('results'))}", highlight=False)
+    if not position.done:
+        say(console, f"max_steps ended the run; go on with: python train.py resume={run.path}")
     return 0
+
+
+def _tracker(run: RunDirectory, config: DictConfig, console: Console, *, resumed: bool) -> Tracker:
+    """The tracker of `config`, going on with the run's own where there is one."""
+    file = run.path / "tracker.json"
+    tracker = build_tracker(
+        config.tracker.name,
+        project=config.tracker.get("project", "g2lstm"),
+        config=as_dict(config),
+        run_dir=run.path,
+        run_id=run.read_json(file.name)["run_id"] if resumed and file.is_file() else None,
+        mode=config.tracker.get("mode"),
+        say=lambda text: say(console, text),
+    )
+    if tracker.run_id is not None:
+        run.write_json(file.name, {"run_id": tracker.run_id})
+    return tracker
+
+
+def _result(summary: dict[str, Any], run: RunDirectory) -> str:
+    """One line about what a run found."""
+    text = f"{summary['gate']}: valid perplexity {summary['valid_perplexity']:.2f}, test {summary['test_perplexity']:.2f}"
+    if summary["test_perplexity_cache"] is not None:
+        text += f", test with cache {summary['test_perplexity_cache']:.2f}"
+    return f"{text}, {duration(summary['seconds'])}; in {run.path}"
 
 
 def _warn_if_elsewhere(run: RunDirectory, now: dict[str, Any], console: Console) -> None:
@@ -137,4 +169,4 @@ def _warn_if_elsewhere(run: RunDirectory, now: dict[str, Any], console: Console)
     changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
     if changed:
         differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
-        console.print(f"warning: the run goes on, but not bit for bit the same ({differences})", style="yellow")
+        say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,28 @@ def ptb_dir() -> Path:
         if (root / "ptb" / "ptb.train.txt").is_file():
             return root / "ptb"
     pytest.skip("no Penn Treebank: set $G2LSTM_DATA, or put ptb.train.txt, ptb.valid.txt, ptb.test.txt under data/ptb")
+
+
+@pytest.fixture(scope="session")
+def text_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test text of 20 words, in which each word favours those that may follow it."""
+    folder, draw = tmp_path_factory.mktemp("text"), random.Random(7)
+    for split, count in (("train", 80), ("valid", 16), ("test", 12)):
+        lines = []
+        for _ in range(count):
+            word, line = draw.randrange(20), []
+            for _ in range(draw.randint(4, 12)):
+                line.append(f"w{word}")
+                word = (3 * word + draw.choice((1, 2, 7))) % 20
+            lines.append(" ".join(line))
+        (folder / f"{split}.txt").write_text("\n".join([*lines, " ".join(f"w{word}" for word in range(20))]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(text_dir: Path) -> list[str]:
+    """Options of a language model so small that an epoch takes a fraction of a second, with all its parts in use."""
+    sizes = {"model.embedding_size": 8, "model.hidden_size": 12, "model.num_layers": 2, "batch_size": 4, "bptt": 8}
+    sizes |= {"epochs": 2, "finetune_epochs": 2, "eval.bptt": 16, "eval.valid_batch_size": 2, "eval.cache.window": 20}
+    sizes |= {"threads": 1, "log_every": 3, "optimizer.lr": 5.0, "optimizer.nonmonotone": 1}
+    return ["task=text", f"data.dir={text_dir}", *(f"{name}={value}" for name, value in sizes.items())]

@@ -5,6 +5,7 @@ share the embedding's weight.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.layers = nn.ModuleList(
             G2LSTM(size_in, size_out, gate=gate, weight_dropout=weight_dropout, engine=engine)
-            for size_in, size_out in zip(sizes, sizes[1:], strict=False)
+            for size_in, size_out in pairwise(sizes)
         )
         self.output_weight = None if tied else nn.Parameter(torch.empty(vocabulary_size, embedding_size))
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))

@@ -4,6 +4,7 @@ Tensors are the file's tensors, named by their path in the tree; the tree itself
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def save_checkpoint(path: Path, tree: Tree) -> None:
     """Writes `tree` to `path` atomically. Floats keep every bit; tuples come back as lists."""
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_pack(tree, "", tensors))
-    write_atomically(path, save(tensors, metadata={"format": _FORMAT, "tree": structure}))
+    metadata = {"format": _FORMAT, "tree": structure, "checksum": _checksum(structure, tensors)}
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Tree:
@@ -34,11 +36,14 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Tree:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: name a run directory that holds one")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise UserError(f"{path} is not a checkpoint of this project: name a run directory's own file")
-            return _unpack(json.loads(metadata["tree"]), file.get_tensor)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
+            raise ValueError("its checksum is wrong")
+        return _unpack(json.loads(metadata["tree"]), tensors, device)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): use another checkpoint or train again") from None
@@ -46,7 +51,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Tree:
 
 def _pack(tree: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:
     if isinstance(tree, torch.Tensor):
-        tensors[name] = tree.detach().cpu().clone().contiguous()
+        name = name if name not in tensors else f"{name}#{len(tensors)}"  # keys 1 and "1" are written alike
+        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(tree, dict):  # pairs, because JSON would turn an optimizer's number keys into texts
         return {"dict": [[key, _pack(value, f"{name}/{key}", tensors)] for key, value in tree.items()]}
@@ -55,11 +61,21 @@ def _pack(tree: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:
     return tree
 
 
-def _unpack(tree: Tree, tensor: Any) -> Tree:
+def _unpack(tree: Tree, tensors: dict[str, torch.Tensor], device: torch.device | str) -> Tree:
     if isinstance(tree, list):
-        return [_unpack(value, tensor) for value in tree]
+        return [_unpack(value, tensors, device) for value in tree]
     if isinstance(tree, dict) and "tensor" in tree:
-        return tensor(tree["tensor"])
+        return tensors[tree["tensor"]].to(device)
     if isinstance(tree, dict):
-        return {key: _unpack(value, tensor) for key, value in tree["dict"]}
+        return {key: _unpack(value, tensors, device) for key, value in tree["dict"]}
     return tree
+
+
+def _checksum(structure: str, tensors: dict[str, torch.Tensor]) -> str:
+    """CRC-32 of everything in the file: safetensors itself does not notice a changed byte."""
+    value = zlib.crc32(structure.encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        if tensor.numel():
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

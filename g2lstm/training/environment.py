@@ -36,13 +36,10 @@ def hardware(device: torch.device) -> str:
 
 def _processor() -> tuple[str, set[str]]:
     try:
-        lines = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if ":" in line
-        )
+        pairs = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         return platform.processor() or platform.machine(), set()
+    lines = {name.strip(): value.strip() for name, _, value in pairs}
     return lines.get("model name", platform.machine()), set(lines.get("flags", "").split())
 
 

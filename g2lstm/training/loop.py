@@ -3,13 +3,9 @@
 It knows nothing about words: a task (`g2lstm.training.tasks`) gives it a model, batches, a loss and a metric.
 """
 
-import contextlib
 import math
-import signal
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from types import FrameType
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,60 +13,14 @@ from torch import Tensor, nn
 
 from g2lstm.errors import UserError
 from g2lstm.gated import Gated
-from g2lstm.gates import TemperatureSchedule
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.optim import NonMonotoneTrigger, average_of, build_optimizer, learning_rate_factor
 from g2lstm.training.progress import Reporter
 from g2lstm.training.rundir import RunDirectory
+from g2lstm.training.settings import Settings
 from g2lstm.training.tasks import Task
 from g2lstm.training.tracking import Tracker
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; everything is saved."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a task is trained.
-
-    Attributes:
-        epochs: epochs of the main stage.
-        finetune_epochs: the most epochs of the finetune stage, which averages from its start and begins at the best weights.
-        max_steps: optimiser steps after which the run ends, whatever the epoch.
-        optimizer: "sgd" or "adamw".
-        lr, weight_decay, betas: the optimiser's.
-        schedule: "constant" or "warmup_cosine", over the main stage.
-        warmup: share of the main stage in which the learning rate rises.
-        clip: largest norm of the gradient.
-        average: "none", or "nonmonotone": average the weights once validation stops getting better (NT-ASGD).
-        nonmonotone: n of the trigger: epochs without a gain before it fires.
-        accumulate: batches whose gradients make one step.
-        bfloat16: run products in bfloat16 (autocast).
-        seed: of everything random in the run.
-        checkpoint_minutes: how often the state is saved within an epoch.
-        temperature: of the gates over the main stage, or None where the gate has none.
-        log_every: steps between two lines of the curve.
-    """
-
-    epochs: int
-    finetune_epochs: int
-    max_steps: int | None
-    optimizer: str
-    lr: float
-    weight_decay: float
-    betas: tuple[float, float]
-    schedule: str
-    warmup: float
-    clip: float
-    average: str
-    nonmonotone: int
-    accumulate: int
-    bfloat16: bool
-    seed: int
-    checkpoint_minutes: float
-    temperature: TemperatureSchedule | None
-    log_every: int
 
 
 @dataclass
@@ -95,13 +45,6 @@ class Position:
     done: bool = False
 
 
-@dataclass
-class _Pending:
-    """Losses that were not read from the device yet."""
-
-    entries: list[tuple[int, float, Tensor, float]] = field(default_factory=list)
-
-
 class Trainer:
     """Trains a task's model in a run directory.
 
@@ -112,6 +55,7 @@ class Trainer:
         device: where the model is.
         tracker: an experiment tracker.
         reporter: shows progress.
+        stop: entered by the caller; says when the run is asked to stop.
         resume: go on from the run's last checkpoint, bit for bit.
     """
 
@@ -124,10 +68,12 @@ class Trainer:
         tracker: Tracker,
         reporter: Reporter,
         *,
+        stop: StopSignals | None = None,
         resume: bool = False,
     ) -> None:
         self.task, self.settings, self.run, self.device = task, settings, run, device
         self.tracker, self.reporter = tracker, reporter
+        self.stop = StopSignals() if stop is None else stop
         torch.manual_seed(settings.seed)
         self.model = task.build_model().to(device)
         self.at = Position()
@@ -135,12 +81,11 @@ class Trainer:
         self.average: torch.optim.swa_utils.AveragedModel | None = None
         self.optimizer = self._new_optimizer()
         self.carried: Any = None
-        self.pending = _Pending()
-        self._asked_to_stop = False
-        self._interruptible = False
-        self._clock = self._last_saved = time.monotonic()
+        self._unread: list[tuple[int, float, Tensor, float]] = []  # step, learning rate, loss and count, still on the device
+        self._steps_here = 0  # steps of this process
         if resume:
             self._restore()
+        self._clock = self._last_saved = time.monotonic()
 
     def fit(self) -> Position:
         """Trains to the end, or to `max_steps`.
@@ -149,42 +94,46 @@ class Trainer:
             the final position; the best weights are in the run's `best.safetensors`.
 
         Raises:
-            Interrupted: on SIGINT or SIGTERM, after saving.
-            UserError: the loss is not finite.
+            Interrupted: the run was asked to stop; it is saved.
+            UserError: the loss or a weight is not finite.
         """
-        with self._signals():
-            self.reporter.start(self._planned_epochs())
-            while not self.at.done and not self._out_of_steps():
-                self._train_epoch()
-                if self._out_of_steps():
-                    break
-                self._finish_epoch()
-            if not self.at.done:  # max_steps: the checkpoint stays where training stopped, the metric is added beside it
-                self._save()
+        self.reporter.start()
+        self._clock = time.monotonic()
+        while not self.at.done and self._train_epoch():
+            self._finish_epoch()
+        if not self.at.done:  # max_steps
+            self._save()
+            if self.at.batch:
                 self._evaluate_now()
         return self.at
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self) -> bool:
+        """Trains from the present batch on; True at the end of the epoch, False where the steps run out before."""
         at, settings = self.at, self.settings
         plan = self.task.plan(_generator(settings.seed, at.stage, at.epoch))
         if at.batch == 0:
             self.carried, at.epoch_loss, at.epoch_count = None, 0.0, 0.0
         self.model.train()
-        self._clock = time.monotonic()
-        while at.batch < len(plan) and not self._out_of_steps():
+        self._tick(training=False)
+        while at.batch < len(plan):
+            if self._out_of_steps():
+                return False
             group = plan[at.batch : at.batch + settings.accumulate]
-            progress = (at.epoch + at.batch / len(plan)) / self._stage_epochs()
-            self._step(group, progress)
+            self._step(group, (at.epoch + at.batch / len(plan)) / self._stage_epochs())
             at.batch += len(group)
             self._tick(training=True)
+            if self._steps_here == 3:  # the first steps are slow ones
+                self.reporter.expected(self._eta(at.batch / len(plan)))
             if at.step % settings.log_every == 0 or at.batch == len(plan):
                 self._read_losses()
                 self._report(at.batch / len(plan))
-            if self._asked_to_stop:
-                self._stop()
+            if self.stop.asked:
+                self._save()
+                raise Interrupted
             if time.monotonic() - self._last_saved > 60 * settings.checkpoint_minutes:
                 self._save()
-        self._read_losses()
+                self._tick(training=False)
+        return True
 
     def _step(self, group: list[Any], progress: float) -> None:
         """One optimiser step over the batches of `group`."""
@@ -206,10 +155,11 @@ class Trainer:
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = lr
         self.at.step += 1
+        self._steps_here += 1
         self.at.count += count
         # A non-finite gradient makes the total non-finite, so that one number tells of both.
-        self.pending.entries.append((self.at.step, lr, total + 0 * norm, count))
-        if self.device.type == "cpu" or len(self.pending.entries) >= 20:
+        self._unread.append((self.at.step, lr, total + 0 * norm, count))
+        if self.device.type == "cpu" or len(self._unread) >= 20:
             self._read_losses()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,27 +168,32 @@ class Trainer:
 
     def _read_losses(self) -> None:
         """Fetches the losses of past steps, and ends the run where one is not finite."""
-        for step, lr, total, count in self.pending.entries:
+        for step, lr, total, count in self._unread:
             value = total.item()
             if not math.isfinite(value):
-                kept = f"the last good checkpoint is {self.run.last}" if self.run.last.exists() else "no checkpoint was saved yet"
-                raise UserError(
-                    f"the loss is not finite at step {step} (learning rate {lr:.3g}); {kept}: "
-                    "lower optimizer.lr or optimizer.clip and start again"
-                )
+                raise self._not_finite("the loss", step, lr)
             self.at.epoch_loss += value
             self.at.epoch_count += count
-        self.pending.entries.clear()
+        self._unread.clear()
+
+    def _not_finite(self, what: str, step: int, lr: float) -> UserError:
+        kept = f"the last good checkpoint is {self.run.last}" if self.run.last.exists() else "no checkpoint was saved yet"
+        return UserError(
+            f"{what} is not finite at step {step} (learning rate {lr:.3g}); {kept}: "
+            "lower optimizer.lr or optimizer.clip and start again"
+        )
 
     def _finish_epoch(self) -> None:
         """Evaluates, keeps the best weights, pulls the trigger and goes to the next epoch or stage."""
         at, settings = self.at, self.settings
         self._save()  # a run that is stopped while it evaluates loses nothing
         metrics = self._evaluate("valid")
-        self._keep_if_best(metrics)
-        fired = settings.average == "nonmonotone" and self.trigger.update(metrics["loss"])
+        if metrics["loss"] < at.best:
+            at.best, at.best_epoch = metrics["loss"], at.epoch + 1
+            self._save_weights(metrics)
+        fired = self.trigger.update(metrics["loss"])
         at.epoch, at.batch, at.evaluated_epochs = at.epoch + 1, 0, at.evaluated_epochs + 1
-        if at.stage == "train" and fired and not at.averaging:
+        if at.stage == "train" and fired and settings.average == "nonmonotone" and not at.averaging:
             self._start_averaging()
             self.reporter.say(f"validation stopped getting better: averaging the weights from epoch {at.epoch + 1} on")
         if at.stage == "finetune" and fired:
@@ -252,15 +207,17 @@ class Trainer:
 
     def _evaluate(self, split: str) -> dict[str, float]:
         """The task's metrics under the weights that count: the averaged ones once averaging has begun."""
-        self._interruptible = True
-        if self._asked_to_stop:
-            self._stop()
         weights = self.evaluated_model
         weights.eval()
         set_temperature(weights, self.at.tau)
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+        with (
+            self.stop.at_once(),
+            torch.no_grad(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16),
+        ):
             metrics = self.task.evaluate(weights, split)
-        self._interruptible = False
+        if not math.isfinite(metrics["loss"]):
+            raise self._not_finite(f"the {split} loss", self.at.step, self.optimizer.param_groups[0]["lr"])
         self._tick(training=False)
         at = self.at
         record = {"kind": split, "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **metrics}
@@ -269,20 +226,23 @@ class Trainer:
         return metrics
 
     def _evaluate_now(self) -> None:
-        """Evaluates in the middle of an epoch without touching the run's checkpoint or its history."""
-        self._keep_if_best(self._evaluate("valid"))
+        """Evaluates in the middle of an epoch, and leaves no trace in what a resumed run goes on with.
+
+        The weights are kept only where no epoch has left any: a better moment within an epoch is not the best epoch.
+        """
+        metrics = self._evaluate("valid")
+        if self.at.best_epoch == 0:
+            self._save_weights(metrics)
 
     @property
     def evaluated_model(self) -> nn.Module:
         """The model whose weights count."""
         return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
 
-    def _keep_if_best(self, metrics: dict[str, float]) -> None:
+    def _save_weights(self, metrics: dict[str, float]) -> None:
         at = self.at
-        if metrics["loss"] < at.best:
-            at.best, at.best_epoch = metrics["loss"], at.epoch + 1
-            content = {"model": self.evaluated_model.state_dict(), "stage": at.stage, "epoch": at.best_epoch, "metrics": metrics}
-            save_checkpoint(self.run.best, content | {"tau": at.tau})
+        content = {"model": self.evaluated_model.state_dict(), "tau": at.tau}
+        save_checkpoint(self.run.best, content | {"stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics})
 
     def _start_averaging(self) -> None:
         self.at.averaging, self.average = True, average_of(self.model)
@@ -321,23 +281,30 @@ class Trainer:
             self.at.train_seconds += now - self._clock
         self._clock = now
 
-    def _report(self, share: float) -> None:
-        """One line of the curve and of the screen; `share` of the epoch is done."""
-        at, settings = self.at, self.settings
-        stages_before = settings.epochs if at.stage == "finetune" else 0
-        done = stages_before + at.epoch + share
-        remaining = self._planned_epochs() - done
-        eta = at.seconds / done * remaining if done > 0 else math.inf
+    def _progress(self, share: float) -> float:
+        """Epochs done when `share` of the present one is, both stages together."""
+        return (self.settings.epochs if self.at.stage == "finetune" else 0) + self.at.epoch + share
+
+    def _eta(self, share: float) -> float:
+        """Seconds to the end, at the pace of the run so far."""
+        at, settings, done = self.at, self.settings, self._progress(share)
+        eta = at.seconds / done * (self._planned_epochs() - done)
         if settings.max_steps is not None:
             eta = min(eta, at.seconds / at.step * (settings.max_steps - at.step))
+        return eta
+
+    def _report(self, share: float) -> None:
+        """One line of the curve and of the screen; `share` of the epoch is done."""
+        at, eta = self.at, self._eta(share)
         values = {
             "loss": at.epoch_loss / max(at.epoch_count, 1.0),
             "lr": self.optimizer.param_groups[0]["lr"],
             "words_per_second": at.count / max(at.train_seconds, 1e-9),
         }
-        self.reporter.trained(at.stage, at.epoch + 1, share, values, eta)
+        self.reporter.trained(at.stage, at.epoch + 1, self._stage_epochs(), share, values, eta)
         record = {"kind": "train", "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **values}
-        self._log(record | {"progress": done / self._planned_epochs(), "eta": eta, "seconds": round(at.seconds, 2)})
+        progress = self._progress(share) / self._planned_epochs()
+        self._log(record | {"progress": progress, "eta": eta, "seconds": round(at.seconds, 2)})
 
     def _log(self, record: dict[str, Any]) -> None:
         self.run.log(record)
@@ -345,8 +312,10 @@ class Trainer:
         self.tracker.log({f"{record['kind']}/{key}": value for key, value in numbers.items()}, step=self.at.step)
 
     def _save(self) -> None:
-        """Writes all that resuming needs, atomically."""
+        """Writes all that resuming needs, atomically. What is not finite never replaces a good checkpoint."""
         self._read_losses()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._not_finite("a weight", self.at.step, self.optimizer.param_groups[0]["lr"])
         state = {
             "position": asdict(self.at),
             "model": self.model.state_dict(),
@@ -362,46 +331,25 @@ class Trainer:
         self._last_saved = time.monotonic()
 
     def _restore(self) -> None:
+        if not self.run.last.is_file():  # stopped before anything was saved: from the start again
+            self.run.cut_metrics(0)
+            return
         state = load_checkpoint(self.run.last)
-        self.at = Position(**state["position"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["average"] is not None:
-            self.average = average_of(self.model)
-            self.average.load_state_dict(state["average"])
-        self.trigger.load_state_dict(state["trigger"])
-        self.carried = self.task.restore(state["carried"], self.device)
+        try:
+            self.at = Position(**state["position"])
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if state["average"] is not None:
+                self.average = average_of(self.model)
+                self.average.load_state_dict(state["average"])
+            self.trigger.load_state_dict(state["trigger"])
+            self.carried = self.task.restore(state["carried"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise UserError(f"{self.run.last} does not fit the run's config.yaml: resume a run as it was written") from None
         self.run.cut_metrics(state["metrics_size"])
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the present step; a second one ends it at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._asked_to_stop:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self._asked_to_stop = True
-            if self._interruptible:
-                raise Interrupted  # an evaluation: the checkpoint before it is on disk
-
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _stop(self) -> None:
-        if not self._interruptible:
-            self._save()
-        raise Interrupted
 
 
 def set_temperature(model: nn.Module, tau: float | None) -> None:

@@ -21,13 +21,10 @@ class Reporter:
     def __init__(self, console: Console, *, log_seconds: float = 30.0, advice: str = "") -> None:
         self.console, self.log_seconds, self.advice = console, log_seconds, advice
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._epochs = 0
         self._told_eta = False
         self._printed = -math.inf
 
-    def start(self, epochs: int) -> None:
-        """Says how many epochs are planned, stages together."""
-        self._epochs = epochs
+    def start(self) -> None:
         if self._live is not None:
             self._live.start()
 
@@ -37,14 +34,19 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
-    def trained(self, stage: str, epoch: int, share: float, values: dict[str, float], eta: float) -> None:
-        """Where training is: `share` of `epoch` is done, `eta` seconds remain."""
+    def expected(self, eta: float) -> None:
+        """Says once how long the run will take, and what to do where that is more than a day."""
         if not self._told_eta:
-            self._tell_eta(eta)
+            self._told_eta = True
+            advice = f"; {self.advice}" if self.advice and eta > 86400 else ""
+            self.say(f"about {duration(eta)} to go on this device{advice}")
+
+    def trained(self, stage: str, epoch: int, epochs: int, share: float, values: dict[str, float], eta: float) -> None:
+        """Where training is: `share` of `epoch` of the stage's `epochs` is done, `eta` seconds remain."""
         line = (
-            f"{_stage(stage)}epoch {epoch}/{self._epochs} {share:4.0%}  loss {values['loss']:.3f}  "
+            f"{_stage(stage)}epoch {epoch}/{epochs} {share:4.0%}  loss {values['loss']:.3f}  "
             f"perplexity {perplexity_text(values['loss'])}  {values['words_per_second']:,.0f} words/s  "
             f"ETA {duration(eta)}"
         )
@@ -59,10 +61,10 @@ class Reporter:
         numbers = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items() if name != "loss")
         self.say(f"{_stage(stage)}epoch {epoch}: {split} {numbers} after {duration(seconds)}")
 
-    def _tell_eta(self, eta: float) -> None:
-        self._told_eta = True
-        advice = f"; {self.advice}" if self.advice and eta > 86400 else ""
-        self.say(f"about {duration(eta)} to go on this device{advice}")
+
+def say(console: Console, text: str) -> None:
+    """One line, however narrow the console, with brackets in paths left alone."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def duration(seconds: float) -> str:

@@ -11,9 +11,9 @@ from g2lstm.files import write_atomically
 class RunDirectory:
     """The files of a run, written atomically.
 
-    `config.yaml` the resolved config, `environment.json` versions and hardware, `vocabulary.json`, `metrics.jsonl` the curve,
-    `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's run,
-    `summary.json` the results.
+    `config.yaml` the resolved config, `environment.json` versions and hardware, `vocabulary.json`, `metrics.jsonl` the
+    curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
+    run, `summary.json` the results.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +43,11 @@ class RunDirectory:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run directory (it has no config.yaml): name a folder that a run wrote")
         return cls(path)
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed process left half written."""
+        for path in self.path.glob(".*.safetensors.*"):
+            path.unlink(missing_ok=True)
 
     @property
     def config(self) -> Path:

@@ -57,7 +57,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """The continuous cache pointer (Grave et al. 2016): window in words, theta the flatness, weight the lambda of the mixture."""
+    """The continuous cache pointer (Grave et al. 2016): window in words, theta the flatness, weight the mixture's lambda."""
 
     window: int = 500
     theta: float = 1.0
@@ -90,13 +90,18 @@ class LanguageModelTask:
     beta: float = 1.0
     _streams: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        # Too short a text is found now, not after an epoch.
+        for split, size in (("train", self.batch_size), ("valid", self.valid_batch_size), ("test", self.test_batch_size)):
+            self._stream(split, size)
+
     def build_model(self) -> LanguageModel:
         return self.make_model(len(self.corpus.vocabulary))
 
     def plan(self, generator: torch.Generator) -> list[tuple[int, int]]:
         """(start, length) of each segment of an epoch."""
-        rows = len(self.corpus.train) // self.batch_size
-        return list(segments(rows, self.bptt, generator=generator, random=self.random_length))
+        rows = len(self._stream("train", self.batch_size))
+        return segments(rows, self.bptt, generator=generator, random=self.random_length)
 
     def loss(self, model: nn.Module, item: tuple[int, int], carried: Any) -> LossResult:
         assert isinstance(model, LanguageModel)
@@ -104,10 +109,13 @@ class LanguageModelTask:
         tokens, targets = _inputs_and_targets(self._stream("train", self.batch_size), start, length)
         features = model(tokens, carried)
         loss = model.loss(features.dropped, targets)
-        regularization = activation_regularization(features.dropped, self.alpha)
-        regularization = regularization + temporal_activation_regularization(features.raw, self.beta)
+        objective = loss
+        if self.alpha:
+            objective = objective + activation_regularization(features.dropped, self.alpha)
+        if self.beta:
+            objective = objective + temporal_activation_regularization(features.raw, self.beta)
         scale = length / self.bptt if self.random_length else 1.0
-        return LossResult(loss + regularization, loss, targets.numel(), detached(features.state), scale)
+        return LossResult(objective, loss, targets.numel(), detached(features.state), scale)
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         batch_size = self.valid_batch_size if split == "valid" else self.test_batch_size

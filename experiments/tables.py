@@ -1,0 +1,129 @@
+"""Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and the documents that quote them.
+
+A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/.
+"""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from g2lstm import cli
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/reproduction.md")
+NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
+ORDER = tuple(NAMES)
+# Blue, orange, green of Okabe and Ito's palette, told apart by colour-blind readers; the dashes do it in print.
+STYLES = {"sigmoid": ("#0072B2", "--"), "sharpened": ("#E69F00", ":"), "gumbel": ("#009E73", "-")}
+COLUMNS = {
+    "valid": "valid_perplexity",
+    "test": "test_perplexity",
+    "valid + cache": "valid_perplexity_cache",
+    "test + cache": "test_perplexity_cache",
+}
+
+
+def tables(arguments: list[str]) -> int:
+    parser = cli.OptionParser(prog="experiments/tables.py", description="Makes tables and curves from recorded runs.")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of recorded runs")
+    parser.add_argument("--check", type=cli.flag, default=False, help="true: write nothing, fail where a document is stale")
+    options = parser.parse_options(arguments)
+    if not options.results.is_dir():
+        raise UserError(f"no folder {options.results}: train with record=true first")
+    stale = []
+    for name in DOCUMENTS:
+        document = ROOT / name
+        before = document.read_text()
+        after = filled(before, options.results)
+        if after != before:
+            stale.append(name)
+            if not options.check:
+                write_atomically(document, after)
+    if not options.check:
+        for folder in sorted(path for path in options.results.iterdir() if path.is_dir()):
+            if any(run_groups(folder)):
+                draw_curves(folder)
+                print(f"{folder.name}\n{table(folder)}\n")
+    elif stale:
+        raise UserError(f"{', '.join(stale)} quote other numbers than results/ has: run python experiments/tables.py")
+    return 0
+
+
+def filled(document: str, results: Path) -> str:
+    """The document with every table between its marks made anew."""
+
+    def one(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{table(results / match[1])}\n<!-- end of table -->"
+
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", one, document, flags=re.DOTALL)
+
+
+def run_groups(folder: Path) -> dict[str, list[Path]]:
+    """Recorded runs that differ only in their seed: {"gumbel-p0.5": [...]}, the paper's three gates first."""
+    groups = defaultdict(list)
+    for summary in sorted(folder.glob("*/summary.json")):
+        groups[re.sub(r"-seed\d+$", "", summary.parent.name)].append(summary.parent)
+    return dict(sorted(groups.items(), key=lambda item: (ORDER.index(item[0].split("-")[0]), item[0])))
+
+
+def table(folder: Path) -> str:
+    """A Markdown table of a folder's runs: one row a gate, mean and standard deviation over seeds."""
+    rows = [["gate", *COLUMNS, "seeds", "parameters", "minutes", "words/s"]]
+    hardware: set[str] = set()
+    for name, runs in run_groups(folder).items():
+        summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+        hardware |= {f"{s['hardware']}, torch {s['torch']}" for s in summaries}
+        gate, _, overrides = name.partition("-")
+        row = [NAMES[gate] + (f" ({overrides})" if overrides else "")]
+        row += [spread([s[key] for s in summaries if key in s], 2) for key in COLUMNS.values()]
+        row += [str(len(summaries)), f"{summaries[0]['parameters'] / 1e6:.2f}M"]
+        row += [spread([s["seconds"] / 60 for s in summaries], 0), spread([s["words_per_second"] for s in summaries], 0)]
+        rows.append(row)
+    if len(rows) == 1:
+        return "(no run is recorded yet)"
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"Perplexity; measured on {'; '.join(sorted(hardware))}."])
+
+
+def spread(values: list[float], digits: int) -> str:
+    """The mean, with the standard deviation where there are several values."""
+    if not values:
+        return "-"
+    text = f"{mean(values):,.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 and digits else text
+
+
+def draw_curves(folder: Path) -> None:
+    """Validation perplexity over epochs, one line a run, as curves.png and curves.svg."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    lowest = []
+    for name, runs in run_groups(folder).items():
+        gate = name.split("-")[0]
+        colour, dashes = STYLES[gate]
+        for index, run in enumerate(runs):
+            records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            points = [(r["epoch"], r["perplexity"]) for r in records if r["kind"] == "valid"]
+            label = NAMES[gate] + name[len(gate) :] if index == 0 else None
+            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker=".", label=label)
+            lowest.append(min(value for _, value in points))
+    axes.set(xlabel="epoch", ylabel="validation perplexity", title=f"{folder.name}: Penn Treebank")
+    axes.set_ylim(0.97 * min(lowest), 2.2 * min(lowest))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    for kind in ("png", "svg"):
+        figure.savefig(folder / f"curves.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.main(tables)

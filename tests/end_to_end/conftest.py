@@ -1,0 +1,111 @@
+"""Commands as processes of their own. Each is forked from one process that has the imports behind it, which saves seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+SERVER = """
+import json, os, sys
+import torch
+import train
+from g2lstm import cli
+for line in sys.stdin:
+    request = json.loads(line)
+    if "wait" in request:
+        print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    os.chdir(request["folder"])
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(output, number)
+    sys.argv = ["train.py", *request["arguments"]]
+    try:
+        cli.main(train.main)
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(end.code or 0)
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+"""
+
+
+@dataclass
+class Command:
+    """A running `python train.py ...`."""
+
+    server: subprocess.Popen[str]
+    process: int
+    output: Path
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process, number)
+
+    def wait(self) -> int:
+        """The exit status, or minus the number of the signal that ended it."""
+        return int(_ask(self.server, {"wait": self.process}))
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+
+@dataclass
+class Commands:
+    """Starts `python train.py ...` in a folder."""
+
+    server: subprocess.Popen[str]
+    folder: Path
+    started: int = 0
+
+    def start(self, *arguments: str) -> Command:
+        self.started += 1
+        output = self.folder / f"output-{self.started}.txt"
+        output.touch()
+        request = {"arguments": arguments, "folder": str(self.folder), "output": str(output)}
+        return Command(self.server, int(_ask(self.server, request)), output)
+
+    def run(self, *arguments: str) -> str:
+        """The output of a command that succeeds."""
+        command = self.start(*arguments)
+        status = command.wait()
+        assert status == 0, command.text()
+        return command.text()
+
+
+def _ask(server: subprocess.Popen[str], request: dict[str, object]) -> str:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return server.stdout.readline()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
+
+
+@pytest.fixture
+def commands(fork_server: subprocess.Popen[str], tmp_path: Path) -> Commands:
+    return Commands(fork_server, tmp_path)

@@ -1,0 +1,123 @@
+"""A run that was killed, however often and wherever, ends as one that never was."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from g2lstm.training.checkpoint import load_checkpoint
+
+TIMINGS = ("words_per_second", "eta", "seconds")
+
+
+@pytest.fixture(scope="module")
+def everything(tiny):
+    """All that has a state: noise, every dropout, drawn lengths, accumulation, averaging that sets in, both stages."""
+    options = ["accumulate=2", "checkpoint_minutes=0", "epochs=5", "finetune_epochs=3", "optimizer.lr=20", "seed=4"]
+    return [*tiny, *options, "eval.cache.enabled=false"]
+
+
+def curve(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert curve(a) == curve(b)
+    for name in ("best", "last"):
+        contents = [load_checkpoint(run / f"{name}.safetensors") for run in (a, b)]
+        for content in contents:
+            content.pop("metrics_size", None)  # timings have more digits or fewer
+            for timing in ("seconds", "train_seconds"):
+                content.get("position", {}).pop(timing, None)
+        assert same(*contents)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (a, b)]
+    assert [{k: v for k, v in summary.items() if k not in TIMINGS} for summary in summaries][0] == {
+        k: v for k, v in summaries[1].items() if k not in TIMINGS
+    }
+    assert not list(b.glob(".*"))
+
+
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everything, tmp_path):
+    commands.run(*everything, "run_dir=straight")
+    straight = curve(tmp_path / "straight")
+    valid = [(line["stage"], line["averaged"]) for line in straight if line["kind"] == "valid"]
+    assert ("train", False) in valid
+    assert ("train", True) in valid  # the trigger did fire
+    assert ("finetune", True) in valid
+
+    draw, kills, run = random.Random(), 0, tmp_path / "killed"
+    arguments: tuple[str, ...] = (*everything, "run_dir=killed")
+    while True:
+        command = commands.start(*arguments)
+        begun = size(run)
+        wanted, patience = draw.randint(1, max(len(straight) // 3, 2)), draw.random() / 20
+        while size(run) < begun + wanted and not (run / "summary.json").exists() and "error" not in command.text():
+            time.sleep(0.002)
+        time.sleep(patience)
+        command.send(signal.SIGKILL)
+        status = command.wait()
+        assert status in (0, -signal.SIGKILL), command.text()
+        if status == 0 or (run / "summary.json").exists():
+            break
+        kills += 1
+        arguments = ("resume=killed",)
+    assert kills >= 2
+    if not (run / "summary.json").exists():
+        commands.run("resume=killed")
+    assert_same_run(tmp_path / "straight", run)
+
+
+def size(run: Path) -> int:
+    """Lines of the curve that a resumed run will not cut."""
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(commands, everything, tmp_path, number):
+    command = commands.start(*everything, "run_dir=run", "epochs=500")
+    while size(tmp_path / "run") < 3 and "error" not in command.text():
+        time.sleep(0.005)
+    command.send(number)
+    assert command.wait() == 130
+    lines = command.text().splitlines()
+    assert lines[-1] == "stopped and saved; go on with: python train.py resume=run"
+    assert "Traceback" not in command.text()
+    step = load_checkpoint(tmp_path / "run" / "last.safetensors")["position"]["step"]
+    assert step >= 3
+    more = commands.run("resume=run", f"max_steps={step + 2}")
+    assert "max_steps ended the run; go on with: python train.py resume=run" in more
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == step + 2
+
+
+VARIANTS = {
+    "adamw in bfloat16": ["optimizer=adamw", "optimizer.lr=0.01", "precision=bfloat16", "finetune=false"],
+    "annealed temperature": ["gate.tau=1.0", "gate.tau_schedule=cosine", "gate.tau_end=0.4", "gate.noise_scope=mask"],
+    "sharpened": ["gate=sharpened", "gate.tau_schedule=linear", "gate.tau_end=0.1"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_max_steps_and_resume_is_one_straight_run(commands, tiny, tmp_path, variant):
+    chosen = [*VARIANTS[variant], *(text for text in tiny if not text.startswith("optimizer."))]
+    commands.run(*chosen, "run_dir=straight", "accumulate=3")
+    steps = json.loads((tmp_path / "straight" / "summary.json").read_text())["steps"]
+    commands.run(*chosen, "run_dir=parts", "accumulate=3", "max_steps=3")
+    summary = json.loads((tmp_path / "parts" / "summary.json").read_text())
+    assert (summary["finished"], summary["steps"]) == (False, 3)
+    for limit in (steps // 2 + 1, None):
+        commands.run("resume=parts", *([f"max_steps={limit}"] if limit else []))
+    assert_same_run(tmp_path / "straight", tmp_path / "parts")
