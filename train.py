@@ -1,13 +1,11 @@
 """Trains a model: python train.py task=ptb gate=gumbel seed=1. Without arguments it says what it can do."""
 
 import signal
-import sys
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from g2lstm import cli
@@ -32,27 +30,35 @@ def main(arguments: list[str]) -> int:
         return 0
     if any(text.startswith("resume=") for text in arguments):
         return resume(arguments)
+    if "-m" in arguments or "--multirun" in arguments:
+        return start_each(expand_sweep([text for text in arguments if text not in ("-m", "--multirun")]))
     if any(text.startswith("-") for text in arguments):
-        return _with_hydra(arguments)
+        show_with_hydra()
+        return 0
     return start(compose_config(arguments), arguments)
 
 
-def _with_hydra(arguments: list[str]) -> int:
-    """Several runs one after the other (-m), or whatever else Hydra's own flags ask for."""
-    if "-m" in arguments or "--multirun" in arguments:  # a mistake is found before the first run starts
-        for overrides in expand_sweep([text for text in arguments if not text.startswith(("-", "hydra"))]):
-            compose_config(overrides)
-    statuses = [0]
+def start_each(runs: list[list[str]]) -> int:
+    """Several runs one after the other; one that fails does not keep the others from running, Ctrl-C does.
 
-    @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-    def run(_: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        statuses.append(cli.guarded(lambda: start(compose_config(overrides), overrides)))
-        if statuses[-1] == 130:
-            sys.exit(130)
+    Returns:
+        the worst status.
+    """
+    configs = [compose_config(overrides) for overrides in runs]  # a mistake is found before the first run starts
+    worst = 0
+    for number, (config, overrides) in enumerate(zip(configs, runs, strict=True), 1):
+        print(f"run {number} of {len(runs)}: {' '.join(overrides)}", flush=True)
+        status = cli.guarded(lambda: start(config, overrides))  # noqa: B023 - called at once
+        if status == 130:
+            return status
+        worst = max(worst, status)
+    return worst
 
-    run()
-    return max(statuses)
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def show_with_hydra(_: DictConfig) -> None:
+    """What Hydra's flags show: --help, --cfg job, --info."""
+    raise SystemExit("error: of Hydra's flags only -m starts runs; --help lists the options")
 
 
 if __name__ == "__main__":

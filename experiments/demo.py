@@ -71,7 +71,7 @@ def demo(arguments: list[str]) -> int:
         console.print((folder / f"{failed[0].gate}.log").read_text(), style="red", highlight=False)
         return 1
     console.print(_table(trainings))
-    console.print(f"The runs lie in {folder}. Next: python train.py (says what it can do), README.md (results on real text).")
+    console.print(f"The runs lie in {folder}. Next: python train.py says what it can do.", soft_wrap=True)
     return 0
 
 

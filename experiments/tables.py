@@ -1,4 +1,4 @@
-"""Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and the documents that quote them.
+"""Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and into the documents.
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/.
 """
@@ -84,7 +84,7 @@ def table(folder: Path) -> str:
         hardware |= {f"{s['hardware']}, torch {s['torch']}" for s in summaries}
         gate, _, overrides = name.partition("-")
         row = [NAMES[gate] + (f" ({overrides})" if overrides else "")]
-        row += [spread([s[key] for s in summaries if key in s], 2) for key in COLUMNS.values()]
+        row += [spread([s[key] for s in summaries if s.get(key) is not None], 2) for key in COLUMNS.values()]
         row += [str(len(summaries)), f"{summaries[0]['parameters'] / 1e6:.2f}M"]
         row += [spread([s["seconds"] / 60 for s in summaries], 0), spread([s["words_per_second"] for s in summaries], 0)]
         rows.append(row)

@@ -79,8 +79,8 @@ _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 LARGEST_SEED = 2**32 - 1
 # What doesn't change a run's numbers, but for rounding, does not change its name.
 _NAMELESS = (
-    *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device", "log_every"),
-    *("checkpoint_minutes", "data.dir", "data.download"),
+    *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device"),
+    *("record_unfinished", "log_every", "checkpoint_minutes", "data.dir", "data.download"),
 )
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau"}
 
@@ -231,7 +231,12 @@ def experiment_name(config: DictConfig, overrides: list[str]) -> str:
 
 def _check_choice(group: str, name: str) -> None:
     """Raises UserError where `group` is a config group that has no file `name`; Hydra skips an experiment it can't find."""
-    if group not in GROUPS or "," in name or (group, name) == ("experiment", "null") or (CONF / group / f"{name}.yaml").is_file():
+    if (
+        group not in GROUPS
+        or "," in name
+        or (group, name) == ("experiment", "null")
+        or (CONF / group / f"{name}.yaml").is_file()
+    ):
         return
     known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
     raise UserError(f"{group}={name} does not exist: choose one of {known}")

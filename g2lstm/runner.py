@@ -16,7 +16,6 @@ from g2lstm.results import is_recorded, record, write_summary
 from g2lstm.training.environment import environment
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Trainer
-from g2lstm.training.memory import keep_freed_memory
 from g2lstm.training.progress import Reporter, duration, say
 from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.tasks import LanguageModelTask
@@ -95,10 +94,7 @@ def _resume_options(arguments: list[str]) -> dict[str, Any]:
 def _prepare(config: DictConfig) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = build.build_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device
+    return build.build_device(config.device)
 
 
 def _named(config: DictConfig, overrides: list[str]) -> DictConfig:
@@ -122,7 +118,7 @@ def _train(
             with stop.at_once():
                 summary = write_summary(run, task, trainer.model, config, position)
                 say(console, _result(summary, run))
-                if config.record and position.done:
+                if config.record and (position.done or config.get("record_unfinished")):
                     say(console, f"recorded in {record(run, task, trainer.model, config, RESULTS)}")
         numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
         tracker.log(numbers, step=position.step)

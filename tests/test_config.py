@@ -101,7 +101,10 @@ def test_every_experiment_goes_with_every_gate(experiment, gate):
         (["gate.gates=[i,f,o]"], "gumbel-gatesi_f_o-seed1"),
         (["epochs=3", "optimizer.lr=1"], "gumbel-epochs3-lr1-seed1"),
         (["threads=2", "run_dir=x", "record=true", "data.dir=a/b", "log_every=1", "eval.bptt=9"], "gumbel-seed1"),
-        (["checkpoint_minutes=1", "device=cpu", "data.download=false", "tracker=wandb", "tracker.mode=offline"], "gumbel-seed1"),
+        (
+            ["checkpoint_minutes=1", "device=cpu", "data.download=false", "tracker=wandb", "tracker.mode=offline"],
+            "gumbel-seed1",
+        ),
     ],
 )
 def test_run_names_say_what_is_special(overrides, name):
@@ -157,7 +160,9 @@ def test_an_option_of_another_choice_says_so():
         compose_config(["gate=sigmoid", "gate.tau=0.5"])
 
 
-@pytest.mark.parametrize("option", ["gate.tau=-1", "gate.noise_p=2", "gate.noise_scope=word", "gate.gates=[x]", "gate.eps=-1"])
+@pytest.mark.parametrize(
+    "option", ["gate.tau=-1", "gate.noise_p=2", "gate.noise_scope=word", "gate.gates=[x]", "gate.eps=-1"]
+)
 def test_a_gates_values_are_checked_when_it_is_built(option):
     config = compose_config([option])
     with pytest.raises(UserError, match="gate: "):

@@ -15,7 +15,7 @@ from g2lstm.lstm import G2LSTM
 
 
 def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[str, Tensor]:
-    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5), sharpened where it is sharpened.
+    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5), sharpened ones included.
 
     Args:
         lstm: one unidirectional time-major layer, without projection.
@@ -44,7 +44,7 @@ def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[st
 
 @contextmanager
 def recorded_gates(layers: list[nn.LSTM]) -> Iterator[list[dict[str, Tensor]]]:
-    """Records the gate values of every forward pass of `layers` in eval mode; gives the list they are added to, in call order."""
+    """Records the gate values of every forward pass of `layers` in eval mode, in call order, in the list it gives."""
     records: list[dict[str, Tensor]] = []
 
     def record(layer: nn.Module, arguments: tuple, result: tuple) -> None:

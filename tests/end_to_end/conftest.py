@@ -1,4 +1,4 @@
-"""Commands as processes of their own. Each is forked from one process that has the imports behind it, which saves seconds."""
+"""Commands as processes of their own, each forked from one that has the imports behind it, which saves seconds."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 SERVER = """
 import json, os, sys
-import torch
+import torch._dynamo  # what the first optimizer imports
 import train
 from g2lstm import cli
 for line in sys.stdin:

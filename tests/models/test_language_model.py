@@ -69,11 +69,11 @@ def test_everything_is_random_in_training():
     assert not torch.equal(first.dropped, first.raw)
 
 
-@pytest.mark.parametrize("part", ["dropout_input", "dropout_hidden", "dropout_output", "dropout_embedding", "weight_dropout"])
+@pytest.mark.parametrize(
+    "part", ["dropout_input", "dropout_hidden", "dropout_output", "dropout_embedding", "weight_dropout"]
+)
 def test_each_dropout_acts_by_itself(part):
-    none = dict.fromkeys(
-        ("dropout_input", "dropout_hidden", "dropout_output", "dropout_embedding", "weight_dropout"), 0.0
-    )
+    none = dict.fromkeys(("dropout_input", "dropout_hidden", "dropout_output", "dropout_embedding", "weight_dropout"), 0.0)
     tokens = words(6)
     plain = model(gate=SigmoidGate(), **none)
     torch.testing.assert_close(plain(tokens).dropped, plain.eval()(tokens).dropped)  # two engines

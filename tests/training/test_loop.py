@@ -1,4 +1,4 @@
-"""The training loop, on a task whose validation losses follow a script: when it averages, keeps, finetunes, stops and saves."""
+"""The training loop, on a task whose validation losses follow a script: when it averages, keeps, finetunes and stops."""
 
 import json
 import math
@@ -131,7 +131,7 @@ def test_without_averaging_the_trigger_changes_nothing(tmp_path):
 
 
 def test_finetune_starts_from_the_best_weights_averages_and_ends_by_its_trigger(tmp_path):
-    task = Scripted(valid=[2.0, 1.0, 3.0] + [0.5, 0.6, 0.7, 0.8, 0.9])
+    task = Scripted(valid=[2.0, 1.0, 3.0, 0.5, 0.6, 0.7, 0.8, 0.9])
     position = trainer(tmp_path, task, finetune_epochs=10).fit()
     valid = [(line["stage"], line["epoch"]) for line in curve(tmp_path) if line["kind"] == "valid"]
     # its trigger has its own history: 0.8 is worse than 0.5, the best of all but the last two
@@ -253,9 +253,13 @@ def test_a_request_to_stop_is_answered_after_the_step(tmp_path):
     assert load_checkpoint(tmp_path / "last.safetensors")["position"]["step"] == 1
 
 
-@pytest.mark.parametrize(("bad_step", "kept"), [(2, "no checkpoint was saved yet"), (BATCHES + 2, "the last good checkpoint is ")])
+@pytest.mark.parametrize(
+    ("bad_step", "kept"), [(2, "no checkpoint was saved yet"), (BATCHES + 2, "the last good checkpoint is ")]
+)
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, bad_step, kept):
-    with pytest.raises(UserError, match=rf"the loss is not finite at step {bad_step} \(learning rate 0\.[12]\); {kept}") as error:
+    with pytest.raises(
+        UserError, match=rf"the loss is not finite at step {bad_step} \(learning rate 0\.[12]\); {kept}"
+    ) as error:
         trainer(tmp_path, Scripted(bad_step=bad_step), checkpoint_minutes=0 if bad_step > BATCHES else 1e9).fit()
     assert "\n" not in str(error.value)
     if bad_step > BATCHES:

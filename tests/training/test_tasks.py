@@ -1,6 +1,7 @@
 """The language-modelling task: what is optimised and what is reported."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def word_losses(model: LanguageModel, words: torch.Tensor) -> list[float]:
     """-log p of each word but the first of one stream, read a word at a time."""
     state, losses = None, []
     with torch.no_grad():
-        for word, following in zip(words[:-1], words[1:], strict=True):
+        for word, following in pairwise(words):
             features = model(word.view(1, 1), state)
             state = features.state
             logits = F.linear(features.dropped.view(1, -1), model.decoder_weight, model.output_bias)
@@ -47,7 +48,7 @@ def test_an_epoch_reads_every_word_once_in_order():
     t = task()
     plan = t.plan(torch.Generator().manual_seed(1))
     assert plan[0][0] == 0
-    assert all(start + length == following for (start, length), (following, _) in zip(plan, plan[1:], strict=False))
+    assert all(start + length == following for (start, length), (following, _) in pairwise(plan))
     assert sum(plan[-1]) == 101 // 4 - 1
     assert plan == t.plan(torch.Generator().manual_seed(1)) != t.plan(torch.Generator().manual_seed(2))
 
@@ -128,11 +129,11 @@ def test_evaluation_with_cache_is_the_mixture_of_grave_et_al():
 
 def test_the_cache_helps_where_words_come_back():
     t = task()
-    words = torch.tensor([1, 2, 3, 4, 5, 6] * 20)
+    words = torch.tensor([1, 2, 2] * 40)
     model = t.build_model().eval()
     plain = evaluate_language_model(model, words.view(-1, 1), 20)
-    cached = evaluate_language_model(model, words.view(-1, 1), 20, CacheSettings(50, 3000.0, 0.3))
-    assert cached["perplexity"] < 0.9 * plain["perplexity"]
+    cached = evaluate_language_model(model, words.view(-1, 1), 20, CacheSettings(50, 0.0, 0.3))
+    assert cached["perplexity"] < 0.7 * plain["perplexity"]
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 90}, {"valid_batch_size": 40}, {"test_batch_size": 20}])

@@ -1,0 +1,74 @@
+"""Tables come from recorded runs, and documents quote no other numbers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from g2lstm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "experiments" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def recorded(folder: Path, name: str, **values: object) -> Path:
+    run = folder / name
+    run.mkdir(parents=True)
+    summary = {"valid_perplexity": 92.0, "test_perplexity": 88.0}
+    summary |= {"valid_perplexity_cache": 85.0, "test_perplexity_cache": 84.0, "parameters": 3_454_800}
+    summary |= {"seconds": 1500.0, "words_per_second": 9000.0, "hardware": "a machine", "torch": "2.13"}
+    (run / "summary.json").write_text(json.dumps(summary | values))
+    curve = [{"kind": "valid", "epoch": epoch, "perplexity": 200.0 / epoch} for epoch in (1, 2, 3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
+    return run
+
+
+def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(tables, tmp_path) -> None:
+    recorded(tmp_path / "x", "sigmoid-seed1", test_perplexity=88.0)
+    recorded(tmp_path / "x", "sigmoid-seed2", test_perplexity=90.0)
+    recorded(tmp_path / "x", "gumbel-p0.5-seed1", test_perplexity=86.0)
+    rows = tables.table(tmp_path / "x").splitlines()
+    assert rows[2].startswith("| plain LSTM | 92.00 ± 0.00 | 89.00 ± 1.41 |")
+    assert rows[3].startswith("| G2-LSTM (p0.5) | 92.00 | 86.00 |")
+    assert "a machine, torch 2.13" in rows[-1]
+
+
+def test_a_run_without_cache_has_a_dash(tables, tmp_path) -> None:
+    recorded(tmp_path / "x", "gumbel-seed1", valid_perplexity_cache=None, test_perplexity_cache=None)
+    assert "| 88.00 | - | - | 1 |" in tables.table(tmp_path / "x")
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tables, tmp_path) -> None:
+    recorded(tmp_path / "x", "sigmoid-seed1")
+    document = "before\n<!-- table: x -->\nold\n<!-- end of table -->\nafter\n"
+    filled = tables.filled(document, tmp_path)
+    assert filled.startswith("before\n<!-- table: x -->\n| gate |")
+    assert filled.endswith("<!-- end of table -->\nafter\n")
+    assert tables.filled(filled, tmp_path) == filled
+
+
+def test_curves_are_drawn(tables, tmp_path) -> None:
+    recorded(tmp_path / "x", "sigmoid-seed1")
+    recorded(tmp_path / "x", "gumbel-seed1")
+    tables.draw_curves(tmp_path / "x")
+    for kind in ("png", "svg"):
+        assert (tmp_path / "x" / f"curves.{kind}").stat().st_size > 10_000
+
+
+def test_no_results_is_one_line(tables, tmp_path) -> None:
+    with pytest.raises(UserError, match="no folder"):
+        tables.tables([f"results={tmp_path / 'none'}"])
+
+
+def test_the_documents_quote_what_results_has(tables) -> None:
+    assert tables.tables(["check=true"]) == 0

@@ -1,0 +1,275 @@
+"""python train.py: what it writes, what it says, and its answers to mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import train
+from g2lstm import cli
+from g2lstm.training.checkpoint import load_checkpoint
+from g2lstm.training.tasks import LanguageModelTask
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+SUMMARY = {
+    *("task", "experiment", "gate", "gate_tau", "gate_noise_p", "seed", "parameters", "epochs", "valid_perplexity"),
+    *("test_perplexity", "valid_perplexity_cache", "test_perplexity_cache", "seconds", "words_per_second", "hardware"),
+    *("torch", "commit"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*arguments: str) -> int:
+    return cli.guarded(lambda: train.main(list(arguments)))
+
+
+def summary(run: str) -> dict:
+    return json.loads(Path(run, "summary.json").read_text())
+
+
+def valid_lines(run: str) -> list[dict]:
+    lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "valid"]
+
+
+def test_without_arguments_it_says_what_it_can_do(capsys):
+    assert command() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 10
+    for word in ("task=ptb", "experiment=ptb_cpu", "data.dir=", "resume=", "evaluate.py", "--help"):
+        assert word in "".join(lines)
+
+
+def test_a_finished_run_leaves_everything(tiny, capsys):
+    assert command(*tiny, "seed=5") == 0
+    printed = capsys.readouterr().out
+    run = next(Path("runs/text").iterdir())
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.safetensors"),
+        "summary.json",
+    }
+    found = summary(str(run))
+    assert set(found) >= SUMMARY
+    assert all(not isinstance(value, dict | list) for value in found.values())
+    assert (found["task"], found["experiment"], found["gate"], found["seed"]) == ("text", "text", "gumbel", 5)
+    assert (found["gate_tau"], found["gate_noise_p"], found["epochs"], found["finished"]) == (0.9, 0.2, 4, True)
+    layers = 4 * 12 * (8 + 12) + 8 * 12 + 4 * 8 * (12 + 8) + 8 * 8
+    assert found["parameters"] == 21 * 8 + 21 + layers
+    best = min(line["perplexity"] for line in valid_lines(str(run)))
+    assert found["valid_perplexity"] == pytest.approx(best, rel=1e-9)
+    assert f"valid perplexity {best:.2f}" in printed
+    assert OmegaConf.load(run / "config.yaml").seed == 5
+    assert found["words_per_second"] > 0
+
+
+def test_finetune_false_leaves_the_stage_out(tiny):
+    assert command(*tiny, "finetune=false", "eval.cache.enabled=false", "run_dir=run") == 0
+    assert {line["stage"] for line in valid_lines("run")} == {"train"}
+    found = summary("run")
+    assert found["epochs"] == 2
+    assert (found["valid_perplexity_cache"], found["test_perplexity_cache"]) == (None, None)
+
+
+def test_training_finds_what_follows_what(tiny):
+    chosen = [text for text in tiny if not text.startswith(("optimizer", "epochs", "model.num_layers"))]
+    chosen += ["optimizer=adamw", "optimizer.lr=0.02", "epochs=8", "finetune=false", "eval.cache.enabled=false"]
+    parts = ("dropout_input", "dropout_hidden", "dropout_output", "dropout_embedding", "weight_dropout", "alpha", "beta")
+    plain = ["model.num_layers=1", "model.tied=false", *(f"model.{part}=0" for part in parts)]
+    assert command(*chosen, *plain, "run_dir=run") == 0
+    valid = valid_lines("run")
+    assert valid[-1]["perplexity"] < 13 < valid[0]["perplexity"]  # of 21 words; three may follow each
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "sharpened"])
+def test_other_gates_say_in_the_summary_what_they_are(tiny, gate):
+    assert command(*tiny, f"gate={gate}", "max_steps=2", "run_dir=run") == 0
+    found = summary("run")
+    assert (found["gate"], found["gate_tau"]) == (gate, {"sigmoid": None, "sharpened": 0.2}[gate])
+    assert found["gate_noise_p"] is None
+
+
+def test_max_steps_ends_with_everything_written(tiny, capsys):
+    assert command(*tiny, "max_steps=4", "run_dir=run") == 0
+    found = summary("run")
+    assert set(found) >= SUMMARY
+    assert (found["finished"], found["steps"], found["epochs"]) == (False, 4, 0)
+    assert load_checkpoint(Path("run/last.safetensors"))["position"]["step"] == 4
+    assert "go on with: python train.py resume=run" in capsys.readouterr().out
+    assert command("resume=run") == 0
+    assert summary("run")["finished"] is True
+
+
+def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
+    assert command(*tiny, "record=true", "gate.noise_p=0.5", "epochs=1", "finetune=false") == 0
+    folder = Path("results/text")
+    recorded = next(folder.iterdir())
+    assert recorded.name.startswith("gumbel-")
+    assert recorded.name.endswith("-p0.5-epochs1-finetunefalse-seed1")
+    assert {path.name for path in recorded.iterdir()} == {
+        *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "summary.json", "best.safetensors")
+    }
+    assert str(text_dir) not in "".join(path.read_text() for path in recorded.iterdir() if path.suffix != ".safetensors")
+    weights = load_checkpoint(recorded / "best.safetensors")["model"]
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    found = summary(str(recorded))
+    for split in ("valid", "test"):
+        rounded, exact = found[f"{split}_perplexity_recorded_weights"], found[f"{split}_perplexity"]
+        assert rounded == pytest.approx(exact, rel=0.02)
+        assert rounded != exact
+
+
+def test_a_large_models_weights_are_not_recorded(tiny, monkeypatch):
+    monkeypatch.setattr("g2lstm.results.LARGEST_RECORDED_MODEL", 100)
+    assert command(*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false") == 0
+    assert not list(Path("results").rglob("*.safetensors"))
+    assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
+def test_only_a_finished_run_is_recorded_and_it_can_be_later(tiny):
+    short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
+    assert command(*tiny, *short, "record=true", "max_steps=3") == 0
+    assert not Path("results").exists()
+    assert command("resume=run", "record=false") == 0
+    assert not Path("results").exists()
+    assert command("resume=run", "record=true") == 0
+    assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
+def one_line(capsys) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epoch=3"], "there is no option epoch: did you mean epochs?"),
+        (["task=text", "data.dir=missing"], "data.dir=missing is not a folder"),
+        (["task=ptb", "data.download=false"], "no ptb corpus: looked in"),
+        (["gate.noise_p=2", "task=builtin"], "gate: noise_p must be in [0, 1], got 2"),
+        (["task=builtin", "eval.test_batch_size=9000"], "tokens are too few for batch_size 9000"),
+        (["task=builtin", "device=nope"], "device=nope can't be used"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_run(capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("G2LSTM_DATA", raising=False)
+    assert command(*arguments) == 2
+    assert message in one_line(capsys)
+    assert not Path("runs").exists()
+
+
+def test_what_cannot_be_resumed_says_why(tiny, capsys):
+    Path("empty").mkdir()
+    assert command(*tiny, "finetune=false", "epochs=1", "eval.cache.enabled=false", "run_dir=run") == 0
+    capsys.readouterr()
+    for arguments, message in (
+        (["resume=empty"], "empty is not a run directory"),
+        (["resume=run"], "run is finished: python evaluate.py run=run evaluates it again"),
+        (["resume=run", "optimizer.lr=1"], "a resumed run keeps its config, optimizer.lr can't be given: only max_steps"),
+        (["resume=run", "faster"], "a resumed run keeps its config, faster can't be given"),
+        (["resume=run", "max_steps=ten"], "max_steps=ten does not parse"),
+        (["resume=run", "max_steps=0"], "max_steps must be at least 1, got 0"),
+    ):
+        assert command(*arguments) == 2
+        assert message in one_line(capsys)
+
+
+def test_going_on_elsewhere_is_one_line_of_warning(tiny, capsys):
+    assert command(*tiny, "max_steps=2", "run_dir=run") == 0
+    environment = json.loads(Path("run/environment.json").read_text())
+    Path("run/environment.json").write_text(json.dumps(environment | {"hardware": "another", "threads": 64}))
+    capsys.readouterr()
+    assert command("resume=run", "max_steps=3") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert "not bit for bit the same (hardware another -> " in lines[0]
+    assert "threads 64 -> 1" in lines[0]
+
+
+def test_a_damaged_checkpoint_is_one_line(tiny, capsys):
+    assert command(*tiny, "max_steps=2", "run_dir=run") == 0
+    capsys.readouterr()
+    path = Path("run/last.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert command("resume=run") == 2
+    assert "last.safetensors is damaged" in one_line(capsys)
+
+
+def test_a_diverging_run_ends_with_status_2(tiny, capsys):
+    assert command(*tiny, "optimizer.lr=1e30", "optimizer.clip=inf", "run_dir=run", "checkpoint_minutes=0") == 2
+    message = one_line(capsys)
+    assert "not finite at step" in message
+    assert "(learning rate" in message
+
+
+def test_a_signal_in_the_last_evaluation_loses_nothing(tiny, capsys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTask, "evaluate_with_cache", interrupt)
+        assert command(*tiny, "run_dir=run", "record=true", "epochs=1", "finetune=false") == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped and saved; go on with: python train.py resume=run"
+    assert not Path("run/summary.json").exists()
+    assert command("resume=run") == 0
+    assert summary("run")["finished"] is True
+    assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
+def test_the_paper_model_advises_the_small_one_when_it_takes_days(tiny, text_dir, capsys, monkeypatch):
+    monkeypatch.setattr("g2lstm.training.loop.Trainer._eta", lambda *_: 1e6)
+    assert command(*tiny[2:], "task=text", "task.name=ptb", f"data.dir={text_dir}", "max_steps=3", "run_dir=run") == 0
+    assert "about 11.6 days to go on this device; experiment=ptb_cpu is a smaller model" in capsys.readouterr().out
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(script, capture_output=True, text=True, env=environment)
+
+
+def test_help_names_the_commands():
+    result = process("--help")
+    assert result.returncode == 0, result.stderr
+    for text in ("python train.py task=ptb", "resume=", "experiment=ptb_cpu", "gumbel", "optimizer", "noise_p: 0.2"):
+        assert text in result.stdout
+
+
+def test_multirun_runs_each_and_tells_of_a_failure(tiny, capsys):
+    """The second of three diverges: the third runs all the same."""
+    options = ["max_steps=2", "eval.cache.enabled=false", "optimizer.clip=inf", "checkpoint_minutes=0"]
+    assert command("-m", *tiny, *options, "optimizer.lr=5,1e38,4") == 2
+    assert "not finite at step" in one_line(capsys)
+    summaries = [json.loads(path.read_text()) for path in Path("runs/text").rglob("summary.json")]
+    assert len(summaries) == 2
+    assert len(list(Path("runs/text").iterdir())) == 3
+
+
+def test_a_mistake_in_a_multirun_is_one_line_before_anything_starts(tiny, capsys):
+    assert command("-m", *tiny, "seed=1,-2") == 2
+    assert one_line(capsys) == "error: seed must be at least 0, got -2"
+    assert not Path("runs").exists()
+
+
+def test_ctrl_c_during_the_imports_shows_no_traceback():
+    script = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "task=builtin"]
+    with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        while "antlr4" not in started.stderr.readline():
+            pass
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate()
+    assert started.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in errors
