@@ -77,7 +77,7 @@ def run_groups(folder: Path) -> dict[str, list[Path]]:
 
 def table(folder: Path) -> str:
     """A Markdown table of a folder's runs: one row a gate, mean and standard deviation over seeds."""
-    rows = [["gate", *COLUMNS, "seeds", "parameters", "minutes", "words/s"]]
+    rows = [["gate", *COLUMNS, "seeds", "parameters", "threads", "minutes", "words/s"]]
     hardware: set[str] = set()
     for name, runs in run_groups(folder).items():
         summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
@@ -86,6 +86,7 @@ def table(folder: Path) -> str:
         row = [NAMES[gate] + (f" ({overrides})" if overrides else "")]
         row += [spread([s[key] for s in summaries if s.get(key) is not None], 2) for key in COLUMNS.values()]
         row += [str(len(summaries)), f"{summaries[0]['parameters'] / 1e6:.2f}M"]
+        row.append(", ".join(sorted({str(s["threads"]) for s in summaries})))
         row += [spread([s["seconds"] / 60 for s in summaries], 0), spread([s["words_per_second"] for s in summaries], 0)]
         rows.append(row)
     if len(rows) == 1:

@@ -26,7 +26,7 @@ def recorded(folder: Path, name: str, **values: object) -> Path:
     run.mkdir(parents=True)
     summary = {"valid_perplexity": 92.0, "test_perplexity": 88.0}
     summary |= {"valid_perplexity_cache": 85.0, "test_perplexity_cache": 84.0, "parameters": 3_454_800}
-    summary |= {"seconds": 1500.0, "words_per_second": 9000.0, "hardware": "a machine", "torch": "2.13"}
+    summary |= {"seconds": 1500.0, "words_per_second": 9000.0, "hardware": "a machine", "torch": "2.13", "threads": 2}
     (run / "summary.json").write_text(json.dumps(summary | values))
     curve = [{"kind": "valid", "epoch": epoch, "perplexity": 200.0 / epoch} for epoch in (1, 2, 3)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
