@@ -21,7 +21,6 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--split", choices=("valid", "test", "both"), default="both")
     parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="the run's own without it")
     parser.add_argument("--eval.batch_size", type=int, metavar="B", help="parallel streams; the run's own without it")
     parser.add_argument("--eval.cache.enabled", type=cli.flag, metavar="true|false", help="also with the cache pointer")
     parser.add_argument("--eval.cache.window", type=int, metavar="WORDS")
@@ -32,14 +31,7 @@ def evaluate(arguments: list[str]) -> int:
 
     run = RunDirectory.open(Path(options["run"]))
     config = load_config(run.config)
-    for name in (
-        "data.dir",
-        "precision",
-        "eval.cache.enabled",
-        "eval.cache.window",
-        "eval.cache.theta",
-        "eval.cache.lambda",
-    ):
+    for name in ("data.dir", "eval.cache.enabled", "eval.cache.window", "eval.cache.theta", "eval.cache.lambda"):
         if options[name] is not None:
             OmegaConf.update(config, name, options[name])
     if options["eval.batch_size"] is not None:

@@ -9,6 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from g2lstm import cli
+from g2lstm.build import build_settings
 from g2lstm.config import CONF, compose_config, expand_sweep
 from g2lstm.runner import resume, start
 
@@ -45,6 +46,8 @@ def start_each(runs: list[list[str]]) -> int:
         the worst status.
     """
     configs = [compose_config(overrides) for overrides in runs]  # a mistake is found before the first run starts
+    for config in configs:
+        build_settings(config)
     worst = 0
     for number, (config, overrides) in enumerate(zip(configs, runs, strict=True), 1):
         print(f"run {number} of {len(runs)}: {' '.join(overrides)}", flush=True)

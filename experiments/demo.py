@@ -20,7 +20,7 @@ from rich.table import Table
 from g2lstm import build, cli
 from g2lstm.inspection.gates import binary_share, recorded_gates
 from g2lstm.results import load_best
-from g2lstm.training.progress import duration, perplexity_text
+from g2lstm.training.progress import duration, perplexity_text, say
 from g2lstm.training.rundir import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,24 +55,35 @@ def demo(arguments: list[str]) -> int:
     options = parser.parse_options(arguments)
     console = Console()
     folder = RunDirectory.create(Path("runs/demo")).path
-    console.print("Training a plain LSTM and a G2-LSTM of equal size on Python's language reference, one core each.")
-    trainings = [_start(gate, folder / gate, options.seed, options.epochs) for gate in GATES]
+    say(console, "Training a plain LSTM and a G2-LSTM of equal size on Python's language reference, one core each.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    trainings: list[Training] = []
     try:
+        for gate in GATES:
+            trainings.append(_start(gate, folder / gate, options.seed, options.epochs))
         _follow(trainings, console)
     except KeyboardInterrupt:
-        for training in trainings:
-            training.process.send_signal(signal.SIGINT)
-        for training in trainings:
-            training.process.wait()
-        console.print(f"stopped; go on with: python train.py resume={trainings[0].run.path} (and {trainings[1].run.path})")
         return 130
+    finally:
+        _stop(trainings, console)
     failed = [training for training in trainings if training.process.wait()]
     if failed:
-        console.print((folder / f"{failed[0].gate}.log").read_text(), style="red", highlight=False)
+        say(console, (folder / f"{failed[0].gate}.log").read_text(encoding="utf-8"))
         return 1
     console.print(_table(trainings))
-    console.print(f"The runs lie in {folder}. Next: python train.py says what it can do.", soft_wrap=True)
+    say(console, f"The runs lie in {folder}. Next: .venv/bin/python train.py says what it can do.")
     return 0
+
+
+def _stop(trainings: list[Training], console: Console) -> None:
+    """Ends what still runs, so that nothing is left behind whatever happened; each run saves itself."""
+    running = [training for training in trainings if training.process.poll() is None]
+    for training in running:
+        training.process.terminate()
+    for training in running:
+        training.process.wait()
+        if training.run.config.is_file():
+            say(console, f"stopped; go on with: .venv/bin/python train.py resume={training.run.path}")
 
 
 def _start(gate: str, path: Path, seed: int, epochs: int | None) -> Training:

@@ -42,7 +42,7 @@ def tables(arguments: list[str]) -> int:
     stale = []
     for name in DOCUMENTS:
         document = ROOT / name
-        before = document.read_text()
+        before = document.read_text(encoding="utf-8")
         after = filled(before, options.results)
         if after != before:
             stale.append(name)
@@ -80,7 +80,7 @@ def table(folder: Path) -> str:
     rows = [["gate", *COLUMNS, "seeds", "parameters", "threads", "minutes", "words/s"]]
     hardware: set[str] = set()
     for name, runs in run_groups(folder).items():
-        summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+        summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
         hardware |= {f"{s['hardware']}, torch {s['torch']}" for s in summaries}
         gate, _, overrides = name.partition("-")
         row = [NAMES[gate] + (f" ({overrides})" if overrides else "")]
@@ -112,7 +112,7 @@ def draw_curves(folder: Path) -> None:
         gate = name.split("-")[0]
         colour, dashes = STYLES[gate]
         for index, run in enumerate(runs):
-            records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
             points = [(r["epoch"], r["perplexity"]) for r in records if r["kind"] == "valid"]
             label = NAMES[gate] + name[len(gate) :] if index == 0 else None
             axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker=".", label=label)

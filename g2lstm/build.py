@@ -35,6 +35,9 @@ def build_temperature(config: DictConfig, gate: Gate) -> TemperatureSchedule | N
     """The gate's temperature over the run, or None where the gate has none."""
     if not isinstance(gate, GumbelGate | SharpenedGate):
         return None
+    if (config.tau_schedule == "constant") != (config.tau_end is None):
+        given = f"gate.tau_schedule={config.tau_schedule} and gate.tau_end={config.tau_end}"
+        raise UserError(f"{given} do not go together: set both, or neither")
     try:
         return TemperatureSchedule(config.tau, config.tau_end, config.tau_schedule)
     except ValueError as error:

@@ -224,9 +224,10 @@ def run_name(config: DictConfig, overrides: list[str]) -> str:
 
 
 def experiment_name(config: DictConfig, overrides: list[str]) -> str:
-    """The experiment chosen on the command line, else the task."""
-    chosen = [text.split("=", 1)[1] for text in overrides if _key(text) == "experiment"]
-    return chosen[-1] if chosen and chosen[-1] != "null" else config.task.name
+    """The experiment chosen on the command line, unless on another task; else the task."""
+    chosen = {_key(text): text.split("=", 1)[1] for text in overrides}
+    experiment = chosen.get("experiment", "null")
+    return config.task.name if experiment == "null" or "task" in chosen else experiment
 
 
 def _check_choice(group: str, name: str) -> None:

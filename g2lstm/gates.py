@@ -167,7 +167,7 @@ def draw_noise(
     def uniform(steps: int) -> Tensor:
         return torch.rand(steps, batch, width, generator=generator, dtype=working, device=device)
 
-    # One uniform serves both draws: u < p perturbs, and given that, u / p is uniform again.
+    # deviation: one uniform serves both draws, u < p perturbs, and given that, u / p is uniform again.
     u = uniform(steps)
     if gate.noise_scope == "mask":
         perturbed = uniform(1) < gate.noise_p
@@ -180,7 +180,7 @@ def draw_noise(
 
 def logistic_(u: Tensor, eps: float = 0.0) -> Tensor:
     """Standard logistic noise `log(u + eps) - log(1 + eps - u)` from uniform `u`, in place; finite for every u >= 0."""
-    if eps:
+    if eps:  # deviation: the released code's 1e-3 is an option, not the default
         u.add_(eps).div_(1 + 2 * eps)
     # The outermost grid points of a uniform draw (0 and 1) would give an infinity: they count as the next ones inward.
     return u.logit_(eps=torch.finfo(u.dtype).eps / 2)

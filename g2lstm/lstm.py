@@ -114,13 +114,17 @@ class G2LSTM(Gated, nn.LSTM):
             self._expected_noise_gate()
         if weight_masks is not None and not self.training:
             raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
-        if self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False):
-            output, (h_n, c_n) = super().forward(input, hx)
-            return output, (h_n, c_n.float() if autocast_dtype(c_n) else c_n)
+        if self._is_nn_lstm():
+            return super().forward(input, hx)
         self._check(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, noise, weight_masks, generator)
         return self._forward_padded(input, hx, noise, weight_masks, generator)
+
+    def _is_nn_lstm(self) -> bool:
+        """Whether this pass is the framework's own: not under autocast, where it would round the cell state at each step."""
+        plain = self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False)
+        return plain and autocast_dtype(self.weight_hh_l0) is None
 
     def _forward_packed(
         self,

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -20,9 +19,9 @@ from g2lstm.training.tasks import LanguageModelTask
 LARGEST_RECORDED_MODEL = 4_000_000  # parameters
 
 
-def load_best(run: RunDirectory, model: nn.Module) -> nn.Module:
-    """Gives `model` the run's best weights and their temperature, in eval mode."""
-    content = load_checkpoint(run.best)
+def load_best(run: RunDirectory, model: nn.Module, *, before_finetune: bool = False) -> nn.Module:
+    """Gives `model` the run's best weights, or the best of its main stage, and their temperature, in eval mode."""
+    content = load_checkpoint(run.best_before_finetune if before_finetune else run.best)
     model.load_state_dict(content["model"])
     set_temperature(model, content["tau"])
     return model.eval()
@@ -31,14 +30,13 @@ def load_best(run: RunDirectory, model: nn.Module) -> nn.Module:
 def evaluate_model(
     task: LanguageModelTask, model: nn.Module, splits: tuple[str, ...], config: DictConfig
 ) -> dict[str, float]:
-    """Perplexity of each split, without and, where the config has it enabled, with the cache pointer."""
+    """Perplexity in float32 of each split, without and, where the config has it enabled, with the cache pointer."""
     metrics: dict[str, float] = {}
-    with torch.autocast(task.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        for split in splits:
-            metrics[f"{split}_perplexity"] = task.evaluate(model, split)["perplexity"]
-            if config.eval.cache.enabled:
-                cached = task.evaluate_with_cache(model, split, build_cache(config.eval.cache))
-                metrics[f"{split}_perplexity_cache"] = cached["perplexity"]
+    for split in splits:
+        metrics[f"{split}_perplexity"] = task.evaluate(model, split)["perplexity"]
+        if config.eval.cache.enabled:
+            cached = task.evaluate_with_cache(model, split, build_cache(config.eval.cache))
+            metrics[f"{split}_perplexity_cache"] = cached["perplexity"]
     return metrics
 
 
@@ -53,6 +51,10 @@ def write_summary(
     started = time.monotonic()
     gate = build_gate(config.gate)
     metrics = evaluate_model(task, load_best(run, model), ("valid", "test"), config)
+    if run.best_before_finetune.is_file():
+        earlier = evaluate_model(task, load_best(run, model, before_finetune=True), ("valid", "test"), config)
+        metrics |= {f"{name}_without_finetune": value for name, value in earlier.items()}
+        load_best(run, model)
     environment = run.read_json("environment.json")
     summary: dict[str, Any] = {
         "task": config.task.name,
@@ -72,6 +74,7 @@ def write_summary(
         "words_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
         "precision": config.precision,
         **{key: environment[key] for key in ("hardware", "threads", "torch", "commit")},
+        **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
     }
     run.write_json("summary.json", summary)
     return summary
@@ -95,8 +98,10 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
     Returns:
         the folder.
     """
-    target = RunDirectory(recorded_folder(config, results))
-    target.path.mkdir(parents=True, exist_ok=True)
+    folder = recorded_folder(config, results)
+    target = RunDirectory(folder.with_name(f".{folder.name}"))  # takes its name when it is complete
+    shutil.rmtree(target.path, ignore_errors=True)
+    target.path.mkdir(parents=True)
     for name in ("environment.json", "metrics.jsonl", "vocabulary.json"):
         shutil.copyfile(run.path / name, target.path / name)
     anywhere = OmegaConf.merge(config, {"data": {"dir": None}, "run_dir": None})
@@ -111,4 +116,4 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
         rounded = evaluate_model(task, load_best(target, model), ("valid", "test"), plain)
         summary |= {f"{name}_recorded_weights": value for name, value in rounded.items()}
     target.write_json("summary.json", summary)
-    return target.path
+    return target.path.rename(folder)

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from torch import nn
 
 from g2lstm import build
 from g2lstm.config import as_dict, check_values, experiment_name, load_config, run_name
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.results import is_recorded, record, write_summary
-from g2lstm.training.environment import environment
+from g2lstm.results import is_recorded, record, recorded_folder, write_summary
+from g2lstm.training.environment import environment, processor_has_bfloat16
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Trainer
 from g2lstm.training.progress import Reporter, duration, say
@@ -37,11 +38,11 @@ def start(config: DictConfig, overrides: list[str], console: Console | None = No
         0, or 130 where the run was interrupted.
     """
     console = console or Console()
-    device = _prepare(config)
+    build.build_settings(config)  # a bad value is found before anything is read or written
+    device = _prepare(config, console)
     corpus = build.build_corpus(config.data)
     task = build.build_task(config, corpus, device)
     config = _named(config, overrides)
-    build.build_settings(config)  # a bad value is found before anything is written
     run = RunDirectory.create(Path(config.run_dir or f"runs/{config.experiment_name}/{config.run_name}"))
     run.write_json("environment.json", environment(device, config.model.engine))
     corpus.vocabulary.save(run.vocabulary)
@@ -63,15 +64,16 @@ def resume(arguments: list[str], console: Console | None = None) -> int:
     options = _resume_options(arguments)
     run = RunDirectory.open(Path(options.pop("resume")))
     config = load_config(run.config)
-    config.max_steps = None
+    if run.summary.is_file():  # max_steps was reached: on to the end
+        config.max_steps = None
     for name, value in options.items():
         config[name] = value
     check_values(config)
     finished = run.summary.is_file() and run.read_json("summary.json").get("finished")
-    if finished and not (config.record and ("record" in options or not is_recorded(config, RESULTS))):
+    if finished and not (config.record and not is_recorded(config, RESULTS)):
         raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
     run.remove_unfinished()
-    device = _prepare(config)
+    device = _prepare(config, console)
     _warn_if_elsewhere(run, environment(device, config.model.engine), console)
     corpus = build.build_corpus(config.data, build.vocabulary_of(run.path))
     return _train(run, config, build.build_task(config, corpus, device), device, console, resumed=True)
@@ -91,10 +93,13 @@ def _resume_options(arguments: list[str]) -> dict[str, Any]:
     return options
 
 
-def _prepare(config: DictConfig) -> torch.device:
+def _prepare(config: DictConfig, console: Console) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
-    return build.build_device(config.device)
+    device = build.build_device(config.device)
+    if config.precision == "bfloat16" and device.type == "cpu" and not processor_has_bfloat16():
+        say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
+    return device
 
 
 def _named(config: DictConfig, overrides: list[str]) -> DictConfig:
@@ -107,7 +112,8 @@ def _train(
     run: RunDirectory, config: DictConfig, task: LanguageModelTask, device: torch.device, console: Console, *, resumed: bool
 ) -> int:
     tracker = _tracker(run, config, console, resumed=resumed)
-    advice = "experiment=ptb_cpu is a smaller model for a laptop" if config.task.name == "ptb" else ""
+    smaller = {"ptb": "experiment=ptb_cpu", "text": "experiment=ptb_cpu task=text"}.get(config.task.name)
+    advice = f"{smaller} is a smaller model for a laptop" if smaller else ""
     reporter = Reporter(console, advice=advice)
     try:
         with StopSignals() as stop:
@@ -119,7 +125,7 @@ def _train(
                 summary = write_summary(run, task, trainer.model, config, position)
                 say(console, _result(summary, run))
                 if config.record and (position.done or config.get("record_unfinished")):
-                    say(console, f"recorded in {record(run, task, trainer.model, config, RESULTS)}")
+                    _record(run, task, trainer.model, config, console)
         numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
         tracker.log(numbers, step=position.step)
     except Interrupted:
@@ -132,6 +138,15 @@ def _train(
     if not position.done:
         say(console, f"max_steps ended the run; go on with: python train.py resume={run.path}")
     return 0
+
+
+def _record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config: DictConfig, console: Console) -> None:
+    """Copies the run to results/, but never over an earlier record."""
+    if is_recorded(config, RESULTS):
+        text = f"{recorded_folder(config, RESULTS)} holds an earlier record, which stays; to replace it, remove it and run: "
+        say(console, f"{text}python train.py resume={run.path} record=true")
+    else:
+        say(console, f"recorded in {record(run, task, model, config, RESULTS)}")
 
 
 def _tracker(run: RunDirectory, config: DictConfig, console: Console, *, resumed: bool) -> Tracker:
@@ -160,9 +175,10 @@ def _result(summary: dict[str, Any], run: RunDirectory) -> str:
 
 
 def _warn_if_elsewhere(run: RunDirectory, now: dict[str, Any], console: Console) -> None:
-    """Says in one line where the run can't be expected to continue bit for bit."""
+    """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
     then = run.read_json("environment.json")
     changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
     if changed:
+        run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})
         differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
         say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")

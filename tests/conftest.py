@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def ptb_dir() -> Path:
     """The folder of the real Penn Treebank; the test is skipped where there is none."""
-    roots = [ROOT / "data", ROOT.parent / "shared" / "data"]
+    roots = [ROOT / "data"]
     if os.environ.get("G2LSTM_DATA"):
         roots.insert(0, Path(os.environ["G2LSTM_DATA"]))
     for root in roots:

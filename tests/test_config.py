@@ -74,7 +74,7 @@ def test_ptb_has_24_million_parameters():
 
 
 def test_settings_carry_every_value():
-    settings = build.build_settings(compose_config(["precision=bfloat16", "finetune=false", "gate.tau_end=0.5"]))
+    settings = build.build_settings(compose_config(["precision=bfloat16", "finetune=false"]))
     assert (settings.lr, settings.clip, settings.weight_decay, settings.nonmonotone) == (30.0, 0.25, 1.2e-6, 5)
     assert (settings.epochs, settings.finetune_epochs, settings.bfloat16) == (500, 0, True)
     assert settings.temperature is not None
@@ -198,3 +198,16 @@ def test_a_config_that_no_run_wrote_is_one_line(tmp_path, content):
     with pytest.raises(UserError, match="name a folder that a run wrote") as error:
         load_config(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["gate.tau_end=0.2", "gate.tau_schedule=cosine"])
+def test_a_schedule_and_its_end_go_together(override):
+    with pytest.raises(UserError, match="do not go together: set both, or neither"):
+        build.build_settings(compose_config([override]))
+
+
+def test_an_experiment_on_another_task_is_not_called_after_the_experiment():
+    overrides = ["experiment=ptb_cpu", "task=builtin"]
+    config = compose_config(overrides)
+    assert config.model.hidden_size == 400
+    assert experiment_name(config, overrides) == "builtin"

@@ -103,16 +103,17 @@ def test_autocast_refuses_the_input_that_nn_lstm_refuses(dtype):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("with_state", [False, True])
-def test_evaluation_under_autocast_is_nn_lstms(packed, with_state):
+def test_evaluation_under_autocast_keeps_the_cell_in_single_precision_and_stays_near_nn_lstm(packed, with_state):
     rnn, x = G2LSTM(D, H, 2).eval(), torch.randn(T, B, D)
     hx = (torch.randn(2, B, H).to(LOW), torch.randn(2, B, H)) if with_state else None
     given = pack_padded_sequence(x, LENGTHS, enforce_sorted=False) if packed else x
     with autocast():
         (ours, (h_n, c_n)), (theirs, (expected_h, expected_c)) = rnn(given, hx), rnn.to_lstm()(given, hx)
-    assert torch.equal(ours.data, theirs.data)
-    assert torch.equal(h_n, expected_h)
-    assert torch.equal(c_n, expected_c.float())
+    torch.testing.assert_close(ours.data.float(), theirs.data.float(), rtol=0, atol=2e-2)
+    torch.testing.assert_close(h_n.float(), expected_h.float(), rtol=0, atol=2e-2)
+    torch.testing.assert_close(c_n, expected_c.float(), rtol=0, atol=4e-2)
     assert c_n.dtype == torch.float32
+    assert not torch.equal(c_n, c_n.bfloat16().float())  # nn.LSTM's own is rounded
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference", "bptt"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from g2lstm.gates import BLOCKS, scale_rows
+from g2lstm.gates import BLOCKS, HardGate, scale_rows
 from g2lstm.lstm import G2LSTM
 
 
@@ -27,8 +27,10 @@ def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[st
         "i", "f" and "o", (T, B, H) each.
 
     Raises:
-        ValueError: the layer is stacked, bidirectional, batch-first or projected.
+        ValueError: the layer is stacked, bidirectional, batch-first or projected, trains, or has hard gates.
     """
+    if lstm.training or (isinstance(lstm, G2LSTM) and isinstance(lstm.gate, HardGate)):
+        raise ValueError(f"gate values are read in eval mode and from gates that are not hard, got {lstm}")
     if lstm.num_layers != 1 or lstm.bidirectional or lstm.batch_first or lstm.proj_size:
         raise ValueError(f"gate values are read from one time-major unidirectional layer without projection, got {lstm}")
     before = torch.cat([h0.unsqueeze(0), hidden[:-1]])  # (T, B, H)
@@ -47,14 +49,15 @@ def recorded_gates(layers: list[nn.LSTM]) -> Iterator[list[dict[str, Tensor]]]:
     """Records the gate values of every forward pass of `layers` in eval mode, in call order, in the list it gives."""
     records: list[dict[str, Tensor]] = []
 
-    def record(layer: nn.Module, arguments: tuple, result: tuple) -> None:
+    def record(layer: nn.Module, arguments: tuple, keywords: dict, result: tuple) -> None:
         assert isinstance(layer, nn.LSTM)
-        x, hx = arguments[0], arguments[1] if len(arguments) > 1 else None
+        named = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
+        x, hx = named["input"], named.get("hx")
         hidden = result[0]
         h0 = hidden.new_zeros(hidden.shape[1:]) if hx is None else hx[0][0]
         records.append(gate_values(layer, x.float(), hidden.float(), h0.float()))
 
-    handles = [layer.register_forward_hook(record) for layer in layers]
+    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]
     try:
         yield records
     finally:

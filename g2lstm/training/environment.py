@@ -34,6 +34,12 @@ def hardware(device: torch.device) -> str:
     return f"{os.cpu_count()}-core {name}" + (f", {features}" if features else "")
 
 
+def processor_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; True where that can't be told."""
+    flags = _processor()[1]
+    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def _processor() -> tuple[str, set[str]]:
     try:
         pairs = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]

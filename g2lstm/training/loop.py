@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
 from g2lstm.gated import Gated
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -40,7 +41,6 @@ class Position:
     averaging: bool = False
     best: float = math.inf
     best_epoch: int = 0
-    best_main: float | None = None  # the best of the main stage, once the finetune stage has begun
     evaluated_epochs: int = 0
     done: bool = False
 
@@ -188,7 +188,7 @@ class Trainer:
         at, settings = self.at, self.settings
         self._save()  # a run that is stopped while it evaluates loses nothing
         metrics = self._evaluate("valid")
-        if metrics["loss"] < at.best:
+        if metrics["loss"] < at.best:  # deviation: the best of both stages; AWD-LSTM's finetune stage keeps its own
             at.best, at.best_epoch = metrics["loss"], at.epoch + 1
             self._save_weights(metrics)
         fired = self.trigger.update(metrics["loss"])
@@ -210,11 +210,7 @@ class Trainer:
         weights = self.evaluated_model
         weights.eval()
         set_temperature(weights, self.at.tau)
-        with (
-            self.stop.at_once(),
-            torch.no_grad(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16),
-        ):
+        with self.stop.at_once(), torch.no_grad():  # in float32, whatever the precision of training
             metrics = self.task.evaluate(weights, split)
         if not math.isfinite(metrics["loss"]):
             raise self._not_finite(f"the {split} loss", self.at.step, self.optimizer.param_groups[0]["lr"])
@@ -251,7 +247,8 @@ class Trainer:
         """The finetune stage of AWD-LSTM: from the best weights on, averaging from the first step."""
         at = self.at
         self.model.load_state_dict(load_checkpoint(self.run.best, self.device)["model"])
-        at.best_main, at.stage, at.epoch, at.batch = at.best, "finetune", 0, 0
+        write_atomically(self.run.best_before_finetune, self.run.best.read_bytes())
+        at.stage, at.epoch, at.batch = "finetune", 0, 0
         self.trigger, self.optimizer = NonMonotoneTrigger(self.settings.nonmonotone), self._new_optimizer()
         self._start_averaging()
         self.reporter.say("finetune stage: from the best weights on, averaging from the start")

@@ -55,6 +55,7 @@ def average_of(model: nn.Module) -> AveragedModel:
         An AveragedModel; `.module` has the mean, and until the first update the model's own weights. Buffers follow
         the model. Tied weights stay tied.
     """
+    # deviation: a running mean beside the optimizer instead of torch.optim.ASGD
     return AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())
 
 

@@ -46,8 +46,9 @@ class RunDirectory:
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process left half written."""
-        for path in self.path.glob(".*.safetensors.*"):
-            path.unlink(missing_ok=True)
+        for kind in ("safetensors", "json", "yaml"):
+            for path in self.path.glob(f".*.{kind}.*"):
+                path.unlink(missing_ok=True)
 
     @property
     def config(self) -> Path:
@@ -60,6 +61,10 @@ class RunDirectory:
     @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
+
+    @property
+    def best_before_finetune(self) -> Path:
+        return self.path / "best-before-finetune.safetensors"
 
     @property
     def last(self) -> Path:
@@ -83,13 +88,13 @@ class RunDirectory:
             UserError: the file is missing or is not JSON.
         """
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"can't read {self.path / name} ({error}): the run is not complete") from None
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the curve."""
-        with self.metrics.open("a") as file:
+        with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics_size(self) -> int:

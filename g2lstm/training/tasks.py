@@ -114,6 +114,7 @@ class LanguageModelTask:
             objective = objective + activation_regularization(features.dropped, self.alpha)
         if self.beta:
             objective = objective + temporal_activation_regularization(features.raw, self.beta)
+        # deviation: the length that was used, where AWD-LSTM takes the one drawn, also for a stretch cut by the epoch's end
         scale = length / self.bptt if self.random_length else 1.0
         return LossResult(objective, loss, targets.numel(), detached(features.state), scale)
 

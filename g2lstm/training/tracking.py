@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import netrc
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from g2lstm.errors import UserError
 
@@ -97,10 +99,13 @@ def _import_wandb() -> Any:
 def _start(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[[str], None]) -> Any:
     # An explicit mode overrides WANDB_MODE, so none is passed unless the user chose one.
     asked = options if mode is None else options | {"mode": mode}
-    try:
-        return wandb.init(**asked)
-    except Exception as error:
-        reason = _one_line(error)
+    if mode is None and "WANDB_MODE" not in os.environ and not _has_key():
+        reason = "no API key: wandb login, or set WANDB_API_KEY"  # on a terminal wandb would wait for one to be typed
+    else:
+        try:
+            return wandb.init(**asked)
+        except Exception as error:
+            reason = _one_line(error)
     try:
         run = wandb.init(**options, mode="offline")
     except Exception as error:
@@ -108,6 +113,18 @@ def _start(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[
         return None
     say(f"wandb is offline ({reason}); wandb sync {Path(run.dir).parent} uploads it later")
     return run
+
+
+def _has_key() -> bool:
+    """Whether wandb finds an API key or token without asking for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    own_server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(host == own_server or "wandb" in host for host in hosts)
 
 
 def _one_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from g2lstm.data import download, sources
-from g2lstm.data.download import HubFiles, RawFile, UnavailableError, download_file
+from g2lstm.data.download import HubFiles, RawFile, UnavailableError, download_file, read_hub
 from g2lstm.data.sources import CORPORA, Corpus, Counts, find_splits, load_lines, read_lines
 from g2lstm.errors import UserError
 
@@ -288,3 +288,18 @@ def test_penn_treebank_has_its_counts(ptb_dir: Path) -> None:
 def test_penn_treebank_files_have_the_registered_md5(ptb_dir: Path) -> None:
     for file in CORPORA["ptb"].raw.values():
         assert hashlib.md5((ptb_dir / file.name).read_bytes()).hexdigest() == file.md5
+
+
+@pytest.mark.network
+def test_the_hub_has_the_penn_treebank_as_registered():
+    hub = CORPORA["ptb"].hub
+    assert hub is not None
+    assert {split: len(lines) for split, lines in read_hub(hub).items()} == {"train": 42068, "valid": 3370, "test": 3761}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_the_raw_files_are_where_they_are_registered(split, tmp_path):
+    file = CORPORA["ptb"].raw[split]
+    download_file(file.url, file.md5, tmp_path / split)
+    assert (tmp_path / split).stat().st_size > 300_000

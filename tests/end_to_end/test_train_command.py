@@ -57,7 +57,7 @@ def test_a_finished_run_leaves_everything(tiny, capsys):
     run = next(Path("runs/text").iterdir())
     assert {path.name for path in run.iterdir()} == {
         *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.safetensors"),
-        "summary.json",
+        *("summary.json", "best-before-finetune.safetensors"),
     }
     found = summary(str(run))
     assert set(found) >= SUMMARY
@@ -144,6 +144,33 @@ def test_only_a_finished_run_is_recorded_and_it_can_be_later(tiny):
     assert not Path("results").exists()
     assert command("resume=run", "record=true") == 0
     assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
+def test_an_earlier_record_is_not_overwritten(tiny, capsys):
+    short = [*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false"]
+    assert command(*short) == 0
+    before = {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}
+    assert command(*short, "optimizer.lr=5.0") == 0  # another name, another record
+    assert command(*short) == 0
+    assert "holds an earlier record, which stays" in capsys.readouterr().out
+    assert before.items() <= {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}.items()
+
+
+def test_the_main_stage_is_reported_beside_the_finetune_stage(tiny):
+    assert command(*tiny, "run_dir=run", "eval.cache.enabled=false") == 0
+    found = summary("run")
+    assert found["valid_perplexity"] <= found["valid_perplexity_without_finetune"]
+    before = load_checkpoint(Path("run/best-before-finetune.safetensors"))
+    assert found["valid_perplexity_without_finetune"] == pytest.approx(before["metrics"]["perplexity"])
+
+
+def test_a_limited_run_that_is_resumed_keeps_its_limit(tiny, monkeypatch):
+    with monkeypatch.context() as patch:  # the run is stopped after three steps
+        patch.setattr("g2lstm.training.loop.Trainer._report", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert command(*tiny, "max_steps=6", "run_dir=run") == 130
+    assert load_checkpoint(Path("run/last.safetensors"))["position"]["step"] == 3
+    assert command("resume=run") == 0
+    assert summary("run")["steps"] == 6
 
 
 def one_line(capsys) -> str:

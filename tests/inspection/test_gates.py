@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from g2lstm import G2LSTM, GumbelGate, SharpenedGate, SigmoidGate
+from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
 from g2lstm.inspection.gates import binary_share, gate_values, recorded_gates
 
 
@@ -59,6 +59,21 @@ def test_binary_share_counts_values_outside_the_margin() -> None:
 
 
 def test_a_stacked_layer_is_refused() -> None:
-    rnn = G2LSTM(3, 5, num_layers=2)
+    rnn = G2LSTM(3, 5, num_layers=2).eval()
     with pytest.raises(ValueError, match="one time-major unidirectional layer"):
+        gate_values(rnn, torch.zeros(1, 1, 3), torch.zeros(1, 1, 5), torch.zeros(1, 5))
+
+
+def test_a_state_given_by_name_counts() -> None:
+    rnn, x = G2LSTM(3, 5).eval(), torch.randn(4, 2, 3)
+    state = (torch.randn(1, 2, 5), torch.randn(1, 2, 5))
+    with torch.no_grad(), recorded_gates([rnn]) as records:
+        rnn(x, state)
+        rnn(x, hx=state)
+    torch.testing.assert_close(records[0]["i"], records[1]["i"])
+
+
+@pytest.mark.parametrize("rnn", [G2LSTM(3, 5), G2LSTM(3, 5, gate=HardGate()).eval()], ids=["training", "hard"])
+def test_gates_that_are_not_the_plain_sigmoid_are_refused(rnn: G2LSTM) -> None:
+    with pytest.raises(ValueError, match="eval mode and from gates that are not hard"):
         gate_values(rnn, torch.zeros(1, 1, 3), torch.zeros(1, 1, 5), torch.zeros(1, 5))

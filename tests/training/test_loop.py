@@ -139,7 +139,7 @@ def test_finetune_starts_from_the_best_weights_averages_and_ends_by_its_trigger(
     assert torch.equal(task.after_each_step[3 * BATCHES], task.weights[1])
     iterates = task.after_each_step[3 * BATCHES + 1 : 4 * BATCHES + 1]
     torch.testing.assert_close(task.weights[3], torch.stack(iterates).mean(0))
-    assert (position.best_main, position.best, position.best_epoch, position.evaluated_epochs) == (1.0, 0.5, 1, 7)
+    assert (position.best, position.best_epoch, position.evaluated_epochs) == (0.5, 1, 7)
 
 
 def test_finetune_ends_at_its_last_epoch_at_the_latest(tmp_path):

@@ -49,6 +49,7 @@ class FakeWandb(ModuleType):
 def wandb(monkeypatch) -> FakeWandb:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", "a key")
     return fake
 
 
@@ -106,6 +107,25 @@ def test_a_timeout_set_by_the_user_is_left_alone(wandb, tmp_path, said, monkeypa
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
     build(tmp_path, said)
     assert ["settings" in options for options in wandb.calls] == [True, False]
+
+
+def test_without_a_key_wandb_is_not_asked_to_wait_for_one(wandb, tmp_path, said, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    build(tmp_path, said)
+    assert [options.get("mode") for options in wandb.calls] == ["offline"]
+    assert said[0].startswith("wandb is offline (no API key: wandb login, or set WANDB_API_KEY)")
+    assert len(said) == 1
+
+
+def test_a_key_in_netrc_is_a_key(wandb, tmp_path, said, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    build(tmp_path, said)
+    assert "mode" not in wandb.calls[0]
+    assert said == []
 
 
 @pytest.mark.parametrize("mode", [None, "online"])
