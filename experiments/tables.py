@@ -51,7 +51,8 @@ def tables(arguments: list[str]) -> int:
     if not options.check:
         for folder in sorted(path for path in options.results.iterdir() if path.is_dir()):
             if any(run_groups(folder)):
-                draw_curves(folder)
+                if any(len(validations(run)) > 1 for runs in run_groups(folder).values() for run in runs):
+                    draw_curves(folder)
                 print(f"{folder.name}\n{table(folder)}\n")
     elif stale:
         raise UserError(f"{', '.join(stale)} quote other numbers than results/ has: run python experiments/tables.py")
@@ -104,6 +105,12 @@ def spread(values: list[float], digits: int) -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 and digits else text
 
 
+def validations(run: Path) -> list[tuple[int, float]]:
+    """(epoch, validation perplexity) of a run."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(record["epoch"], record["perplexity"]) for record in records if record["kind"] == "valid"]
+
+
 def draw_curves(folder: Path) -> None:
     """Validation perplexity over epochs, one line a run, as curves.png and curves.svg."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -112,8 +119,7 @@ def draw_curves(folder: Path) -> None:
         gate = name.split("-")[0]
         colour, dashes = STYLES[gate]
         for index, run in enumerate(runs):
-            records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            points = [(r["epoch"], r["perplexity"]) for r in records if r["kind"] == "valid"]
+            points = validations(run)
             label = NAMES[gate] + name[len(gate) :] if index == 0 else None
             axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker=".", label=label)
             lowest.append(min(value for _, value in points))
