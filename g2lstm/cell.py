@@ -85,15 +85,17 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         working = accumulation_dtype(dtype)
         noise = self._noise(x.shape[0], noise, working, generator)
         bias = self.bias_ih + self.bias_hh if self.bias else None
-        weight_ih, weight_hh, bias = self._scaled(self.weight_ih, self.weight_hh, bias, self.hidden_size)
-        pre = linear(x.to(dtype), weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
-        h, c = reference.step(pre, weight_hh.to(dtype), h.to(dtype), c.to(working), noise=noise, hard=self._hard_blocks())
+        pre = linear(x.to(dtype), self.weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
+        h, c = reference.step(
+            pre, self.weight_hh.to(dtype), h.to(dtype), c.to(working),
+            noise=noise, scale=self._block_scale(), hard=self._hard_blocks(),
+        )  # fmt: skip
         return h, c if cast is not None else c.to(dtype)
 
     def _noise(
         self, batch: int, noise: Tensor | None, dtype: torch.dtype, generator: torch.Generator | None
     ) -> Tensor | None:
-        """(B, 4H) noise on the pre-activations, divided by tau, or None."""
+        """(B, 2H) or (B, 4H) noise on the pre-activations, before the division by tau, or None."""
         gate, size = self.gate, self.hidden_size
         if not isinstance(gate, GumbelGate) or (noise is None and not gates.is_noisy(gate, self.training)):
             return None

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from g2lstm.engines import ENGINES
 from g2lstm.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -73,7 +74,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.schedule": ("constant", "warmup_cosine"),
     "optimizer.average": ("none", "nonmonotone"),
     "tracker.name": ("none", "wandb"),
-    "model.engine": ("auto", "bptt", "reference"),
+    "model.engine": ("auto", *ENGINES),
 }
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
 LARGEST_SEED = 2**32 - 1

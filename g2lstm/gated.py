@@ -1,4 +1,4 @@
-"""What `G2LSTM` and `G2LSTMCell` share: a gate, its present temperature, and the weights as the gate scales them."""
+"""What `G2LSTM` and `G2LSTMCell` share: a gate, its present temperature, and what an engine is told of them."""
 
 import torch
 from torch import Tensor
@@ -53,19 +53,12 @@ class Gated:
             raise ValueError(f"{type(self._gate).__name__} takes no noise: pass noise=None, or use GumbelGate()")
         return self._gate
 
-    def _scaled(
-        self, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, hidden_size: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The weights with each row times its gate's 1/tau, in the master precision, before any cast."""
-        scale = gates.scale_rows(self._gate, self._tau, hidden_size, self.training, like=weight_hh)
-        if scale is None:
-            return weight_ih, weight_hh, bias
-        rows = scale.unsqueeze(1)
-        return weight_ih * rows, weight_hh * rows, None if bias is None else bias * scale
+    def _block_scale(self) -> tuple[float, float, float, float] | None:
+        return gates.block_scale(self._gate, self._tau, self.training)
 
     def _engine_noise(self, noise: Tensor | None, hidden_size: int) -> Tensor | None:
-        """The noise as engines add it: divided by tau, in columns of the leading pre-activation blocks."""
-        return None if noise is None else gates.leading_blocks(noise / self._tau, self._gate.gates, hidden_size)
+        """The noise as engines add it: in columns of the leading pre-activation blocks."""
+        return None if noise is None else gates.leading_blocks(noise, self._gate.gates, hidden_size)
 
 
 def autocast_dtype(like: Tensor) -> torch.dtype | None:

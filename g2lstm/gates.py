@@ -121,6 +121,14 @@ def is_noisy(gate: Gate, training: bool) -> bool:
     return training and isinstance(gate, GumbelGate) and gate.noise_p > 0
 
 
+def block_scale(gate: Gate, tau: float, training: bool) -> tuple[float, float, float, float] | None:
+    """The factor of each block's pre-activations, i, f, g, o: 1/tau where they are tempered; None where all are 1."""
+    if tau == 1 or not has_temperature(gate) or is_plain(gate, training):
+        return None
+    i, f, g, o = (1 / tau if block in gate.gates else 1.0 for block in BLOCKS)
+    return i, f, g, o
+
+
 def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: Tensor) -> Tensor | None:
     """The factor of each pre-activation row: 1/tau on the tempered gates, 1 elsewhere.
 
@@ -134,10 +142,8 @@ def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: T
     Returns:
         (4H,), or None where every factor is 1.
     """
-    if tau == 1 or not has_temperature(gate) or is_plain(gate, training):
-        return None
-    factors = [1 / tau if block in gate.gates else 1.0 for block in BLOCKS]
-    return like.new_tensor(factors).repeat_interleave(hidden_size)
+    scale = block_scale(gate, tau, training)
+    return None if scale is None else like.new_tensor(scale).repeat_interleave(hidden_size)
 
 
 def draw_noise(

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from g2lstm import engines, gates
+from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.engines.products import linear
 from g2lstm.gated import Gated, autocast_dtype, can_meet
 from g2lstm.gates import Gate, GumbelGate, HardGate
 
@@ -80,7 +82,7 @@ class G2LSTM(Gated, nn.LSTM):
     ) -> None:
         if not 0 <= weight_dropout < 1:
             raise ValueError(f"weight_dropout must be in [0, 1), got {weight_dropout}")
-        engines.choose(engine, hard=False)
+        engines.check_name(engine)
         super().__init__(
             input_size,
             hidden_size,
@@ -238,22 +240,34 @@ class G2LSTM(Gated, nn.LSTM):
         weight_ih, weight_hh, bias, weight_hr = self._weights(layer, reverse)
         if weight_mask is None and self.weight_dropout and self.training:
             weight_mask = self.draw_weight_mask(generator=generator)
-        if noise is None and isinstance(self.gate, GumbelGate) and gates.is_noisy(self.gate, self.training):
-            noise = gates.draw_noise(
-                self.gate, x.shape[0], x.shape[1], self.hidden_size,
-                generator=generator, dtype=accumulation_dtype(x.dtype), device=x.device,
-            )  # fmt: skip
-        weight_ih, weight_hh, bias = self._scaled(weight_ih, weight_hh, bias, self.hidden_size)
         if weight_mask is not None:
             weight_hh = weight_hh * weight_mask.to(weight_hh)
-        pre = linear(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
         hard = self._hard_blocks()
-        run = engines.choose(self.engine, hard=bool(hard))
-        return run(
-            pre, weight_hh.to(x.dtype), *state,
-            weight_hr=None if weight_hr is None else weight_hr.to(x.dtype),
-            lengths=lengths, reverse=reverse, noise=self._engine_noise(noise, self.hidden_size), hard=hard,
+        engine = engines.choose(
+            self.engine, device=x.device, dtype=x.dtype, size=self.hidden_size, projected=self.proj_size > 0, hard=bool(hard)
+        )
+        return engines.ENGINES[engine].run(
+            linear(x, weight_ih, bias), weight_hh, *state,  # pre-activations (T, B, 4H)
+            weight_hr=weight_hr, lengths=lengths, reverse=reverse,
+            noise=self._noise(noise, engine, x, generator), scale=self._block_scale(), hard=hard,
         )  # fmt: skip
+
+    def _noise(
+        self, given: Tensor | None, engine: str, x: Tensor, generator: torch.Generator | None
+    ) -> Tensor | NoiseRecipe | None:
+        """The noise as the engine takes it: what was given, what is drawn here, or how to draw it."""
+        gate = self.gate
+        if given is not None or not isinstance(gate, GumbelGate) or not gates.is_noisy(gate, self.training):
+            return self._engine_noise(given, self.hidden_size)
+        if engine in engines.DRAW_THEMSELVES and gate.noise_scope == "step":
+            device = "cpu" if generator is None else generator.device
+            seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
+            return NoiseRecipe(int(seed), gate.noise_p, gate.eps, tuple(gates.BLOCKS.index(name) for name in gate.gates))
+        drawn = gates.draw_noise(
+            gate, x.shape[0], x.shape[1], self.hidden_size,
+            generator=generator, dtype=accumulation_dtype(x.dtype), device=x.device,
+        )  # fmt: skip
+        return self._engine_noise(drawn, self.hidden_size)
 
     def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """W_ih (4H, D), W_hh (4H, P), the sum of both biases (4H,) and W_hr (P, H) of one layer and direction."""

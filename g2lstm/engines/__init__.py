@@ -1,44 +1,60 @@
-"""The recurrence, from pre-activations to hidden and cell states. An engine knows nothing about gates' noise or temperature.
+"""The recurrence, from pre-activations to hidden and cell states. An engine knows nothing about what a gate is.
 
-Every engine is a function with this contract (T time, B batch, H hidden units, P = proj_size or H):
+Every engine is a module with a function of this contract (T time, B batch, H hidden units, P = proj_size or H):
 
-    run(pre, weight_hh, h0, c0, *, weight_hr=None, lengths=None, reverse=False, noise=None, hard=()) -> (h, c)
+    run(pre, weight_hh, h0, c0, *, weight_hr=None, lengths=None, reverse=False, noise=None, scale=None, hard=()) -> (h, c)
 
-    pre        (T, B, 4H)  input part of the pre-activations with its bias, already scaled; blocks i, f, g, o
-    weight_hh  (4H, P)     already scaled, and masked where DropConnect is used
+    pre        (T, B, 4H)  input part of the pre-activations with its bias; blocks i, f, g, o
+    weight_hh  (4H, P)     in any floating dtype, masked where DropConnect is used; products run in pre's dtype
     h0, c0     (B, P), (B, H)
     weight_hr  (P, H)      projection of the hidden state, or None
     lengths    (B,)        steps of each sequence; a sequence keeps its state in the steps beyond, or None
     reverse                runs from the last step to the first; everything stays indexed by input time
-    noise      (T, B, K)   already scaled; added to the first K of the 4H columns, or None
+    noise      (T, B, K)   added to the first K of the 4H columns; or a `NoiseRecipe` to draw it from; or None
+    scale      4 numbers   what the sum of pre, recurrent part and noise is multiplied by in each block, or None
     hard                   blocks whose sigmoid is the step a > 0
     returns    h (T, B, P) in pre's dtype and c (T, B, H), float32 where pre is float16 or bfloat16
 
-An engine raises ValueError for what it can't do.
+and a function `lacks(*, device, dtype, size, projected, hard)` that says why the engine can't do what is asked, or None.
+`run` raises ValueError with that reason.
 """
 
-from collections.abc import Callable
+from types import ModuleType
 
 import torch
-from torch import Tensor
 
-from g2lstm.engines import bptt, reference
+from g2lstm.engines import bptt, native, reference
 
-Engine = Callable[..., tuple[Tensor, Tensor]]
+ENGINES: dict[str, ModuleType] = {"reference": reference, "bptt": bptt, "native": native}
+FASTEST_FIRST = ("native", "bptt", "reference")
+DRAW_THEMSELVES = ("native",)  # engines that draw noise from a recipe faster than it could be handed to them
 
-ENGINES: dict[str, Engine] = {"reference": reference.run, "bptt": bptt.run}
 
+def choose(
+    name: str, *, device: torch.device, dtype: torch.dtype, size: int, projected: bool = False, hard: bool = False
+) -> str:
+    """The name of the engine to use; "auto" takes the fastest that can do what is asked, `torch.export` the reference.
 
-def choose(name: str, *, hard: bool) -> Engine:
-    """The engine called `name`; "auto" takes the fastest that can do what is asked, and `torch.export` the reference.
+    Args:
+        name: "auto" or a key of `ENGINES`.
+        device, dtype: of the pre-activations.
+        size: H.
+        projected: whether the hidden state is projected.
+        hard: whether gates are cut to 0 or 1.
 
     Raises:
         ValueError: there is no such engine.
     """
+    check_name(name)
+    if torch.compiler.is_exporting():
+        return "reference"
+    asked = {"device": device, "dtype": dtype, "size": size, "projected": projected, "hard": hard}
+    if name != "auto":
+        return name  # which raises for what it can't do
+    return next(engine for engine in FASTEST_FIRST if ENGINES[engine].lacks(**asked) is None)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless `name` is "auto" or an engine."""
     if name != "auto" and name not in ENGINES:
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {name!r}")
-    if torch.compiler.is_exporting():
-        return ENGINES["reference"]
-    if name == "auto":
-        return ENGINES["reference" if hard else "bptt"]
-    return ENGINES[name]

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from g2lstm.engines.noise import NoiseRecipe, as_tensor
 from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.engines.products import over_time, packed, product
+from g2lstm.engines.reference import Scale
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # grad * out * (1 - out), into a given buffer
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # grad * (1 - out^2)
@@ -27,21 +30,31 @@ def run(
     weight_hr: Tensor | None = None,
     lengths: Tensor | None = None,
     reverse: bool = False,
-    noise: Tensor | None = None,
+    noise: Tensor | NoiseRecipe | None = None,
+    scale: Scale | None = None,
     hard: tuple[str, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """Runs the recurrence; arguments and results as `g2lstm.engines` says.
 
     Raises:
-        ValueError: for hard gates, which have no derivative.
+        ValueError: for what `lacks` names.
     """
-    if hard:
-        raise ValueError("the bptt engine has no hard gates: use engine='reference' or 'auto'")
+    if reason := lacks(hard=bool(hard)):
+        raise ValueError(f"the bptt engine {reason}: use engine='reference' or 'auto'")
     inside = None
     if lengths is not None:
         inside = (torch.arange(pre.shape[0], device=pre.device).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
     h0, c0 = h0.to(pre.dtype), c0.to(accumulation_dtype(pre.dtype))
-    return _Recurrence.apply(pre, weight_hh, h0, c0, weight_hr, inside, reverse, noise)
+    if scale is not None:
+        weight_hh = weight_hh * weight_hh.new_tensor(scale).repeat_interleave(c0.shape[-1]).unsqueeze(1)
+    weight_hr = None if weight_hr is None else weight_hr.to(pre.dtype)
+    noise = as_tensor(noise, pre)
+    return _Recurrence.apply(pre, weight_hh.to(pre.dtype), h0, c0, weight_hr, inside, reverse, noise, scale)
+
+
+def lacks(*, hard: bool, **_: Any) -> str | None:
+    """Why this engine can't do what is asked, or None: hard gates have no derivative."""
+    return "has no hard gates" if hard else None
 
 
 class _Recurrence(torch.autograd.Function):
@@ -56,27 +69,24 @@ class _Recurrence(torch.autograd.Function):
         inside: Tensor | None,
         reverse: bool,
         noise: Tensor | None,
+        scale: Scale | None,
     ) -> tuple[Tensor, Tensor]:
         time, batch, rows = pre.shape
         size = rows // 4
         gates = pre.to(c0.dtype, copy=True)  # becomes the gate values, in place
         if noise is not None:
             gates[..., : noise.shape[-1]].add_(noise)
+        _scale(gates, scale)
         hidden, cell = _with_initial(h0, time, reverse), _with_initial(c0, time, reverse)
         tanh_cell = torch.empty_like(cell[1:])
         emitted = hidden if weight_hr is None else pre.new_empty(time + 1, batch, size)  # o * tanh(c), before projection
-        recurrent, mixed = weight_hh.mT, pre.dtype != c0.dtype
-        product = pre.new_empty(batch, rows)
+        recurrent = packed(weight_hh, batch)
 
         blocks = gates.view(time, batch, 4, size)
         step_rows, step_if, (i, f, g, o) = gates.unbind(), gates[..., : 2 * size].unbind(), _per_step(blocks)
         h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
         for t, before, after in _walk(time, reverse):
-            if mixed:
-                torch.mm(h[before], recurrent, out=product)
-                step_rows[t].add_(product)
-            else:
-                step_rows[t].addmm_(h[before], recurrent)
+            step_rows[t].add_(product(h[before], recurrent))
             step_if[t].sigmoid_()
             g[t].tanh_()
             o[t].sigmoid_()
@@ -90,7 +100,7 @@ class _Recurrence(torch.autograd.Function):
                 h[after].copy_(torch.where(inside[t], h[after], h[before]))
                 c[after].copy_(torch.where(inside[t], c[after], c[before]))
 
-        ctx.reverse, ctx.noise_dtype = reverse, None if noise is None else noise.dtype
+        ctx.scale, ctx.reverse, ctx.noise_dtype = scale, reverse, None if noise is None else noise.dtype
         ctx.noise_width = 0 if noise is None else noise.shape[-1]
         ctx.save_for_backward(
             weight_hh, weight_hr, inside, hidden, cell, blocks, tanh_cell, None if weight_hr is None else emitted
@@ -114,7 +124,7 @@ class _Recurrence(torch.autograd.Function):
 
         d_h = torch.zeros(batch, hidden.shape[-1], dtype=cell.dtype, device=cell.device)  # from later steps
         d_c = torch.zeros_like(cell[0])
-        product = torch.empty_like(hidden[0])
+        recurrent = packed(weight_hh.mT, batch)
         d_candidate, d_output = factors[:, :, :3].unbind(), factors[:, :, 3].unbind()
         low_rows, low_steps, steps = low.view(time, batch, 4 * size).unbind(), low.unbind(), factors.unbind()
         grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
@@ -133,23 +143,20 @@ class _Recurrence(torch.autograd.Function):
             if mixed:
                 low_steps[t].copy_(steps[t])
             passed = None if inside is None else d_h.masked_fill(inside[t], 0)  # a finished sequence hands its state on
-            if mixed:
-                torch.mm(low_rows[t], weight_hh, out=product)
-                d_h.copy_(product)
-            else:
-                torch.mm(low_rows[t], weight_hh, out=d_h)
+            d_h = product(low_rows[t], recurrent).to(cell.dtype)
             if passed is not None:
                 d_h.add_(passed)
 
         d_pre = low.view(time, batch, 4 * size)
         d_weight_hh = d_weight_hr = d_noise = None
         if ctx.needs_input_grad[1]:
-            d_weight_hh = _over_time(d_pre, _before(hidden, reverse))
+            d_weight_hh = over_time(d_pre, _before(hidden, reverse))
         if projected is not None and ctx.needs_input_grad[4]:
-            d_weight_hr = _over_time(projected, _steps(emitted, reverse))
+            d_weight_hr = over_time(projected, _steps(emitted, reverse))
+        _scale(d_pre, ctx.scale)
         if ctx.needs_input_grad[7]:
-            d_noise = factors.view(time, batch, 4 * size)[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
-        return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise
+            d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
+        return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise, None
 
 
 def _derivative_factors(
@@ -173,9 +180,11 @@ def _derivative_factors(
     return factors.mul_(inside.unsqueeze(-1)), through_output.mul_(inside), f.masked_fill(~inside, 1)
 
 
-def _over_time(left: Tensor, right: Tensor) -> Tensor:
-    """The sum over steps and sequences of outer products: (T, B, M), (T, B, N) -> (M, N)."""
-    return left.flatten(0, 1).mT @ right.flatten(0, 1)
+def _scale(blocks: Tensor, scale: Scale | None) -> None:
+    """Multiplies the four blocks of (T, B, 4H), in place."""
+    for block, factor in zip(blocks.chunk(4, dim=-1), scale or (), strict=False):
+        if factor != 1:
+            block.mul_(factor)
 
 
 def _walk(time: int, reverse: bool) -> Iterator[tuple[int, int, int]]:

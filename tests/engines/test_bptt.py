@@ -48,9 +48,10 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: fl
 @pytest.mark.parametrize("lengths", [None, [7, 1, 4, 7]], ids=["full", "lengths"])
 @pytest.mark.parametrize("projected", [False, True], ids=["plain", "projected"])
 @pytest.mark.parametrize("noise_columns", [0, 2 * H, 4 * H], ids=["quiet", "noise on i f", "noise on all"])
-def test_equals_the_reference(dtype, reverse, lengths, projected, noise_columns):
+@pytest.mark.parametrize("scale", [None, (1 / 0.9, 5.0, 1.0, 1.0)], ids=["unscaled", "scaled"])
+def test_equals_the_reference(dtype, reverse, lengths, projected, noise_columns, scale):
     tensors = problem(dtype, projected, noise_columns)
-    options = {"reverse": reverse, "lengths": None if lengths is None else torch.tensor(lengths)}
+    options = {"scale": scale, "reverse": reverse, "lengths": None if lengths is None else torch.tensor(lengths)}
     assert_same(results(bptt.run, tensors, **options), results(reference.run, tensors, **options), TOLERANCE[dtype])
 
 

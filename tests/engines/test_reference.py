@@ -78,21 +78,25 @@ def test_projection_is_applied_to_the_hidden_state():
     torch.testing.assert_close((h, c), (unprojected @ weight_hr.mT, same_c))
 
 
-@pytest.mark.parametrize("name", ENGINES)
+EVERYTHING = ("reference", "bptt")  # the engines that take every dtype
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_cell_states_are_at_least_single_precision(name, dtype):
     cell, x, h0, c0 = problem(dtype)
-    h, c = ENGINES[name](pre_activations(cell, x), cell.weight_hh, h0, c0)
+    h, c = ENGINES[name].run(pre_activations(cell, x), cell.weight_hh, h0, c0)
     assert h.dtype == dtype
     assert c.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("scale", [None, (2.0, 0.5, 1.0, 3.0)], ids=["unscaled", "scaled"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("lengths", [None, [3, 1]], ids=["full", "lengths"])
 @pytest.mark.parametrize("projection", [0, 1], ids=["plain", "projected"])
 @pytest.mark.parametrize("noise_columns", [0, 4, 8], ids=["quiet", "noise on i f", "noise on all"])
-def test_gradients_pass_finite_differences(name, reverse, lengths, projection, noise_columns):
+def test_gradients_pass_finite_differences(name, scale, reverse, lengths, projection, noise_columns):
     torch.manual_seed(0)
     time, batch, size = 3, 2, 2
 
@@ -105,19 +109,34 @@ def test_gradients_pass_finite_differences(name, reverse, lengths, projection, n
     noise = leaf(time, batch, noise_columns) if noise_columns else None
 
     def run(pre, weight_hh, h0, c0, weight_hr, noise):
-        return ENGINES[name](
-            pre, weight_hh, h0, c0, weight_hr=weight_hr, noise=noise, reverse=reverse,
+        return ENGINES[name].run(
+            pre, weight_hh, h0, c0, weight_hr=weight_hr, noise=noise, reverse=reverse, scale=scale,
             lengths=None if lengths is None else torch.tensor(lengths),
         )  # fmt: skip
 
     assert torch.autograd.gradcheck(run, (*tensors, weight_hr, noise))
 
 
-def test_auto_takes_the_reference_for_hard_gates_and_bptt_else():
-    assert choose("auto", hard=True) is ENGINES["reference"]
-    assert choose("auto", hard=False) is ENGINES["bptt"]
+def test_scale_multiplies_the_sum_of_input_recurrent_part_and_noise():
+    cell, x, h0, c0 = problem()
+    pre, noise, scale = pre_activations(cell, x), torch.randn(T, B, 2 * H).double(), (2.0, 0.5, 1.0, 3.0)
+    rows = torch.tensor(scale, dtype=torch.float64).repeat_interleave(H)
+    scaled = reference.run(pre * rows, cell.weight_hh * rows.unsqueeze(1), h0, c0, noise=noise * rows[: 2 * H])
+    torch.testing.assert_close(reference.run(pre, cell.weight_hh, h0, c0, noise=noise, scale=scale), scaled)
+
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_the_reference_for_hard_gates():
+    assert choose("auto", device=CPU, dtype=torch.float32, size=H, hard=True) == "reference"
+
+
+def test_auto_takes_tensor_code_for_what_the_kernel_lacks():
+    assert choose("auto", device=CPU, dtype=torch.float64, size=H) == "bptt"
+    assert choose("auto", device=CPU, dtype=torch.float32, size=H, projected=True) == "bptt"
 
 
 def test_an_unknown_engine_is_a_value_error():
-    with pytest.raises(ValueError, match="engine must be one of auto, reference, bptt, got 'cudnn'"):
-        choose("cudnn", hard=False)
+    with pytest.raises(ValueError, match=f"engine must be one of auto, {', '.join(ENGINES)}, got 'fast'"):
+        choose("fast", device=CPU, dtype=torch.float32, size=H)

@@ -1,0 +1,476 @@
+// The recurrence on a CPU: one product and one point-wise pass a step, on weights that are packed once for all steps.
+//
+// T time, B batch, H hidden units, W = 16 units that one vector holds. Gate blocks in the order i, f, g, o.
+// Columns are dealt to threads in blocks of W units. A block's product goes into a scratch that stays in the cache, and the
+// point-wise pass reads it there. Sums run in the same order for any number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+using at::BFloat16;
+using at::Tensor;
+
+constexpr int64_t W = 16;
+typedef float Floats __attribute__((vector_size(4 * W)));
+typedef int32_t Ints __attribute__((vector_size(4 * W)));
+typedef uint32_t Words __attribute__((vector_size(4 * W)));
+typedef uint64_t LongWords __attribute__((vector_size(8 * W)));
+typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
+
+// ---- vectors ----
+
+inline Floats all(float x) { return x - Floats{}; }
+inline Floats min(Floats a, float b) { return a > b ? all(b) : a; }  // NaN stays NaN
+inline Floats max(Floats a, float b) { return a < b ? all(b) : a; }
+
+template <typename V, typename S>
+inline V load_vector(const S* from, int64_t count) {
+  V v{};
+  if (count == W) {
+    std::memcpy(&v, from, sizeof(V));
+  } else {
+    std::memcpy(&v, from, count * sizeof(S));
+  }
+  return v;
+}
+
+template <typename V, typename S>
+inline void store_vector(S* to, V v, int64_t count) {
+  if (count == W) {
+    std::memcpy(to, &v, sizeof(V));
+  } else {
+    std::memcpy(to, &v, count * sizeof(S));
+  }
+}
+
+inline Floats load(const float* from, int64_t count) { return load_vector<Floats>(from, count); }
+
+inline Floats load(const BFloat16* from, int64_t count) {
+  Words bits = __builtin_convertvector(load_vector<Shorts>(from, count), Words) << 16;
+  return reinterpret_cast<Floats&>(bits);
+}
+
+inline void store(float* to, Floats v, int64_t count) { store_vector(to, v, count); }
+
+inline void store(BFloat16* to, Floats v, int64_t count) {
+  Words bits = reinterpret_cast<Words&>(v);
+  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  rounded = (v != v) ? Words{} + 0x7fc0 : rounded;
+  store_vector(to, __builtin_convertvector(rounded, Shorts), count);
+}
+
+inline Floats exp(Floats x) {
+  x = min(max(x, -87.0f), 88.0f);
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  Floats n = (x * 1.44269504f + shift) - shift;
+  Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return p * reinterpret_cast<Floats&>(exponent);
+}
+
+inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
+
+inline Floats tanh(Floats x) {
+  Words sign = reinterpret_cast<Words&>(x) & 0x80000000u;
+  Words magnitude = reinterpret_cast<Words&>(x) & 0x7fffffffu;
+  Floats size = reinterpret_cast<Floats&>(magnitude);
+  Floats large = 1.0f - 2.0f / (exp(2.0f * size) + 1.0f);
+  Words signed_large = reinterpret_cast<Words&>(large) | sign;
+  Floats z = x * x;
+  Floats p = all(-5.70498872745e-3f);
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  Floats small = p * z * x + x;
+  return size > 0.625f ? reinterpret_cast<Floats&>(signed_large) : small;
+}
+
+inline Floats log(Floats x) {  // of normal positive numbers
+  Ints bits = reinterpret_cast<Ints&>(x);
+  Ints exponent = (bits >> 23) - 126;
+  Ints fraction_bits = (bits & 0x007fffff) | 0x3f000000;  // in [0.5, 1)
+  Floats m = reinterpret_cast<Floats&>(fraction_bits);
+  Ints below = m < 0.707106781f;  // -1 where true
+  exponent += below;
+  m = (below ? m + m : m) - 1.0f;
+  Floats e = __builtin_convertvector(exponent, Floats);
+  Floats z = m * m;
+  Floats p = all(7.0376836292e-2f);
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  p = p * m * z - 2.12194440e-4f * e - 0.5f * z;
+  return m + p + 0.693359375f * e;
+}
+
+// ---- noise ----
+
+// What g2lstm/engines/noise.py says: logistic noise from Philox 4x32-10, one counter a unit, word k of it for the k-th gate.
+struct Noise {
+  uint64_t seed = 0;
+  int32_t threshold = 0;  // of 2^30 equally likely values those below it perturb
+  float eps = 0;          // times threshold
+  int64_t gates[4] = {-1, -1, -1, -1};  // gate block -> word
+
+  explicit operator bool() const { return threshold > 0; }
+
+  Floats from_word(Words word) const {
+    Words shifted = word >> 2;
+    Ints u = reinterpret_cast<Ints&>(shifted);
+    Floats below = __builtin_convertvector(u, Floats) + 0.5f + eps;
+    Floats above = __builtin_convertvector(threshold - u, Floats) - 0.5f + eps;
+    Ints perturbed = u < threshold;
+    return perturbed ? log(below / (perturbed ? above : all(1.0f))) : Floats{};
+  }
+};
+
+inline void multiply(Words a, uint32_t b, Words& high, Words& low) {
+  LongWords product = __builtin_convertvector(a, LongWords) * (uint64_t)b;
+  high = __builtin_convertvector(product >> 32, Words);
+  low = a * b;
+}
+
+inline void philox(uint64_t seed, uint64_t counter, Words words[4]) {
+  uint32_t first = (uint32_t)counter;
+  Words lane;
+  for (int k = 0; k < W; ++k) lane[k] = k;
+  Words c0 = first + lane, c1 = Words{} + (uint32_t)(counter >> 32), c2{}, c3{};
+  c1 += (c0 < first) ? Words{} + 1 : Words{};
+  uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    Words high0, low0, high2, low2;
+    multiply(c0, 0xD2511F53u, high0, low0);
+    multiply(c2, 0xCD9E8D57u, high2, low2);
+    c0 = high2 ^ c1 ^ k0;
+    c2 = high0 ^ c3 ^ k1;
+    c1 = low2;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+
+// ---- packing ----
+
+// Products read their right factor in panels of 4W or fewer columns, bfloat16 with two neighbouring rows interleaved.
+template <typename S>
+constexpr int64_t interleave = sizeof(S) == 2 ? 2 : 1;
+
+template <typename S>
+struct Panels {
+  Tensor storage;
+  int64_t rows, columns;
+  S* data;
+
+  Panels(int64_t count, int64_t rows, int64_t columns)
+      : storage(at::empty({count, rows, columns}, c10::CppTypeToScalarType<S>::value)),
+        rows(rows), columns(columns), data(storage.mutable_data_ptr<S>()) {}
+
+  S* panel(int64_t index) const { return data + index * rows * columns; }
+
+  // Where the entries of one column start, in a panel whose rows are walked in steps of `interleave`.
+  S* column(int64_t index, int64_t row, int64_t column) const {
+    return panel(index) + row * columns + column * interleave<S>;
+  }
+};
+
+// The weights of W units' four gates, (4H, H) -> ceil(H / W) panels of (H, 4W).
+template <typename S>
+Panels<S> pack_forward(const float* weight, int64_t H) {
+  constexpr int64_t n = interleave<S>;
+  const int64_t panels = at::divup(H, W);
+  const Panels<S> packed(panels, H, 4 * W);
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel)
+      for (int64_t k = 0; k < H; k += W)  // a tile of (W, 4W) stays in the cache while it is turned
+        for (int64_t column = 0; column < 4 * W; ++column) {
+          const int64_t unit = panel * W + column % W;
+          const float* row = weight + (column / W * H + unit) * H;
+          S* to = packed.column(panel, k, column);
+          const int64_t count = std::min(W, H - k);
+          for (int64_t kk = 0; kk < count; kk += n, to += n * 4 * W)
+            for (int64_t pair = 0; pair < n; ++pair) to[pair] = unit < H ? S(row[k + kk + pair]) : S(0);
+        }
+  });
+  return packed;
+}
+
+// (4H, H) -> ceil(H / columns) panels of (4H, columns).
+template <typename S>
+Panels<S> pack_backward(const float* weight, int64_t H, int64_t columns) {
+  constexpr int64_t n = interleave<S>;
+  const int64_t panels = at::divup(H, columns);
+  const Panels<S> packed(panels, 4 * H, columns);
+  at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t first = panel * columns, count = std::min(columns, H - first);
+      for (int64_t row = 0; row < 4 * H; row += n) {
+        S* to = packed.column(panel, row, 0);
+        for (int64_t column = 0; column < columns; ++column)
+          for (int64_t pair = 0; pair < n; ++pair)
+            to[column * n + pair] = column < count ? S(weight[(row + pair) * H + first + column]) : S(0);
+      }
+    }
+  });
+  return packed;
+}
+
+// Rows of the right factor that one call reads: with 4W columns they stay in the cache for all rows of the left one.
+constexpr int64_t PRODUCT_ROWS = 1024;
+
+template <typename S>
+void product(int64_t m, const S* left, int64_t ld_left, const Panels<S>& right, int64_t panel, float* out) {
+  const int64_t n = right.columns;
+  if (m == 0) return;
+  for (int64_t k = 0; k < right.rows; k += PRODUCT_ROWS)
+    at::native::cpublas::brgemm(
+        m, n, std::min(PRODUCT_ROWS, right.rows - k), ld_left, n, n, /*add_C=*/k > 0, left + k, right.panel(panel) + k * n,
+        out, /*is_vnni=*/interleave<S> == 2);
+}
+
+template <typename S>
+void product_done() {
+  at::native::cpublas::brgemm_release(interleave<S> == 2);
+}
+
+// ---- the recurrence ----
+
+struct Walk {
+  int64_t T;
+  bool reverse;
+  int64_t step(int64_t k) const { return reverse ? T - 1 - k : k; }
+  int64_t before(int64_t t) const { return reverse ? t + 1 : t; }  // slot of the state before step t, of T + 1
+  int64_t after(int64_t t) const { return reverse ? t : t + 1; }
+};
+
+template <typename S>
+void forward_loop(
+    const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, bool reverse, Tensor& hidden, Tensor& cell,
+    Tensor* gates) {
+  const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4, blocks = at::divup(H, W);
+  const Panels<S> packed = pack_forward<S>(weight.const_data_ptr<float>(), H);
+  const Walk walk{T, reverse};
+  const S* pre_data = pre.const_data_ptr<S>();
+  S* hidden_data = hidden.data_ptr<S>();
+  float* cell_data = cell.data_ptr<float>();
+  float* gates_data = gates ? gates->data_ptr<float>() : nullptr;
+  const float* noise_data = noise ? noise->const_data_ptr<float>() : nullptr;
+  const int64_t noise_width = noise ? noise->size(2) : 0;
+  const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
+  std::vector<float> scratch(at::get_num_threads() * B * 4 * W);
+
+  for (int64_t k = 0; k < T; ++k) {
+    const int64_t t = walk.step(k);
+    const S* h_before = hidden_data + walk.before(t) * B * H;
+    S* h_after = hidden_data + walk.after(t) * B * H;
+    const float* c_before = cell_data + walk.before(t) * B * H;
+    float* c_after = cell_data + walk.after(t) * B * H;
+    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      float* recurrent = scratch.data() + at::get_thread_num() * B * 4 * W;
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t j = block * W, count = std::min(W, H - j);
+        product(B, h_before, H, packed, block, recurrent);
+        for (int64_t b = 0; b < B; ++b) {
+          const int64_t at_unit = b * H + j;
+          if (length && t >= length[b]) {
+            std::memcpy(h_after + at_unit, h_before + at_unit, count * sizeof(S));
+            std::memcpy(c_after + at_unit, c_before + at_unit, count * sizeof(float));
+            continue;
+          }
+          const int64_t row = (t * B + b) * 4 * H + j;
+          Words words[4];
+          if (recipe) philox(recipe.seed, (uint64_t)((t * B + b) * H + j), words);
+          Floats a[4];
+          for (int64_t gate = 0; gate < 4; ++gate) {
+            a[gate] = load(pre_data + row + gate * H, count) + load(recurrent + (b * 4 + gate) * W, W);
+            if (recipe && recipe.gates[gate] >= 0) a[gate] += recipe.from_word(words[recipe.gates[gate]]);
+            if (gate * H < noise_width) a[gate] += load(noise_data + (t * B + b) * noise_width + gate * H + j, count);
+            a[gate] *= (float)scale[gate];
+          }
+          const Floats i = sigmoid(a[0]), f = sigmoid(a[1]), g = tanh(a[2]), o = sigmoid(a[3]);
+          const Floats c = f * load(c_before + at_unit, count) + i * g;
+          store(c_after + at_unit, c, count);
+          store(h_after + at_unit, o * tanh(c), count);
+          if (gates_data) {
+            store(gates_data + row, i, count);
+            store(gates_data + row + H, f, count);
+            store(gates_data + row + 2 * H, g, count);
+            store(gates_data + row + 3 * H, o, count);
+          }
+        }
+      }
+      product_done<S>();
+    });
+  }
+}
+
+template <typename S>
+void backward_loop(
+    const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
+    const std::optional<Tensor>& grad_cell, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
+    bool reverse, Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
+  const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
+  const int64_t units = H >= 512 ? 4 : 1;  // blocks a panel holds
+  const Panels<S> packed = pack_backward<S>(weight.const_data_ptr<float>(), H, units * W);
+  const int64_t panels = at::divup(H, units * W);
+  const Walk walk{T, reverse};
+  const float* gates_data = gates.const_data_ptr<float>();
+  const float* cell_data = cell.const_data_ptr<float>();
+  const S* grad_h = grad_hidden ? grad_hidden->const_data_ptr<S>() : nullptr;
+  const float* grad_c = grad_cell ? grad_cell->const_data_ptr<float>() : nullptr;
+  S* d_pre_data = d_pre.data_ptr<S>();
+  float* d_c_data = d_c.data_ptr<float>();
+  float* d_h0_data = d_h0.data_ptr<float>();
+  const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
+  std::vector<float> scratch(at::get_num_threads() * B * units * W);
+  std::vector<float> passed(length ? B * H : 0);  // a finished sequence hands its gradient on to the step before
+
+  for (int64_t k = T - 1; k >= -1; --k) {
+    const int64_t t = k >= 0 ? walk.step(k) : -1;
+    const int64_t later = k < T - 1 ? walk.step(k + 1) : -1;
+    const float* c_before = k >= 0 ? cell_data + walk.before(t) * B * H : nullptr;
+    const float* c_after = k >= 0 ? cell_data + walk.after(t) * B * H : nullptr;
+    at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
+      float* d_hidden = scratch.data() + at::get_thread_num() * B * units * W;
+      for (int64_t panel = begin; panel < end; ++panel) {
+        if (later >= 0) {
+          product(B, d_pre_data + later * B * 4 * H, 4 * H, packed, panel, d_hidden);
+        } else {
+          std::memset(d_hidden, 0, B * units * W * sizeof(float));
+        }
+        const int64_t last = std::min(blocks, (panel + 1) * units);
+        for (int64_t b = 0; b < B; ++b)
+          for (int64_t block = panel * units; block < last; ++block) {
+            const int64_t j = block * W, count = std::min(W, H - j), at_unit = b * H + j;
+            Floats d_h = load(d_hidden + b * units * W + (block - panel * units) * W, W);
+            if (length) d_h += load(passed.data() + at_unit, count);
+            if (k < 0) {
+              store(d_h0_data + at_unit, d_h, count);
+              continue;
+            }
+            if (grad_h) d_h += load(grad_h + t * B * H + at_unit, count);
+            Floats d_cell = load(d_c_data + at_unit, count);
+            if (grad_c) d_cell += load(grad_c + t * B * H + at_unit, count);
+            const int64_t row = (t * B + b) * 4 * H + j;
+            if (length && t >= length[b]) {
+              store(passed.data() + at_unit, d_h, count);
+              store(d_c_data + at_unit, d_cell, count);
+              for (int64_t gate = 0; gate < 4; ++gate) store(d_pre_data + row + gate * H, Floats{}, count);
+              continue;
+            }
+            const Floats i = load(gates_data + row, count), f = load(gates_data + row + H, count);
+            const Floats g = load(gates_data + row + 2 * H, count), o = load(gates_data + row + 3 * H, count);
+            const Floats tanh_c = tanh(load(c_after + at_unit, count));
+            d_cell += d_h * o * (1.0f - tanh_c * tanh_c);
+            const Floats d_i = d_cell * g * i * (1.0f - i) * (float)scale[0];
+            const Floats d_f = d_cell * load(c_before + at_unit, count) * f * (1.0f - f) * (float)scale[1];
+            const Floats d_g = d_cell * i * (1.0f - g * g) * (float)scale[2];
+            const Floats d_o = d_h * tanh_c * o * (1.0f - o) * (float)scale[3];
+            store(d_pre_data + row, d_i, count);
+            store(d_pre_data + row + H, d_f, count);
+            store(d_pre_data + row + 2 * H, d_g, count);
+            store(d_pre_data + row + 3 * H, d_o, count);
+            store(d_c_data + at_unit, d_cell * f, count);
+            if (length) store(passed.data() + at_unit, Floats{}, count);
+          }
+      }
+      product_done<S>();
+    });
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(
+    const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
+    const std::optional<Tensor>& noise, int64_t seed, int64_t threshold, double eps, const std::vector<int64_t>& words,
+    const std::optional<Tensor>& lengths, bool reverse, bool keep_gates) {
+  const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
+  Tensor hidden = at::empty({T + 1, B, H}, pre.options());
+  Tensor cell = at::empty({T + 1, B, H}, c0.options());
+  hidden[reverse ? T : 0].copy_(h0);
+  cell[reverse ? T : 0].copy_(c0);
+  Tensor gates = keep_gates ? at::empty({T, B, 4, H}, c0.options()) : at::empty({0}, c0.options());
+  Noise recipe;
+  recipe.seed = (uint64_t)seed;
+  recipe.threshold = (int32_t)threshold;
+  recipe.eps = (float)(eps * threshold);
+  for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
+  auto run = pre.scalar_type() == at::kFloat ? forward_loop<float> : forward_loop<BFloat16>;
+  run(pre, weight, recipe, noise, scale, lengths, reverse, hidden, cell, keep_gates ? &gates : nullptr);
+  return {hidden, cell, gates};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(
+    const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
+    const std::optional<Tensor>& grad_cell, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
+    bool reverse, at::ScalarType dtype) {
+  const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
+  Tensor d_pre = at::empty({T, B, 4 * H}, gates.options().dtype(dtype));
+  Tensor d_h0 = at::empty({B, H}, gates.options()), d_c = at::zeros({B, H}, gates.options());
+  auto run = dtype == at::kFloat ? backward_loop<float> : backward_loop<BFloat16>;
+  run(weight, gates, cell, grad_hidden, grad_cell, scale, lengths, reverse, d_pre, d_h0, d_c);
+  return {d_pre, d_h0, d_c};
+}
+
+// The noise alone, (T, B, 4H), for tests.
+Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t threshold, double eps,
+            const std::vector<int64_t>& words) {
+  Noise recipe;
+  recipe.seed = (uint64_t)seed;
+  recipe.threshold = (int32_t)threshold;
+  recipe.eps = (float)(eps * threshold);
+  Tensor noise = at::zeros({time * batch, 4, size}, at::kFloat);
+  float* data = noise.data_ptr<float>();
+  for (int64_t row = 0; row < time * batch; ++row)
+    for (int64_t j = 0; j < size; j += W) {
+      Words drawn[4];
+      philox(recipe.seed, (uint64_t)(row * size + j), drawn);
+      for (int64_t gate = 0; gate < 4; ++gate)
+        if (words[gate] >= 0)
+          store(data + (row * 4 + gate) * size + j, recipe.from_word(drawn[words[gate]]), std::min(W, size - j));
+    }
+  return noise.view({time, batch, 4 * size});
+}
+
+}  // namespace
+
+TORCH_LIBRARY(g2lstm, library) {
+  library.def(
+      "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, int seed, int threshold,"
+      " float eps, int[] words, Tensor? lengths, bool reverse, bool keep_gates) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_cell, float[] scale,"
+      " Tensor? lengths, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+  library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);
+}
+
+TORCH_LIBRARY_IMPL(g2lstm, CPU, library) {
+  library.impl("forward", &forward);
+  library.impl("backward", &backward);
+}

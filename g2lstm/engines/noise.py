@@ -1,0 +1,86 @@
+"""Noise as a recipe: what a kernel needs to draw a layer's noise by itself, and draw it again, with nothing stored.
+
+Each unit of each step and sequence has one counter of Philox 4x32-10 (Salmon et al. 2011), (t * B + b) * H + j; the k-th
+perturbed gate reads the k-th of its four words. Every engine draws the same numbers from the same recipe, up to rounding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from g2lstm.engines.precision import accumulation_dtype
+
+LEVELS = 2**30  # equally likely values of a uniform draw
+
+
+@dataclass(frozen=True)
+class NoiseRecipe:
+    """Logistic noise on a share of the gate values, fresh at every step (eq. 11).
+
+    Args:
+        seed: of the generator, in [0, 2^63).
+        p: share of gate values that are perturbed.
+        eps: as in `g2lstm.gates.GumbelGate`.
+        blocks: which of the blocks i, f, g, o are perturbed, as indices.
+    """
+
+    seed: int
+    p: float
+    eps: float = 0.0
+    blocks: tuple[int, ...] = (0, 1)
+
+    @property
+    def threshold(self) -> int:
+        """A draw u of `LEVELS` perturbs where u < threshold; u / threshold is then uniform again."""
+        return round(self.p * LEVELS)
+
+    @property
+    def words(self) -> list[int]:
+        """For each of the four blocks the word it reads, or -1."""
+        return [self.blocks.index(block) if block in self.blocks else -1 for block in range(4)]
+
+    def draw(self, time: int, batch: int, size: int, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """The noise in plain tensor operations: (T, B, 2H), or (T, B, 4H) where the output gate is perturbed."""
+        counter = torch.arange(time * batch * size, device=device)
+        words = philox(self.seed, counter)
+        noise = torch.zeros(time * batch, 4, size, dtype=dtype, device=device)
+        for block, word in zip(self.blocks, words, strict=False):
+            noise[:, block] = self._logistic(word >> 2, dtype).view(time * batch, size)
+        width = 4 if 3 in self.blocks else 2
+        return noise[:, :width].reshape(time, batch, width * size)
+
+    def _logistic(self, u: Tensor, dtype: torch.dtype) -> Tensor:
+        shift = self.eps * self.threshold + 0.5
+        perturbed = u < self.threshold
+        below, above = u.double() + shift, (self.threshold - u - 1).double() + shift
+        return torch.where(perturbed, (below / above.where(perturbed, 1.0)).log(), 0.0).to(dtype)
+
+
+def as_tensor(noise: Tensor | NoiseRecipe | None, pre: Tensor) -> Tensor | None:
+    """The noise on (T, B, 4H) pre-activations as a tensor, drawn where it is a recipe."""
+    if not isinstance(noise, NoiseRecipe):
+        return noise
+    time, batch, rows = pre.shape
+    return noise.draw(time, batch, rows // 4, dtype=accumulation_dtype(pre.dtype), device=pre.device)
+
+
+def philox(seed: int, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox 4x32-10: four words in [0, 2^32) for each counter, as int64 tensors of its shape."""
+    mask = 0xFFFFFFFF
+    c0, c1 = counter & mask, counter >> 32
+    c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)
+    k0, k1 = seed & mask, seed >> 32
+    for _ in range(10):
+        high0, low0 = _multiply(c0, 0xD2511F53)
+        high2, low2 = _multiply(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return c0, c1, c2, c3
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """The high and the low 32 bits of a 32 x 32 bit product, without leaving the range of int64."""
+    upper, lower = a * (b >> 16), a * (b & 0xFFFF)  # each below 2^48
+    total = (upper << 16) + lower  # below 2^64: the sign bit may be set
+    return (total >> 32) & 0xFFFFFFFF, total & 0xFFFFFFFF

@@ -1,0 +1,80 @@
+"""Matrix products for the CPU through oneDNN, which nn.LSTM uses too; elsewhere, and for other dtypes, torch's own.
+
+torch.mm runs float32 products through MKL, which on some processors (AMD's among them) takes up to twice as long.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ALIASED = 256  # strides of a multiple of this many numbers make the lines of a column meet in the same few cache sets
+
+
+def fast_products(tensor: Tensor) -> bool:
+    """Whether oneDNN's products, and the operators of torch that reach them without autograd, are there for this tensor."""
+    available = tensor.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    if not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return tensor.dtype == torch.float32 or (tensor.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left @ right.mT + bias: (..., K), (N, K), (N,) -> (..., N), without a gradient of its own."""
+    if left.numel() and right.numel() and fast_products(left):
+        return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return torch.nn.functional.linear(left, right, bias)
+
+
+def packed(right: Tensor, rows: int) -> Tensor:
+    """`right` in the layout oneDNN reads when it is used many times, for products with `rows` rows."""
+    if not rows or not right.numel() or not fast_products(right):
+        return right
+    return torch.ops.mkldnn._reorder_linear_weight(right, rows)
+
+
+def over_time(left: Tensor, right: Tensor) -> Tensor:
+    """The sum over steps and sequences of outer products: (T, B, M), (T, B, N) -> (M, N)."""
+    left, right = left.flatten(0, 1), right.flatten(0, 1)
+    if not fast_products(left) or not left.numel():
+        return left.mT @ right
+    turned = left.mT
+    return product(turned.contiguous() if left.stride(0) % _ALIASED == 0 else turned, right.mT)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.mT + bias in x's dtype, with gradients: (T, B, D), (M, D), (M,) -> (T, B, M).
+
+    Weight and bias are cast to x's dtype; their gradients come back in their own.
+    """
+    if fast_products(x) and not torch.compiler.is_compiling():
+        return _Linear.apply(x, weight, bias)
+    return torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        cast = weight.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return product(x, cast, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives: autograd follows its own operators
+            return _differentiable_backward(ctx, grad, x, weight)
+        d_x = product(grad, weight.to(x.dtype).mT) if ctx.needs_input_grad[0] else None
+        d_weight = over_time(grad, x).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        d_bias = None
+        if ctx.needs_input_grad[2]:
+            d_bias = grad.sum((0, 1), dtype=torch.float32).to(ctx.bias_dtype)
+        return d_x, d_weight, d_bias
+
+
+def _differentiable_backward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    d_x = grad @ weight.to(x.dtype)
+    d_weight = (grad.flatten(0, 1).mT @ x.flatten(0, 1)).to(weight.dtype)
+    d_bias = None if ctx.bias_dtype is None else grad.sum((0, 1)).to(ctx.bias_dtype)
+    return d_x, d_weight, d_bias

@@ -1,0 +1,218 @@
+"""The compiled kernel, against the reference engine; skipped where there is no compiler."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from g2lstm import G2LSTM, GumbelGate
+from g2lstm.engines import bptt, choose, compiled, native, reference
+from g2lstm.engines.noise import NoiseRecipe
+from tests.engines.test_bptt import TOLERANCE, assert_same, results
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(compiled.problem() is not None, reason=f"the native engine {compiled.problem()}")
+
+# T, B, H: one unit, part of a vector, vectors and a rest, panels of several vectors and a rest
+SIZES = [(1, 1, 2), (5, 3, 6), (4, 2, 16), (6, 5, 50), (3, 2, 530)]
+
+
+def problem(sizes, dtype, noise_columns=0):
+    time, batch, size = sizes
+    torch.manual_seed(4)
+    tensors = {
+        "pre": torch.randn(time, batch, 4 * size).to(dtype),
+        "weight_hh": torch.randn(4 * size, size) / math.sqrt(size),
+        "h0": torch.randn(batch, size).to(dtype) * 0.7,
+        "c0": torch.randn(batch, size),
+        "weight_hr": None,
+        "noise": torch.randn(time, batch, noise_columns * size) if noise_columns else None,
+    }
+    return {name: None if tensor is None else tensor.requires_grad_() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("scale", [None, (1 / 0.9, 5.0, 1.0, 1.0)], ids=["unscaled", "scaled"])
+@pytest.mark.parametrize("noise_columns", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
+def test_equals_the_reference(sizes, dtype, reverse, scale, noise_columns):
+    tensors, options = problem(sizes, dtype, noise_columns), {"reverse": reverse, "scale": scale}
+    assert_same(results(native.run, tensors, **options), results(reference.run, tensors, **options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+def test_finished_sequences_keep_their_state(dtype, reverse):
+    tensors = problem((6, 5, 50), dtype, 2)
+    options = {"reverse": reverse, "lengths": torch.tensor([6, 1, 4, 2, 6])}
+    assert_same(results(native.run, tensors, **options), results(reference.run, tensors, **options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_wide_batch_equals_the_reference(dtype):
+    tensors = problem((3, 130, 20), dtype, 2)
+    assert_same(results(native.run, tensors), results(reference.run, tensors), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("blocks", [(0, 1), (1,), (0, 3), (0, 1, 3)], ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+def test_draws_what_its_recipe_says(blocks, eps):
+    recipe = NoiseRecipe(seed=2**62 + 17, p=0.3, eps=eps, blocks=blocks)
+    drawn = torch.ops.g2lstm.draw(3, 5, 37, recipe.seed, recipe.threshold, eps, recipe.words)
+    expected = recipe.draw(3, 5, 37, dtype=torch.float32, device="cpu")
+    torch.testing.assert_close(drawn[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-6)
+    assert not drawn[..., expected.shape[-1] :].any()
+
+
+@pytest.mark.parametrize("blocks", [(0, 1), (0, 1, 3)], ids=str)
+def test_a_recipe_equals_its_noise_as_a_tensor(blocks):
+    tensors, recipe = problem((6, 5, 50), torch.float32), NoiseRecipe(seed=5, p=0.5, blocks=blocks)
+    del tensors["noise"]
+    options = {"noise": recipe, "scale": (2.0, 2.0, 1.0, 1.0)}
+    assert_same(
+        results(lambda **t: native.run(**t, **options), tensors),
+        results(lambda **t: reference.run(**t, **options), tensors),
+        1e-5,
+    )
+
+
+def test_counters_beyond_32_bits_carry():
+    from g2lstm.engines.noise import philox
+
+    counters = torch.tensor([2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1])
+    words = torch.stack(philox(7, counters))
+    assert len(set(words.flatten().tolist())) == words.numel()
+    assert not torch.equal(words[:, 2], torch.stack(philox(7, torch.tensor([0])))[:, 0])
+
+
+def test_numbers_do_not_depend_on_the_number_of_threads():
+    tensors = problem((4, 3, 70), torch.float32, 2)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            h, c = native.run(**tensors)
+            found.append((h.detach(), c.detach()))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_nan_stays_nan():
+    tensors = problem((3, 2, 20), torch.float32)
+    with torch.no_grad():
+        tensors["pre"][1, 0, 3] = float("nan")
+    h, _ = native.run(**tensors)
+    assert h[0].isfinite().all()
+    assert h[1, 0, 3].isnan()
+    assert h[1, 1].isfinite().all()
+    assert h[2, 0].isnan().all()
+
+
+def test_huge_pre_activations_saturate():
+    pre = torch.full((1, 1, 8), 1e30)
+    pre[0, 0, 1::2] = -1e30
+    h, c = native.run(pre, torch.zeros(8, 2), torch.zeros(1, 2), torch.ones(1, 2))
+    torch.testing.assert_close(c, torch.tensor([[[2.0, 0.0]]]))
+    torch.testing.assert_close(h, torch.tensor([[[math.tanh(2.0), 0.0]]]))
+
+
+def test_an_empty_batch_runs():
+    tensors = problem((3, 0, 6), torch.float32)
+    assert results(native.run, tensors)["d weight_hh"].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"dtype": torch.float64}, "takes float32 and bfloat16, not float64"),
+        ({"projected": True}, "has no projection"),
+        ({"hard": True}, "has no hard gates"),
+        ({"dtype": torch.bfloat16, "size": 7}, "takes an even hidden_size in bfloat16, not 7"),
+        ({"device": torch.device("cuda")}, "runs on the CPU, not on cuda"),
+    ],
+)
+def test_says_what_it_lacks(asked, reason):
+    asked = {"device": CPU, "dtype": torch.float32, "size": 8, "projected": False, "hard": False} | asked
+    assert native.lacks(**asked) == reason
+
+
+def test_raises_for_what_it_lacks():
+    with pytest.raises(ValueError, match="the native engine takes float32 and bfloat16, not float64: use engine='auto'"):
+        G2LSTM(3, 4, engine="native", dtype=torch.float64)(torch.zeros(2, 1, 3, dtype=torch.float64))
+
+
+def test_is_what_auto_takes():
+    assert choose("auto", device=CPU, dtype=torch.float32, size=8) == "native"
+    assert choose("auto", device=CPU, dtype=torch.bfloat16, size=7) == "bptt"
+
+
+def test_second_derivatives_are_refused():
+    tensors = problem((2, 1, 4), torch.float32)
+    h, _ = native.run(**tensors)
+    with pytest.raises(RuntimeError, match="native engine has no second derivatives"):
+        torch.autograd.grad(h.sum(), tensors["pre"], create_graph=True)
+
+
+def test_a_second_backward_pass_gives_the_same_gradients():
+    tensors = problem((4, 2, 20), torch.float32)
+    h, _ = native.run(**tensors)
+    first = torch.autograd.grad(h.square().sum(), tensors["pre"], retain_graph=True)
+    torch.testing.assert_close(first, torch.autograd.grad(h.square().sum(), tensors["pre"]), rtol=0, atol=0)
+
+
+def test_one_seed_draws_one_noise_and_two_seeds_two():
+    rnn, x = G2LSTM(4, 20, gate=GumbelGate(noise_p=0.5), engine="native"), torch.randn(5, 2, 4)
+    first, again, other = (rnn(x, generator=torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_trains_as_nn_lstm_when_noise_is_off():
+    lstm = nn.LSTM(7, 33, 2, bidirectional=True)
+    rnn, x = G2LSTM.from_lstm(lstm, GumbelGate(tau=1.0, noise_p=0.0), engine="native"), torch.randn(5, 3, 7)
+    for module in (lstm, rnn):
+        module(x)[0].square().sum().backward()
+    for ours, theirs in zip(rnn.parameters(), lstm.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() <= 1e-5 * theirs.grad.norm()
+
+
+WITHOUT_KERNEL = """
+import logging, torch
+logging.basicConfig(format="%(message)s")
+from g2lstm import G2LSTM
+from g2lstm.engines import choose
+for _ in range(2):
+    G2LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()
+print(choose("auto", device=torch.device("cpu"), dtype=torch.float32, size=4))
+"""
+
+
+def run_python(**environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERNEL], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_without_a_compiler_training_runs_in_tensor_code_with_one_line(tmp_path):
+    done = run_python(CXX=str(tmp_path / "no-such-compiler"), TORCH_EXTENSIONS_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "bptt"
+    assert done.stderr.count("no compiled CPU kernel") == 1
+    assert not list(tmp_path.glob("*/native.so"))
+
+
+def test_the_environment_switches_it_off():
+    done = run_python(G2LSTM_NATIVE="0")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "bptt", "")
+
+
+def test_tensor_code_equals_it():
+    tensors = problem((6, 5, 50), torch.float32, 2)
+    assert_same(results(native.run, tensors), results(bptt.run, tensors), 1e-5)
