@@ -213,14 +213,13 @@ class G2LSTM(Gated, nn.LSTM):
             outputs = []
             for direction in range(self._directions):
                 index = layer * self._directions + direction
-                h, c = self._run_direction(
+                h, h_last, c_last = self._run_direction(
                     x, layer, direction == 1, (hx[0][index], hx[1][index]), lengths,
                     noise[index] if noise else None, weight_masks[index] if weight_masks else None, generator,
                 )  # fmt: skip
                 outputs.append(h)
-                last = 0 if direction == 1 else -1  # a sequence keeps its state in the steps beyond its length
-                h_n.append(h[last])
-                c_n.append(c[last])
+                h_n.append(h_last)
+                c_n.append(c_last)
             x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
         state_dtype = x.dtype if cast is None else accumulation_dtype(x.dtype)
         return x, (torch.stack(h_n), torch.stack(c_n).to(state_dtype))
@@ -235,8 +234,8 @@ class G2LSTM(Gated, nn.LSTM):
         noise: Tensor | None,
         weight_mask: Tensor | None,
         generator: torch.Generator | None,
-    ) -> State:
-        """One layer in one direction: (T, B, D) -> hidden (T, B, P) and cell (T, B, H) states of all steps."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer in one direction: (T, B, D) -> hidden states (T, B, P), the last of them and the last cell state."""
         weight_ih, weight_hh, bias, weight_hr = self._weights(layer, reverse)
         if weight_mask is None and self.weight_dropout and self.training:
             weight_mask = self.draw_weight_mask(generator=generator)
@@ -246,11 +245,16 @@ class G2LSTM(Gated, nn.LSTM):
         engine = engines.choose(
             self.engine, device=x.device, dtype=x.dtype, size=self.hidden_size, projected=self.proj_size > 0, hard=bool(hard)
         )
-        return engines.ENGINES[engine].run(
-            linear(x, weight_ih, bias), weight_hh, *state,  # pre-activations (T, B, 4H)
-            weight_hr=weight_hr, lengths=lengths, reverse=reverse,
-            noise=self._noise(noise, engine, x, generator), scale=self._block_scale(), hard=hard,
-        )  # fmt: skip
+        options = {
+            "weight_hr": weight_hr, "lengths": lengths, "reverse": reverse,
+            "noise": self._noise(noise, engine, x, generator), "scale": self._block_scale(), "hard": hard,
+        }  # fmt: skip
+        module = engines.ENGINES[engine]
+        if hasattr(module, "run_input"):
+            return module.run_input(x, weight_ih, weight_hh, bias, *state, **options)
+        h, c = module.run(linear(x, weight_ih, bias), weight_hh, *state, **options, reuse_pre=True)
+        last = 0 if reverse else -1  # a sequence keeps its state in the steps beyond its length
+        return h, h[last], c[last]
 
     def _noise(
         self, given: Tensor | None, engine: str, x: Tensor, generator: torch.Generator | None

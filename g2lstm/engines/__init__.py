@@ -2,7 +2,8 @@
 
 Every engine is a module with a function of this contract (T time, B batch, H hidden units, P = proj_size or H):
 
-    run(pre, weight_hh, h0, c0, *, weight_hr=None, lengths=None, reverse=False, noise=None, scale=None, hard=()) -> (h, c)
+    run(pre, weight_hh, h0, c0, *, weight_hr=None, lengths=None, reverse=False, noise=None, scale=None, hard=(),
+        reuse_pre=False) -> (h, c)
 
     pre        (T, B, 4H)  input part of the pre-activations with its bias; blocks i, f, g, o
     weight_hh  (4H, P)     in any floating dtype, masked where DropConnect is used; products run in pre's dtype
@@ -13,21 +14,25 @@ Every engine is a module with a function of this contract (T time, B batch, H hi
     noise      (T, B, K)   added to the first K of the 4H columns; or a `NoiseRecipe` to draw it from; or None
     scale      4 numbers   what the sum of pre, recurrent part and noise is multiplied by in each block, or None
     hard                   blocks whose sigmoid is the step a > 0
+    reuse_pre              the engine may overwrite pre, which saves a copy
     returns    h (T, B, P) in pre's dtype and c (T, B, H), float32 where pre is float16 or bfloat16
 
 and a function `lacks(*, device, dtype, size, projected, hard)` that says why the engine can't do what is asked, or None.
-`run` raises ValueError with that reason.
+`run` raises ValueError with that reason. An engine that wants the input itself has `run_input(x, weight_ih, weight_hh, bias,
+h0, c0, ...)` instead, which returns h of all steps, the last h and the last c.
 """
 
 from types import ModuleType
 
 import torch
 
-from g2lstm.engines import bptt, native, reference
+from g2lstm.engines import bptt, cudnn, native, reference, triton
 
-ENGINES: dict[str, ModuleType] = {"reference": reference, "bptt": bptt, "native": native}
-FASTEST_FIRST = ("native", "bptt", "reference")
-DRAW_THEMSELVES = ("native",)  # engines that draw noise from a recipe faster than it could be handed to them
+ENGINES: dict[str, ModuleType] = {
+    "reference": reference, "bptt": bptt, "native": native, "triton": triton, "cudnn": cudnn,
+}  # fmt: skip
+FASTEST_FIRST = ("native", "triton", "cudnn", "bptt", "reference")
+DRAW_THEMSELVES = ("native", "triton")  # engines that draw noise from a recipe faster than it could be handed to them
 
 
 def choose(

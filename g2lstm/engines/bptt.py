@@ -33,6 +33,7 @@ def run(
     noise: Tensor | NoiseRecipe | None = None,
     scale: Scale | None = None,
     hard: tuple[str, ...] = (),
+    reuse_pre: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Runs the recurrence; arguments and results as `g2lstm.engines` says.
 
@@ -49,7 +50,7 @@ def run(
         weight_hh = weight_hh * weight_hh.new_tensor(scale).repeat_interleave(c0.shape[-1]).unsqueeze(1)
     weight_hr = None if weight_hr is None else weight_hr.to(pre.dtype)
     noise = as_tensor(noise, pre)
-    return _Recurrence.apply(pre, weight_hh.to(pre.dtype), h0, c0, weight_hr, inside, reverse, noise, scale)
+    return _Recurrence.apply(pre, weight_hh.to(pre.dtype), h0, c0, weight_hr, inside, reverse, noise, scale, reuse_pre)
 
 
 def lacks(*, hard: bool, **_: Any) -> str | None:
@@ -70,10 +71,11 @@ class _Recurrence(torch.autograd.Function):
         reverse: bool,
         noise: Tensor | None,
         scale: Scale | None,
+        reuse_pre: bool,
     ) -> tuple[Tensor, Tensor]:
         time, batch, rows = pre.shape
         size = rows // 4
-        gates = pre.to(c0.dtype, copy=True)  # becomes the gate values, in place
+        gates = pre.detach().to(c0.dtype, copy=not reuse_pre)  # becomes the gate values, in place
         if noise is not None:
             gates[..., : noise.shape[-1]].add_(noise)
         _scale(gates, scale)
@@ -156,7 +158,7 @@ class _Recurrence(torch.autograd.Function):
         _scale(d_pre, ctx.scale)
         if ctx.needs_input_grad[7]:
             d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
-        return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise, None
+        return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise, None, None
 
 
 def _derivative_factors(

@@ -82,7 +82,6 @@ def _link_flags() -> list[str]:
 
 def _try_out() -> None:
     """Runs the smallest recurrence, so that a library that loads and can't run is found now."""
-    zeros = torch.zeros(1, 1, 8)
-    torch.ops.g2lstm.forward(
-        zeros, torch.zeros(8, 2), zeros[0, :, :2], zeros[0, :, :2], [1.0] * 4, None, 0, 0, 0.0, [-1] * 4, None, False, False
-    )
+    pre, weight, state = torch.zeros(1, 1, 8), torch.zeros(8, 2), torch.zeros(1, 2)
+    unscaled, no_words = [1.0] * 4, [-1] * 4
+    torch.ops.g2lstm.forward(pre, weight, state, state, unscaled, None, 0, 0, 0.0, no_words, None, False, False, False)

@@ -11,6 +11,10 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -26,14 +30,47 @@ constexpr int64_t W = 16;
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
 typedef uint32_t Words __attribute__((vector_size(4 * W)));
-typedef uint64_t LongWords __attribute__((vector_size(8 * W)));
-typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
 
 // ---- vectors ----
 
+// Arithmetic is the compiler's own on vectors, for any processor; what AVX-512 does better is spelled out beside it.
+
 inline Floats all(float x) { return x - Floats{}; }
-inline Floats min(Floats a, float b) { return a > b ? all(b) : a; }  // NaN stays NaN
-inline Floats max(Floats a, float b) { return a < b ? all(b) : a; }
+
+#ifdef __AVX512F__
+
+inline Floats load(const float* from, int64_t count) {
+  return (Floats)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+}
+
+inline Floats load(const BFloat16* from, int64_t count) {
+  const __m256i bits = _mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), from);
+  return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+}
+
+inline void store(float* to, Floats v, int64_t count) {
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+}
+
+inline void store_low(BFloat16* to, Words low, int64_t count) {
+  _mm256_mask_storeu_epi16(to, (__mmask16)((1u << count) - 1), _mm512_cvtepi32_epi16((__m512i)low));
+}
+
+// The constant comes first: of a NaN and a number the second operand is returned.
+inline Floats clamp(Floats x, float low, float high) {
+  return (Floats)_mm512_min_ps((__m512)all(high), _mm512_max_ps((__m512)all(low), (__m512)x));
+}
+
+inline Floats round(Floats x) { return (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+
+inline Floats times_power_of_two(Floats x, Floats n) { return (Floats)_mm512_scalef_ps((__m512)x, (__m512)n); }
+
+inline Floats reciprocal(Floats x) {  // of normal numbers: an estimate of 14 bits and a Newton step
+  const Floats estimate = (Floats)_mm512_rcp14_ps((__m512)x);
+  return estimate * (2.0f - x * estimate);
+}
+
+#else
 
 template <typename V, typename S>
 inline V load_vector(const S* from, int64_t count) {
@@ -55,6 +92,8 @@ inline void store_vector(S* to, V v, int64_t count) {
   }
 }
 
+typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
+
 inline Floats load(const float* from, int64_t count) { return load_vector<Floats>(from, count); }
 
 inline Floats load(const BFloat16* from, int64_t count) {
@@ -64,17 +103,35 @@ inline Floats load(const BFloat16* from, int64_t count) {
 
 inline void store(float* to, Floats v, int64_t count) { store_vector(to, v, count); }
 
+inline void store_low(BFloat16* to, Words low, int64_t count) {
+  store_vector(to, __builtin_convertvector(low, Shorts), count);
+}
+
+inline Floats clamp(Floats x, float low, float high) {  // NaN stays NaN
+  x = x < low ? all(low) : x;
+  return x > high ? all(high) : x;
+}
+
+inline Floats round(Floats x) { return (x + 12582912.0f) - 12582912.0f; }  // 1.5 * 2^23
+
+inline Floats times_power_of_two(Floats x, Floats n) {
+  Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return x * reinterpret_cast<Floats&>(exponent);
+}
+
+inline Floats reciprocal(Floats x) { return 1.0f / x; }
+
+#endif
+
 inline void store(BFloat16* to, Floats v, int64_t count) {
   Words bits = reinterpret_cast<Words&>(v);
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-  rounded = (v != v) ? Words{} + 0x7fc0 : rounded;
-  store_vector(to, __builtin_convertvector(rounded, Shorts), count);
+  store_low(to, (v != v) ? Words{} + 0x7fc0 : rounded, count);
 }
 
 inline Floats exp(Floats x) {
-  x = min(max(x, -87.0f), 88.0f);
-  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  Floats n = (x * 1.44269504f + shift) - shift;
+  x = clamp(x, -80.0f, 80.0f);
+  Floats n = round(x * 1.44269504f);
   Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
   Floats p = all(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -83,17 +140,16 @@ inline Floats exp(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return p * reinterpret_cast<Floats&>(exponent);
+  return times_power_of_two(p, n);
 }
 
-inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
+inline Floats sigmoid(Floats x) { return reciprocal(1.0f + exp(-x)); }
 
 inline Floats tanh(Floats x) {
   Words sign = reinterpret_cast<Words&>(x) & 0x80000000u;
   Words magnitude = reinterpret_cast<Words&>(x) & 0x7fffffffu;
   Floats size = reinterpret_cast<Floats&>(magnitude);
-  Floats large = 1.0f - 2.0f / (exp(2.0f * size) + 1.0f);
+  Floats large = 1.0f - 2.0f * reciprocal(exp(2.0f * size) + 1.0f);
   Words signed_large = reinterpret_cast<Words&>(large) | sign;
   Floats z = x * x;
   Floats p = all(-5.70498872745e-3f);
@@ -145,14 +201,22 @@ struct Noise {
     Floats below = __builtin_convertvector(u, Floats) + 0.5f + eps;
     Floats above = __builtin_convertvector(threshold - u, Floats) - 0.5f + eps;
     Ints perturbed = u < threshold;
-    return perturbed ? log(below / (perturbed ? above : all(1.0f))) : Floats{};
+    return perturbed ? log(below * reciprocal(perturbed ? above : all(1.0f))) : Floats{};
   }
 };
 
 inline void multiply(Words a, uint32_t b, Words& high, Words& low) {
+#ifdef __AVX512F__
+  const __m512i factor = _mm512_set1_epi64(b), words = (__m512i)a;
+  const __m512i even = _mm512_mul_epu32(words, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(words, 32), factor);
+  high = (Words)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+  low = (Words)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+#else
+  typedef uint64_t LongWords __attribute__((vector_size(8 * W)));
   LongWords product = __builtin_convertvector(a, LongWords) * (uint64_t)b;
   high = __builtin_convertvector(product >> 32, Words);
   low = a * b;
+#endif
 }
 
 inline void philox(uint64_t seed, uint64_t counter, Words words[4]) {
@@ -259,6 +323,16 @@ void product_done() {
   at::native::cpublas::brgemm_release(interleave<S> == 2);
 }
 
+// Asks for the cache lines of a block of columns while the product before it runs: a line a row is too far apart for the
+// processor to see them coming.
+template <typename S>
+void prefetch(const S* first, int64_t rows, int64_t stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    __builtin_prefetch(first + row * stride);
+    __builtin_prefetch(first + row * stride + W - 1);
+  }
+}
+
 // ---- the recurrence ----
 
 struct Walk {
@@ -296,6 +370,8 @@ void forward_loop(
       float* recurrent = scratch.data() + at::get_thread_num() * B * 4 * W;
       for (int64_t block = begin; block < end; ++block) {
         const int64_t j = block * W, count = std::min(W, H - j);
+        prefetch(pre_data + t * B * 4 * H + j, B * 4, H);
+        prefetch(c_before + j, B, H);
         product(B, h_before, H, packed, block, recurrent);
         for (int64_t b = 0; b < B; ++b) {
           const int64_t at_unit = b * H + j;
@@ -360,6 +436,12 @@ void backward_loop(
     at::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
       float* d_hidden = scratch.data() + at::get_thread_num() * B * units * W;
       for (int64_t panel = begin; panel < end; ++panel) {
+        for (int64_t j = panel * units * W; k >= 0 && j < std::min(H, (panel + 1) * units * W); j += W) {
+          prefetch(gates_data + t * B * 4 * H + j, B * 4, H);
+          prefetch(c_before + j, B, H);
+          prefetch(c_after + j, B, H);
+          if (grad_h) prefetch(grad_h + t * B * H + j, B, H);
+        }
         if (later >= 0) {
           product(B, d_pre_data + later * B * 4 * H, 4 * H, packed, panel, d_hidden);
         } else {
@@ -409,13 +491,15 @@ void backward_loop(
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, int64_t seed, int64_t threshold, double eps, const std::vector<int64_t>& words,
-    const std::optional<Tensor>& lengths, bool reverse, bool keep_gates) {
+    const std::optional<Tensor>& lengths, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = at::empty({T + 1, B, H}, pre.options());
   Tensor cell = at::empty({T + 1, B, H}, c0.options());
   hidden[reverse ? T : 0].copy_(h0);
   cell[reverse ? T : 0].copy_(c0);
-  Tensor gates = keep_gates ? at::empty({T, B, 4, H}, c0.options()) : at::empty({0}, c0.options());
+  // A value of pre is read before the gate value takes its place.
+  const bool in_place = keep_gates && reuse_pre && pre.scalar_type() == at::kFloat;
+  Tensor gates = in_place ? pre.view({T, B, 4, H}) : at::empty(keep_gates ? at::IntArrayRef{T, B, 4, H} : at::IntArrayRef{0}, c0.options());
   Noise recipe;
   recipe.seed = (uint64_t)seed;
   recipe.threshold = (int32_t)threshold;
@@ -463,7 +547,7 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, int seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, bool reverse, bool keep_gates) -> (Tensor, Tensor, Tensor)");
+      " float eps, int[] words, Tensor? lengths, bool reverse, bool keep_gates, bool reuse_pre) -> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_cell, float[] scale,"
       " Tensor? lengths, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");

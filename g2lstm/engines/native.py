@@ -1,4 +1,4 @@
-"""The recurrence as a small C++ kernel (native.cpp): weights packed once, one product and one fused pass a step, noise inside.
+"""The recurrence as a small C++ kernel (native.cpp): weights packed once, a product and a fused pass a step, noise inside.
 
 It is compiled when it is first needed and kept; without a compiler the tensor code of `bptt` takes its place.
 
@@ -46,18 +46,19 @@ def run(
     noise: Tensor | NoiseRecipe | None = None,
     scale: Scale | None = None,
     hard: tuple[str, ...] = (),
+    reuse_pre: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Runs the recurrence; arguments and results as `g2lstm.engines` says.
 
     Raises:
         ValueError: for what `lacks` names.
     """
-    asked = {"device": pre.device, "dtype": pre.dtype, "size": c0.shape[-1]}
-    if reason := lacks(**asked, projected=weight_hr is not None, hard=bool(hard)):
+    reason = lacks(device=pre.device, dtype=pre.dtype, size=c0.shape[-1], projected=weight_hr is not None, hard=bool(hard))
+    if reason:
         raise ValueError(f"the native engine {reason}: use engine='auto'")
     lengths = None if lengths is None else lengths.to(torch.int64)
     recipe, given = (noise, None) if isinstance(noise, NoiseRecipe) else (_NO_RECIPE, noise)
-    options = scale or _UNSCALED, recipe, lengths, reverse
+    options = scale or _UNSCALED, recipe, lengths, reverse, reuse_pre
     return _Recurrence.apply(pre, weight_hh, h0.to(pre.dtype), c0.float(), given, options, torch.is_grad_enabled())
 
 
@@ -70,14 +71,14 @@ class _Recurrence(torch.autograd.Function):
         h0: Tensor,
         c0: Tensor,
         noise: Tensor | None,
-        options: tuple[Scale, NoiseRecipe, Tensor | None, bool],
+        options: tuple[Scale, NoiseRecipe, Tensor | None, bool, bool],
         keep_gates: bool,
     ) -> tuple[Tensor, Tensor]:
-        scale, recipe, lengths, reverse = options
+        scale, recipe, lengths, reverse, reuse_pre = options
         keep_gates = keep_gates and any(ctx.needs_input_grad)
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.contiguous(), _master(weight_hh), h0, c0, scale, None if noise is None else noise.float().contiguous(),
-            recipe.seed, recipe.threshold, recipe.eps, recipe.words, lengths, reverse, keep_gates,
+            pre.detach().contiguous(), _master(weight_hh), h0, c0, scale, None if noise is None else noise.float().contiguous(),
+            recipe.seed, recipe.threshold, recipe.eps, recipe.words, lengths, reverse, keep_gates, reuse_pre,
         )  # fmt: skip
         ctx.options = scale, lengths, reverse
         ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)

@@ -23,6 +23,7 @@ def run(
     noise: Tensor | NoiseRecipe | None = None,
     scale: Scale | None = None,
     hard: tuple[str, ...] = (),
+    reuse_pre: bool = False,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Runs the recurrence step by step; arguments and results as `g2lstm.engines` says."""
     time = pre.shape[0]

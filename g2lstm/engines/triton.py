@@ -1,0 +1,272 @@
+"""The recurrence on a CUDA device: one product and one fused Triton kernel a step, replayed from CUDA graphs.
+
+The forward kernel adds product, pre-activations and noise, applies the gates and updates both states; the noise is drawn
+inside from a `NoiseRecipe`, and nothing of it is stored: the backward kernel reads the gate values, kept in float32.
+Products run in the dtype of the pre-activations. Those in float32 follow torch.backends.cuda.matmul.fp32_precision, where
+TF32 is off by default; nn.LSTM's follow the setting of torch.backends.cudnn, where it is on. Inside a CUDA graph that the
+caller captures, the seed of a recipe is captured too: each replay draws the same noise.
+
+Speed is unmeasured on a GPU; the numbers are tested in Triton's interpreter. A persistent kernel, which keeps W_hh on the
+chip for all steps, would take the place of `Steps.run`: tables and buffers hold all that it needs.
+
+T time, B batch, H hidden units, Hp = H rounded up to a multiple of 8, rows = B rounded up to a multiple of 8. Products
+want both; the zeros in between are exact.
+"""
+
+import functools
+import importlib
+import logging
+import os
+import threading
+from collections import OrderedDict
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from g2lstm.engines.graphs import Steps, is_capturing
+from g2lstm.engines.noise import NoiseRecipe
+from g2lstm.engines.reference import Scale
+
+log = logging.getLogger("g2lstm")
+_UNSCALED = (1.0, 1.0, 1.0, 1.0)
+_MULTIPLE = 8
+_LARGEST_BLOCK = 256  # units of one program
+_WORKSPACES = 16  # kept, each with its graphs
+
+
+def lacks(*, device: torch.device, dtype: torch.dtype, projected: bool, hard: bool, **_: Any) -> str | None:
+    """Why this engine can't do what is asked, or None. With TRITON_INTERPRET=1 it runs on the CPU, for tests."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != ("cpu" if interpreted else "cuda"):
+        return f"runs on {'the CPU in the interpreter' if interpreted else 'CUDA'}, not on {device.type}"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
+    if hard or projected:
+        return "has no hard gates" if hard else "has no projection"
+    if torch.compiler.is_compiling():
+        return "can't be traced by torch.compile"
+    return _problem()
+
+
+def run(
+    pre: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    *,
+    weight_hr: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    noise: Tensor | NoiseRecipe | None = None,
+    scale: Scale | None = None,
+    hard: tuple[str, ...] = (),
+    reuse_pre: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Runs the recurrence; arguments and results as `g2lstm.engines` says.
+
+    Raises:
+        ValueError: for what `lacks` names.
+    """
+    if reason := lacks(device=pre.device, dtype=pre.dtype, projected=weight_hr is not None, hard=bool(hard)):
+        raise ValueError(f"the triton engine {reason}: use engine='auto'")
+    lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
+    recipe, given = (noise, None) if isinstance(noise, NoiseRecipe) else (None, noise)
+    options = scale or _UNSCALED, recipe, lengths, reverse, reuse_pre
+    return _Recurrence.apply(pre, weight_hh, h0.to(pre.dtype), c0.float(), given, options, torch.is_grad_enabled())
+
+
+@functools.cache
+def _problem() -> str | None:
+    """Why Triton can't be used, or None. On a CUDA device it needs a C compiler for what starts its kernels."""
+    try:
+        kernels = _kernels()
+        if torch.cuda.is_available() and not is_capturing():
+            kernels.draw_words[(1,)](*torch.zeros(3, 4, dtype=torch.int64, device="cuda"), COUNT=1, BLOCK=1)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("no Triton kernels: %s", reason)
+        return f"needs Triton: {reason}"
+    return None
+
+
+def _kernels() -> ModuleType:
+    return importlib.import_module("g2lstm.engines.triton_kernels")
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pre: Tensor,
+        weight_hh: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        noise: Tensor | None,
+        options: tuple[Scale, NoiseRecipe | None, Tensor | None, bool, bool],
+        keep_gates: bool,
+    ) -> tuple[Tensor, Tensor]:
+        scale, recipe, lengths, reverse, reuse_pre = options
+        keep_gates = keep_gates and any(ctx.needs_input_grad)
+        time, batch, size = *pre.shape[:2], c0.shape[-1]
+        pre = pre.contiguous()
+        added = None if noise is None else noise.float().contiguous()
+        hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
+        hidden[-1 if reverse else 0], cell[-1 if reverse else 0] = h0, c0
+        if keep_gates and reuse_pre and pre.dtype == c0.dtype:  # a program reads its units before it overwrites them
+            gates = pre.detach().view(time, batch, 4, size)
+        else:
+            gates = c0.new_empty((time, batch, 4, size) if keep_gates else 0)
+        kernels, workspace = _kernels(), _workspace(pre, batch, size)
+        with torch.cuda.device_of(pre), workspace.lock:
+            threshold = recipe.threshold if recipe else 0
+            numbers = kernels.Numbers(
+                time=time, batch=batch, seed=recipe.seed if recipe else 0, threshold=threshold,
+                noise_width=0 if added is None else added.shape[-1], noise=_address(added), lengths=_address(lengths),
+                hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=pre.data_ptr(),
+            )  # fmt: skip
+            workspace.start(weight_hh, numbers, (*scale, recipe.eps * threshold if recipe else 0.0))
+            workspace.state[:batch, :size].copy_(h0)
+            words = (-1, -1, -1, -1) if recipe is None else tuple(recipe.words)
+            workspace.forward(
+                time, reverse=reverse, lengths=lengths is not None, given=added is not None,
+                drawn=threshold > 0, words=words, keep=keep_gates,
+            )  # fmt: skip
+        ctx.options = scale, reverse
+        ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)
+        ctx.save_for_backward(weight_hh, hidden, cell, gates, lengths)
+        ctx.set_materialize_grads(False)
+        return (hidden[:-1], cell[:-1]) if reverse else (hidden[1:], cell[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the triton engine has no second derivatives (create_graph=True): use engine='reference'")
+        weight_hh, hidden, cell, gates, lengths = ctx.saved_tensors
+        scale, reverse = ctx.options
+        time, batch, _, size = gates.shape
+        grad_hidden = None if grad_hidden is None else grad_hidden.contiguous()
+        grad_cell = None if grad_cell is None else grad_cell.contiguous()
+        d_pre = hidden.new_empty(time, batch, 4 * size)
+        kernels, workspace = _kernels(), _workspace(hidden, batch, size)
+        with torch.cuda.device_of(hidden), workspace.lock:
+            numbers = kernels.Numbers(
+                time=time, batch=batch, seed=0, threshold=0, noise_width=0, lengths=_address(lengths),
+                hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=d_pre.data_ptr(),
+                grad_hidden=_address(grad_hidden), grad_cell=_address(grad_cell),
+            )  # fmt: skip
+            workspace.start(weight_hh, numbers, (*scale, 0.0))
+            workspace.backward(
+                time, reverse=reverse, lengths=lengths is not None,
+                grad_hidden=grad_hidden is not None, grad_cell=grad_cell is not None,
+            )  # fmt: skip
+            d_h0 = workspace.d_state[:batch, :size].float() + workspace.passed[:batch]
+            d_c0 = workspace.d_cell[:batch].clone()
+        d_weight_hh = d_noise = None
+        if ctx.needs_input_grad[1]:
+            before = (hidden[1:] if reverse else hidden[:-1]).flatten(0, 1)
+            before = torch.nn.functional.pad(before, (0, workspace.padded - size))  # rows start where products like it
+            d_weight_hh = (d_pre.flatten(0, 1).mT @ before)[:, :size].to(weight_hh.dtype)
+        if ctx.needs_input_grad[4]:
+            d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
+        return d_pre, d_weight_hh, d_h0.to(hidden.dtype), d_c0, d_noise, None, None
+
+
+class _Workspace:
+    """Tensors at addresses that graphs may know, for all passes of some sizes on one stream."""
+
+    def __init__(self, like: Tensor, rows: int, size: int) -> None:
+        self.size, self.padded = size, _rounded_up(size)
+        wide = 4 * self.padded
+        self.lock = threading.Lock()  # held while a pass is enqueued; on one stream passes then follow each other
+        kernels = _kernels()
+        self.numbers = like.new_zeros(1 + len(kernels.Numbers._fields), dtype=torch.int64)
+        self.factors = like.new_zeros(5, dtype=torch.float32)
+        self.weight = like.new_zeros(4, self.padded, self.padded)
+        self.state, self.product = like.new_zeros(rows, self.padded), like.new_zeros(rows, wide)
+        self.d_state, self.d_gates = like.new_zeros(rows, self.padded), like.new_zeros(rows, wide)
+        self.d_cell, self.passed = like.new_zeros(2, rows, size, dtype=torch.float32)
+        self.block = min(_LARGEST_BLOCK, 1 << (size - 1).bit_length())
+        self.grid = (rows, -(-size // self.block))
+        self.steps = Steps(self.numbers[:1])
+
+    def start(self, weight_hh: Tensor, numbers: tuple[int, ...], factors: tuple[float, ...]) -> None:
+        """Copies in what a pass works with; the product with the zeros beyond H stays zero."""
+        blocks = weight_hh.unflatten(0, (4, self.size))
+        self.weight[:, : self.size, : self.size].copy_(blocks)
+        _fill(self.numbers, (0, *numbers))
+        _fill(self.factors, factors)
+
+    def forward(
+        self, time: int, *, reverse: bool, lengths: bool, given: bool, drawn: bool, words: tuple[int, ...], keep: bool
+    ) -> None:
+        kernel, weight = _kernels().forward_step[self.grid], self.weight.flatten(0, 1)
+
+        def step(offset: int) -> None:
+            torch.mm(self.state, weight.mT, out=self.product)
+            kernel(
+                self.numbers, self.factors, self.state, self.product, offset, self.size, self.padded,
+                REVERSE=reverse, HAS_LENGTHS=lengths, GIVEN=given, DRAWN=drawn,
+                WORD_I=words[0], WORD_F=words[1], WORD_O=words[3], KEEP=keep, BLOCK=self.block,
+            )  # fmt: skip
+
+        self.steps.run(step, time, ("forward", reverse, lengths, given, drawn, words, keep, _precision()))
+
+    def backward(self, time: int, *, reverse: bool, lengths: bool, grad_hidden: bool, grad_cell: bool) -> None:
+        kernel, weight = _kernels().backward_step[self.grid], self.weight.flatten(0, 1)
+        self.d_state.zero_()
+        self.d_cell.zero_()
+        self.passed.zero_()
+
+        def step(offset: int) -> None:
+            kernel(
+                self.numbers, self.factors, self.d_state, self.d_gates, self.d_cell, self.passed, offset,
+                self.size, self.padded, REVERSE=reverse, HAS_LENGTHS=lengths,
+                HAS_GRAD_HIDDEN=grad_hidden, HAS_GRAD_CELL=grad_cell, BLOCK=self.block,
+            )  # fmt: skip
+            torch.mm(self.d_gates, weight, out=self.d_state)
+
+        self.steps.run(step, time, ("backward", reverse, lengths, grad_hidden, grad_cell, _precision()))
+
+
+_kept: OrderedDict[tuple, _Workspace] = OrderedDict()
+_kept_lock = threading.Lock()
+
+
+def _workspace(like: Tensor, batch: int, size: int) -> _Workspace:
+    """The workspace of these sizes on the present stream."""
+    rows = _rounded_up(max(batch, 1))
+    if is_capturing():
+        return _Workspace(like, rows, size)  # its memory belongs to the caller's graph
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
+    key = like.device, stream, like.dtype, rows, size
+    with _kept_lock:
+        if key not in _kept:
+            with torch.inference_mode(False):
+                _kept[key] = _Workspace(like, rows, size)
+        _kept.move_to_end(key)
+        while len(_kept) > _WORKSPACES:
+            _kept.popitem(last=False)
+        return _kept[key]
+
+
+def _fill(table: Tensor, values: tuple[float, ...]) -> None:
+    if table.is_cuda and is_capturing():
+        for index, value in enumerate(values):  # a graph keeps arguments of a kernel, not memory of the host
+            table[index].fill_(value)
+    else:  # from pinned memory, so that the host waits for nothing
+        table.copy_(torch.tensor(values, dtype=table.dtype, pin_memory=table.is_cuda), non_blocking=True)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _precision() -> str:
+    """How float32 products are run, which a captured graph keeps."""
+    return torch.backends.cuda.matmul.fp32_precision
+
+
+def _rounded_up(size: int) -> int:
+    return -(-size // _MULTIPLE) * _MULTIPLE
