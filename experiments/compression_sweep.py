@@ -1,0 +1,163 @@
+"""How trained models bear compression: python experiments/compression_sweep.py runs='results/ptb_cpu/*'."""
+
+import glob
+import hashlib
+import json
+import re
+import signal
+from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from g2lstm import build, cli
+from g2lstm.compression.presets import PRESETS, chosen_methods
+from g2lstm.compression.report import draw, gate_label, tables
+from g2lstm.compression.sweep import Results, Row, Run, Subject, plan, run_sweep
+from g2lstm.compression.targets import Target
+from g2lstm.config import check_values, load_config
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+from g2lstm.results import load_best
+from g2lstm.training.progress import duration, say
+from g2lstm.training.rundir import RunDirectory
+from g2lstm.training.tasks import LanguageModelTask
+
+CACHES = {"both": (False, True), "true": (True,), "false": (False,)}
+
+
+def compression_sweep(arguments: list[str]) -> int:
+    options = _parser().parse_options(arguments)
+    if min(options.jobs, options.threads or 1) < 1:
+        raise UserError("jobs and threads must be at least 1")
+    overrides = {"data.dir": getattr(options, "data.dir"), "device": options.device}
+    try:
+        settings = [text for text in options.settings.split(",") if text]
+        presets = (options.preset or ("" if settings else "paper")).split(",")
+        methods = chosen_methods([name for name in presets if name], settings)
+        target = Target.parse(options.gates, options.matrices, options.layers)
+        runs = describe(find_runs(options.runs), overrides)
+        evaluations = plan(runs, methods, target, CACHES[options.cache], options.split)
+        out = options.out or default_folder(runs)
+        results = Results(out / "sweep.json")
+        console = Console(stderr=True)
+        done = sum(evaluation in results for evaluation in evaluations)
+        say(console, f"{len(evaluations)} evaluations of {len(runs)} runs, {done} of them done before; writing to {out}")
+        load = partial(load_subject, overrides=overrides)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        run_sweep(evaluations, results, load, jobs=options.jobs, threads=options.threads, finished=partial(_tell, console))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    rows = results.finish(evaluations)
+    text = tables(rows)
+    write_atomically(out / "sweep.md", text)
+    print(text)
+    say(console, "wrote " + ", ".join(str(path) for path in (results.path, out / "sweep.md", *draw(rows, out))))
+    return 0
+
+
+def _parser() -> cli.OptionParser:
+    parser = cli.OptionParser(
+        prog="experiments/compression_sweep.py",
+        description="Evaluates trained models under compression of their gates; an interrupted sweep goes on.",
+    )
+    parser.add_argument("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
+    presets = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in PRESETS.items() if name != "curves")
+    parser.add_argument("--preset", metavar="LIST", help=f"of these, paper without it or settings. {presets}; curves")
+    parser.add_argument("--settings", default="", metavar="LIST", help="as svd:H/16,round:0.2+clip:0.4,bits:4")
+    parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
+    parser.add_argument("--matrices", default="both", help="input, recurrent or both")
+    parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
+    parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument("--cache", choices=tuple(CACHES), default="both", help="with the cache pointer: both, true, false")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel processes")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each; an equal share without it")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results/compression/EXPERIMENT for recorded runs")
+    return parser
+
+
+def find_runs(patterns: str) -> list[Path]:
+    """The run directories of comma-separated names and patterns. A pattern passes over what is no run."""
+    found: list[Path] = []
+    for pattern in patterns.split(","):
+        if any(character in pattern for character in "*?["):
+            matches = [Path(path) for path in sorted(glob.glob(pattern)) if (Path(path) / "config.yaml").is_file()]  # noqa: PTH207
+            if not matches:
+                raise UserError(f"no run directory matches {pattern}: name folders that runs wrote")
+            found += matches
+        else:
+            found.append(RunDirectory.open(Path(pattern)).path)
+    return list(dict.fromkeys(_short(path) for path in found))
+
+
+def describe(paths: list[Path], overrides: dict[str, str | None]) -> list[Run]:
+    """What the sweep's rows say of each run, by gate and seed.
+
+    Raises:
+        UserError: a run has no weights.
+    """
+    configs = {path: _config(path, overrides) for path in paths}
+    several = len({config.experiment_name for config in configs.values()}) > 1
+    runs = []
+    for path, config in configs.items():
+        best = RunDirectory(path).best
+        if not best.is_file():
+            raise UserError(f"{path} has no weights ({best.name}): recorded runs of large models keep none, train it again")
+        gate = re.sub(r"-seed\d+$", "", config.run_name)
+        parts = [
+            hashlib.sha256(best.read_bytes()).hexdigest(),
+            *(OmegaConf.to_container(config[n]) for n in ("data", "eval")),
+        ]
+        identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+        name = f"{config.experiment_name}/{gate}" if several else gate
+        runs.append(Run(path, name, config.seed, hasattr(LanguageModelTask, "evaluate_with_cache"), identity))
+    return runs
+
+
+def default_folder(runs: list[Run]) -> Path:
+    """results/compression/<experiment> for recorded runs of one experiment, else runs/compression."""
+    parents = {run.path.parent for run in runs}
+    parent = parents.pop()
+    if not parents and parent.parent == Path("results"):
+        return Path("results/compression") / parent.name
+    return Path("runs/compression")
+
+
+def load_subject(path: Path, overrides: dict[str, str | None]) -> Subject:
+    """A run's best weights and its task."""
+    config = _config(path, overrides)
+    device = build.build_device(config.device)
+    task = build.build_task(config, build.build_corpus(config.data, build.vocabulary_of(path)), device)
+    model = load_best(RunDirectory.open(path), task.build_model().to(device))
+    return Subject(task, model, build.build_cache(config.eval.cache))
+
+
+def _config(path: Path, overrides: dict[str, str | None]) -> DictConfig:
+    config = load_config(RunDirectory.open(path).config)
+    for name, value in overrides.items():
+        if value is not None:
+            OmegaConf.update(config, name, value)
+    check_values(config)
+    return config
+
+
+def _short(path: Path) -> Path:
+    """Relative to the present folder where it lies in it."""
+    full, here = path.absolute(), Path.cwd()
+    return full.relative_to(here) if full.is_relative_to(here) else full
+
+
+def _tell(console: Console, row: Row, number: int, count: int, left: float) -> None:
+    cache = " with cache" if row["cache"] else ""
+    what = f"{gate_label(row['gate'])} seed {row['seed']}, {row['setting']}{cache}: {row['metric']} {row['value']:.2f}"
+    say(console, f"{number}/{count}  {what}  ({duration(row['seconds'])})  ETA {duration(left)}")
+
+
+if __name__ == "__main__":
+    cli.main(compression_sweep)

@@ -1,0 +1,233 @@
+"""What a sweep found, as the paper's table and as figures."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from g2lstm.compression.methods import ORIGINAL, Method
+
+Row = dict[str, Any]
+NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
+# Okabe and Ito's palette, told apart by colour-blind readers; the markers do it in print.
+STYLES = {"sigmoid": ("#0072B2", "o"), "sharpened": ("#E69F00", "s"), "gumbel": ("#009E73", "^")}
+MORE_STYLES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
+MOST_SETTINGS = 6  # beside the original, in one table
+AXES = {
+    "bits_per_gate_parameter": "bits for each parameter of the compressed blocks",
+    "rank": "rank, mean over the blocks (dotted: the original)",
+}
+FAMILIES = {"rounding": "rounding", "bits": "few bits", "prune": "pruning", "svd": "low rank"}
+
+
+def gate_order(gate: str) -> tuple[int, str]:
+    """The paper's three gates first, each followed by its variants."""
+    names = list(NAMES)
+    kind = _kind(gate)
+    return (names.index(kind) if kind in names else len(names), gate)
+
+
+def gate_label(gate: str) -> str:
+    """ "gumbel-p0.5" -> "G2-LSTM (p0.5)"."""
+    kind = _kind(gate)
+    prefix, _, rest = gate.partition(kind)
+    extra = ", ".join(part for part in (prefix.strip("/"), rest.strip("-")) if part)
+    return NAMES.get(kind, kind) + (f" ({extra})" if extra else "")
+
+
+def tables(rows: list[Row]) -> str:
+    """Markdown: a table in the paper's shape for each of without and with cache, and what the settings cost.
+
+    One row a gate, one column a setting: the mean over seeds and, in brackets, the mean difference to the original of the
+    same run, with standard deviations where there are several runs.
+    """
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    parts = []
+    for cache in (False, True):
+        chosen = [row for row in rows if row["cache"] == cache]
+        if chosen:
+            title = f"{chosen[0]['split']} {_words(chosen[0]['metric'])}" + (" with cache" if cache else "")
+            parts.append(
+                f"{title[0].upper()}{title[1:]} (and difference to the original)\n\n{_table(chosen, settings, _cell)}"
+            )
+    cost = [row for row in rows if row["cache"] == rows[0]["cache"]] if rows else []
+    if cost:
+        parts.append(f"Bits for each parameter of the compressed blocks\n\n{_table(cost, settings, _bits_cell)}")
+        parts.append(_footnote(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(rows: list[Row], folder: Path) -> list[Path]:
+    """Writes the figures that the rows give: the metric against bits, and against rank where SVDs are among the settings.
+
+    Returns:
+        the files.
+    """
+    written = []
+    for name, axis in zip(("bits", "rank"), AXES, strict=True):
+        compressed = [row for row in rows if row["setting"] != ORIGINAL and row[axis] is not None]
+        if len({row["setting"] for row in compressed}) > 1:
+            figure = _figure(rows, axis)
+            for kind in ("png", "svg"):
+                path = folder / f"{name}.{kind}"
+                figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+                written.append(path)
+            plt.close(figure)
+    return written
+
+
+def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
+    """One row a gate and one column a setting; many settings make several tables below each other."""
+    compressed = [setting for setting in settings if setting != ORIGINAL]
+    original = [setting for setting in settings if setting == ORIGINAL]
+    starts = range(0, max(1, len(compressed)), MOST_SETTINGS)
+    return "\n\n".join(_part(rows, original + compressed[start : start + MOST_SETTINGS], cell) for start in starts)
+
+
+def _part(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
+    lines = [["gate", *(Method.parse(setting).label for setting in settings), "n"]]
+    lines.append(["---", *["---:"] * (len(settings) + 1)])
+    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
+        of_gate = [row for row in rows if row["gate"] == gate]
+        cells = [cell([row for row in of_gate if row["setting"] == setting]) for setting in settings]
+        lines.append([gate_label(gate), *cells, str(len({row["run"] for row in of_gate}))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(rows: list[Row]) -> str:
+    if not rows:
+        return "-"
+    text = spread([row["value"] for row in rows])
+    differences = [row["difference"] for row in rows if row["difference"] is not None]
+    return text if rows[0]["setting"] == ORIGINAL or not differences else f"{text} ({spread(differences, sign='+')})"
+
+
+def _bits_cell(rows: list[Row]) -> str:
+    return f"{mean(row['bits_per_gate_parameter'] for row in rows):.2f}" if rows else "-"
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """The mean, with the standard deviation where there are several values."""
+    text = f"{mean(values):{sign},.2f}"
+    return f"{text} ± {stdev(values):,.2f}" if len(values) > 1 else text
+
+
+def _footnote(rows: list[Row]) -> str:
+    row = next((row for row in rows if row["setting"] != ORIGINAL), rows[0])
+    layers = "all layers" if row["layers"] == "all" else f"layers {row['layers']}"
+    matrices = row["matrices"].replace("+", " and ")
+    return (
+        f"Compressed: the {', '.join(row['gates'])} blocks of the {matrices} matrices of {layers}, each block by itself; "
+        "no biases. n runs that differ in their seed; with several, mean ± standard deviation."
+    )
+
+
+def _figure(rows: list[Row], axis: str) -> Figure:
+    """One column of panels a family of settings, one row each for without and with cache; only low rank against rank."""
+    present = {Method.parse(row["setting"]).family for row in rows if row["setting"] != ORIGINAL}
+    families = ["svd"] if axis == "rank" else [family for family in FAMILIES if family in present]
+    caches = sorted({row["cache"] for row in rows})
+    size = (0.8 + 4.4 * len(families), 0.9 + 3.4 * len(caches))
+    figure, panels = plt.subplots(
+        len(caches), len(families), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
+    )
+    for line, cache in zip(panels, caches, strict=True):
+        of_cache = [row for row in rows if row["cache"] == cache]
+        for axes, family in zip(line, families, strict=True):
+            _panel(axes, [row for row in of_cache if _belongs(row, family)], axis)
+        line[0].set_ylabel(f"{rows[0]['split']} {_words(rows[0]['metric'])}" + (" with cache" if cache else ""))
+    for axes, family in zip(panels[0], families, strict=True):
+        several = any("+" in row["setting"] for row in rows if _belongs(row, family))
+        axes.set_title(FAMILIES[family] + (" (hollow: in several steps)" if several else ""), fontsize="medium")
+    for axes in panels[-1]:
+        axes.set_xlabel(AXES[axis])
+    handles: dict[str, Any] = {}
+    for axes in panels.flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)  # the line comes before the hollow marks
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _belongs(row: Row, family: str) -> bool:
+    return row["setting"] == ORIGINAL or Method.parse(row["setting"]).family == family
+
+
+def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
+    """One line a gate through the settings of one operator, and hollow marks for those of several."""
+    extra = itertools.cycle(MORE_STYLES)
+    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
+        colour, marker = STYLES.get(gate.rpartition("/")[2]) or next(extra)
+        of_gate = [row for row in rows if row["gate"] == gate]
+        original = [row for row in of_gate if row["setting"] == ORIGINAL]
+        if axis == "rank" and original:
+            axes.axhline(mean(row["value"] for row in original), color=colour, linestyle=":", linewidth=1)
+        for several in (False, True):
+            chosen = [row for row in of_gate if row not in original and ("+" in row["setting"]) == several]
+            if not chosen:
+                continue
+            joined = [] if several or axis == "rank" else original
+            xs, means, deviations = (list(values) for values in zip(*_points(chosen + joined, axis), strict=True))
+            look: dict[str, Any] = {
+                "marker": marker,
+                "markersize": 5,
+                "linestyle": "none" if several else "-",
+                "color": colour,
+            }
+            axes.plot(xs, means, **look, markerfacecolor="white" if several else colour, label=gate_label(gate))
+            low = [m - d for m, d in zip(means, deviations, strict=True)]
+            high = [m + d for m, d in zip(means, deviations, strict=True)]
+            if several:
+                axes.vlines(xs, low, high, color=colour, linewidth=1)
+            elif any(deviations):
+                axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+    _scale(axes, rows, axis)
+    axes.grid(alpha=0.3)
+
+
+def _points(rows: list[Row], axis: str) -> list[tuple[float, float, float]]:
+    """(place on the axis, mean, standard deviation) of each setting, from left to right."""
+    settings = defaultdict(list)
+    for row in rows:
+        settings[row["setting"]].append(row)
+    points = []
+    for members in settings.values():
+        values = [row["value"] for row in members]
+        points.append((mean(row[axis] for row in members), mean(values), stdev(values) if len(values) > 1 else 0.0))
+    return sorted(points)
+
+
+def _scale(axes: Axes, rows: list[Row], axis: str) -> None:
+    places = [row[axis] for row in rows if row[axis] is not None]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([2.0**n for n in range(-6, 13) if min(places) / 1.5 <= 2.0**n <= max(places) * 1.5])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    values = [row["value"] for row in rows]
+    if min(values) > 0 and max(values) > 3 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter() if max(values) > 30 * min(values) else FuncFormatter(_few))
+
+
+def _few(y: float, _: int) -> str:
+    return f"{y:g}" if str(f"{y:e}")[0] in "2357" else ""
+
+
+def _kind(gate: str) -> str:
+    """ "ptb_cpu/gumbel-p0.5" -> "gumbel"."""
+    return gate.rpartition("/")[2].partition("-")[0]
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

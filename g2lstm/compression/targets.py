@@ -1,0 +1,204 @@
+"""Which blocks of a model are compressed: by gate, matrix and layer, in any model that holds nn.LSTM or G2LSTM layers.
+
+H hidden units, D input, P proj_size or H. The rows of W_ih (4H, D) and W_hh (4H, P) are the blocks i, f, g, o, of H rows
+each; a block is compressed by itself. Biases and projections never are.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from g2lstm.compression.methods import Method
+from g2lstm.compression.storage import Form
+from g2lstm.gates import BLOCKS
+
+MATRICES = {"input": "weight_ih", "recurrent": "weight_hh"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be compressed; the default is the paper's.
+
+    Attributes:
+        gates: of i, f, g, o.
+        matrices: of input (W_ih) and recurrent (W_hh).
+        layers: numbers, counted through the model and from its end where negative, or names; None is all of them.
+    """
+
+    gates: tuple[str, ...] = ("i", "f")
+    matrices: tuple[str, ...] = ("input", "recurrent")
+    layers: tuple[int | str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check("gates", self.gates, BLOCKS)
+        _check("matrices", self.matrices, MATRICES)
+
+    @classmethod
+    def parse(cls, gates: str = "if", matrices: str = "both", layers: str = "all") -> "Target":
+        """From texts: "if" or "i,f"; "input", "recurrent" or "both"; "all" or "0,-1,encoder".
+
+        Raises:
+            ValueError: naming what is unknown.
+        """
+        wanted = tuple(MATRICES) if matrices == "both" else tuple(matrices.split(","))
+        names = None if layers == "all" else tuple(_number_or_name(part) for part in layers.split(","))
+        return cls(tuple(sorted(gates.replace(",", ""), key=_place)), wanted, names)
+
+    def __str__(self) -> str:
+        layers = "all layers" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
+        return f"gates {', '.join(self.gates)} of the {' and '.join(self.matrices)} matrices, {layers}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one gate in one weight matrix.
+
+    Attributes:
+        parameter: its name in the `state_dict`.
+        gate: i, f, g or o.
+        start, stop: its rows.
+        layer: the name of the layer, as "encoder.l0".
+    """
+
+    parameter: str
+    gate: str
+    start: int
+    stop: int
+    layer: str
+
+    def of(self, state: Mapping[str, Tensor]) -> Tensor:
+        """(H, D) or (H, P) view of a `state_dict`'s tensor."""
+        return state[self.parameter][self.start : self.stop]
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A compressed state.
+
+    Attributes:
+        state: a `state_dict` like the model's, its tensors shared with the model but for the compressed ones.
+        forms: how each block is kept.
+        ranks: of each block, empty where no SVD was asked for.
+    """
+
+    state: dict[str, Tensor]
+    forms: dict[Block, Form]
+    ranks: dict[Block, int]
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all blocks."""
+        return sum(block.of(self.state).numel() for block in self.forms)
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """Bits that the blocks cost, for each of their entries."""
+        return sum(form.bits for form in self.forms.values()) / self.parameters
+
+    @property
+    def mean_rank(self) -> float | None:
+        return sum(self.ranks.values()) / len(self.ranks) if self.ranks else None
+
+    def applied_to(self, model: nn.Module) -> nn.Module:
+        """A copy of the model with this state."""
+        result = copy.deepcopy(model)
+        result.load_state_dict(self.state)
+        return result
+
+
+def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
+    """The blocks of a model, layer by layer.
+
+    Raises:
+        ValueError: the model has no LSTM layer, none that is asked for, or keeps its weights under other names.
+    """
+    target = target or Target()
+    layers = _layers(model)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} holds no nn.LSTM or G2LSTM layer: there is nothing to compress")
+    chosen = list(layers) if target.layers is None else _chosen(list(layers), target.layers)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    blocks = []
+    for layer in chosen:
+        for matrix in target.matrices:
+            for parameter in layers[layer][matrix]:
+                if parameter not in shapes:
+                    raise ValueError(f"the state_dict has no {parameter}: remove parametrisations before compressing")
+                size = shapes[parameter][0] // len(BLOCKS)
+                rows = {gate: (index * size, (index + 1) * size) for index, gate in enumerate(BLOCKS)}
+                blocks += [Block(parameter, gate, *rows[gate], layer) for gate in target.gates]
+    return blocks
+
+
+def compress(model: nn.Module, method: Method, target: Target | None = None) -> Compressed:
+    """A model's state with every targeted block compressed. The model stays as it is.
+
+    Raises:
+        ValueError: as `find_blocks`, and where weights are not finite.
+    """
+    state = dict(model.state_dict())
+    forms: dict[Block, Form] = {}
+    ranks: dict[Block, int] = {}
+    originals = dict(state)
+    for block in find_blocks(model, target):
+        original = block.of(originals)
+        form = method.store(original)
+        if state[block.parameter] is originals[block.parameter]:
+            state[block.parameter] = originals[block.parameter].clone()
+        block.of(state).copy_(form.matrix())
+        forms[block] = form
+        if (rank := method.rank(tuple(original.shape))) is not None:
+            ranks[block] = rank
+    return Compressed(state, forms, ranks)
+
+
+def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
+    """A copy of the model that computes with the compressed weights."""
+    return compress(model, method, target).applied_to(model)
+
+
+def _layers(model: nn.Module) -> dict[str, dict[str, list[str]]]:
+    """{"encoder.l0": {"input": [its W_ih, and the reverse direction's], "recurrent": [...]}}"""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LSTM):
+            prefix = f"{name}." if name else ""
+            ends = ("", "_reverse") if module.bidirectional else ("",)
+            for index in range(module.num_layers):
+                found[f"{prefix}l{index}"] = {
+                    matrix: [f"{prefix}{weight}_l{index}{end}" for end in ends] for matrix, weight in MATRICES.items()
+                }
+    return found
+
+
+def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
+    """The layers asked for, in the model's order. A module's name stands for all its layers."""
+    chosen = set()
+    for layer in wanted:
+        if isinstance(layer, int):
+            matches = [names[layer]] if -len(names) <= layer < len(names) else []
+        else:
+            matches = [name for name in names if layer in (name, name.rpartition(".")[0])]
+        if not matches:
+            raise ValueError(f"there is no LSTM layer {layer}: choose 0 to {len(names) - 1}, or of {', '.join(names)}")
+        chosen.update(matches)
+    return [name for name in names if name in chosen]
+
+
+def _place(gate: str) -> int:
+    return BLOCKS.index(gate) if gate in BLOCKS else len(BLOCKS)
+
+
+def _number_or_name(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text.strip()
+
+
+def _check(kind: str, given: tuple[str, ...], known: Iterable[str]) -> None:
+    known = tuple(known)
+    if not given or not set(given) <= set(known) or len(set(given)) < len(given):
+        raise ValueError(f"{kind} must be some of {', '.join(known)}, got {', '.join(given) or 'none'}")

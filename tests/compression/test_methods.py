@@ -1,0 +1,123 @@
+"""Settings: what texts mean, and what is stored."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g2lstm.compression.lowrank import truncate
+from g2lstm.compression.methods import Method
+from g2lstm.compression.precision import clip_to, prune, quantize, round_to
+from g2lstm.compression.presets import PRESETS, chosen_methods
+from g2lstm.compression.storage import Codes, Dense, Factors, Sparse
+
+EVERY = sorted({text for settings in PRESETS.values() for text in settings} | {"original", "ternary+prune:0.2", "clip:0.3"})
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_a_text_names_the_setting_that_prints_it(text) -> None:
+    assert str(Method.parse(text)) == text
+
+
+def test_settings_do_what_their_operators_do() -> None:
+    matrix = torch.randn(40, 24)
+    expected = {
+        "original": matrix,
+        "round:0.2+clip:0.4": clip_to(round_to(matrix, 0.2), 0.4),
+        "prune:0.5": prune(matrix, 0.5),
+        "bits:4": quantize(matrix, 4).matrix(),
+        "prune:0.5+bits:4": quantize(prune(matrix, 0.5), 4).matrix(),
+        "svd:H/8": truncate(matrix, 5),
+        "svd:24": matrix,
+        "svd:64+round:0.5": round_to(matrix, 0.5),
+    }
+    for text, result in expected.items():
+        assert torch.equal(Method.parse(text).apply(matrix), result), text
+
+
+def test_what_follows_an_svd_is_done_to_its_factors() -> None:
+    matrix = torch.randn(40, 24)
+    form = Method.parse("svd:4+bits:8").store(matrix)
+    plain = Method.parse("svd:4").store(matrix)
+    assert isinstance(form, Factors)
+    assert isinstance(plain, Factors)
+    assert isinstance(form.left, Codes)
+    assert form.rank == plain.rank == 4
+    assert torch.equal(form.left.matrix(), quantize(plain.left.matrix(), 8).matrix())
+    assert torch.equal(form.right.matrix(), quantize(plain.right.matrix(), 8).matrix())
+
+
+def test_bits_are_those_of_the_form() -> None:
+    matrix = torch.randn(60, 30)
+    count = matrix.numel()
+    assert Method.parse("original").store(matrix).bits == 32 * count
+    assert Method.parse("svd:4").store(matrix).bits == 32 * 4 * (60 + 30)
+    assert Method.parse("round:0.2+clip:0.4").store(matrix).bits == 8 * count // 3 + 5 * 32
+    assert Method.parse("bits:4").store(matrix).bits == 4 * count + 60 * 32
+    assert Method.parse("ternary").store(matrix).bits == 8 * count // 5 + 60 * 32
+    assert Method.parse("prune:0.5").store(matrix).bits == count + 16 * count
+
+
+def test_factors_that_would_be_larger_than_their_product_are_multiplied_out() -> None:
+    matrix = torch.randn(40, 24)
+    form = Method.parse("svd:20").store(matrix)
+    assert isinstance(form, Dense)
+    torch.testing.assert_close(form.matrix(), truncate(matrix, 20))
+    assert Method.parse("svd:20").rank((40, 24)) == 20
+
+
+@given(st.sampled_from(EVERY), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
+def test_what_is_stored_is_what_is_evaluated(text, rows, columns, seed) -> None:
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    before, method = matrix.clone(), Method.parse(text)
+    result = method.apply(matrix)
+    assert torch.equal(result, method.store(matrix).matrix())
+    assert (result.shape, result.dtype) == (matrix.shape, matrix.dtype)
+    assert result.data_ptr() != matrix.data_ptr()
+    assert torch.equal(matrix, before)
+
+
+def test_a_sparse_matrix_and_low_precision_parameters_keep_their_type() -> None:
+    assert isinstance(Method.parse("prune:0.9").store(torch.randn(30, 30)), Sparse)
+    assert Method.parse("svd:2").apply(torch.randn(8, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert Method.parse("svd:2").apply(torch.randn(8, 8, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounded", "'rounded' is no compression setting: write for example round:0.2"),
+        ("round:", "'round:' is no compression setting"),
+        ("round:0", "round:0: round must be a number > 0, got 0"),
+        ("clip:-1", "clip must be a number > 0, got -1"),
+        ("svd:0", "svd:0: a rank must be a whole number >= 1 or H divided by one, got 0"),
+        ("svd:H", "'svd:H' is no compression setting"),
+        ("svd:2.5", "'svd:2.5' is no compression setting"),
+        ("bits:9", "bits:9: bits must be from 2 to 8, got 9"),
+        ("prune:50", "prune must be a share in"),
+        ("ternary:2", "'ternary:2' is no compression setting"),
+        ("svd:8+svd:4", "svd:8+svd:4 has two SVDs"),
+        ("svd:8+bits:1", "bits must be from 2 to 8, got 1"),
+        ("", "'' is no compression setting"),
+    ],
+)
+def test_a_text_that_names_nothing_is_one_line(text, message) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        Method.parse(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Method.parse("svd:1").store(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(ValueError, match=r"a matrix is expected, got shape \(3,\)"):
+        Method().store(torch.ones(3))
+
+
+def test_presets_start_with_the_original_and_have_no_doubles() -> None:
+    texts = [str(method) for method in chosen_methods(["translation", "relative"], ["svd:16", "bits:4"])]
+    assert texts[0] == "original"
+    assert len(texts) == len(set(texts)) == 1 + 4 + 4 + 1
+    with pytest.raises(ValueError, match="there is no preset papers: choose of paper"):
+        chosen_methods(["papers"], [])

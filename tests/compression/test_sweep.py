@@ -1,0 +1,248 @@
+"""A sweep evaluates every setting once, goes on after an interruption, and reports what it found."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
+from g2lstm.compression import Method, Target, compressed_copy
+from g2lstm.compression import sweep as sweeping
+from g2lstm.config import compose_config
+from g2lstm.models.language_model import LanguageModel
+from g2lstm.runner import start
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "experiments" / "compression_sweep.py"
+# A model that learned something, so that compression does something.
+LEARNS = [
+    "optimizer.lr=0.03",
+    "epochs=4",
+    "finetune=false",
+    "record=true",
+    "model.weight_dropout=0",
+    "model.dropout_input=0",
+]
+LEARNS += ["model.dropout_hidden=0", "model.dropout_output=0", "model.dropout_embedding=0", "model.alpha=0", "model.beta=0"]
+SETTINGS = "settings=svd:H/4,round:0.2+clip:0.4"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("compression_sweep", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory) -> Path:
+    """A folder with three recorded runs: a sharpened gate, and two seeds of a plain one."""
+    path, before = tmp_path_factory.mktemp("sweep"), Path.cwd()
+    os.chdir(path)
+    try:
+        for gate, seed in (("sharpened", 1), ("sigmoid", 1), ("sigmoid", 2)):
+            config = compose_config([*tiny, "optimizer=adamw", *LEARNS, f"gate={gate}", f"seed={seed}"])
+            assert start(config, ["task=text"]) == 0  # named as if no option had been changed
+    finally:
+        os.chdir(before)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def sweep(script, text_dir, tmp_path):
+    """Sweeps and gives the rows of sweep.json."""
+
+    def run(*arguments: str) -> list[dict]:
+        options = [f"data.dir={text_dir}", "device=cpu", f"out={tmp_path}", *arguments]
+        assert cli.guarded(lambda: script.compression_sweep(options)) == 0
+        return json.loads((tmp_path / "sweep.json").read_text())
+
+    return run
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[str]:
+    """The settings that were evaluated."""
+    found: list[str] = []
+    evaluate = sweeping.evaluate
+
+    def counting(subject, evaluation):
+        found.append(str(evaluation.method))
+        return evaluate(subject, evaluation)
+
+    monkeypatch.setattr(sweeping, "evaluate", counting)
+    return found
+
+
+def test_each_row_is_the_evaluation_of_a_compressed_model(sweep, script, text_dir) -> None:
+    rows = sweep("runs=results/text/*", SETTINGS)
+    assert len(rows) == 3 * 2 * 3
+    overrides = {"data.dir": str(text_dir), "device": "cpu"}
+    for row in rows:
+        subject = script.load_subject(Path(row["run"]), overrides)
+        model = compressed_copy(subject.model, Method.parse(row["setting"]))
+        task = subject.task
+        found = task.evaluate_with_cache(model, "test", subject.cache) if row["cache"] else task.evaluate(model, "test")
+        assert row["value"] == pytest.approx(found["perplexity"], rel=1e-5)
+        same = [r for r in rows if (r["run"], r["cache"], r["setting"]) == (row["run"], row["cache"], "original")]
+        assert row["difference"] == pytest.approx(row["value"] - same[0]["value"])
+    assert {row["gate"] for row in rows} == {"sharpened", "sigmoid"}
+    assert max(abs(row["difference"]) for row in rows) > 0.1
+    assert {row["metric"] for row in rows} == {"perplexity"}
+    assert {row["bits_per_gate_parameter"] for row in rows if row["setting"] == "original"} == {32}
+
+
+def test_the_original_is_what_the_run_found(sweep) -> None:
+    for row in sweep("runs=results/text/*", "settings=original", "cache=false"):
+        summary = json.loads(Path(row["run"], "summary.json").read_text())
+        assert row["value"] == pytest.approx(summary["test_perplexity_recorded_weights"], rel=1e-5)
+
+
+def test_an_interrupted_sweep_evaluates_only_what_is_missing(
+    sweep, script, counted, monkeypatch, text_dir, tmp_path
+) -> None:
+    arguments = ["runs=results/text/sigmoid-seed1", "cache=false"]
+    add = sweeping.Results.add
+
+    def stopping(results, row):
+        add(results, row)
+        if len(counted) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping.Results, "add", stopping)
+        options = [f"data.dir={text_dir}", "device=cpu", f"out={tmp_path}", *arguments, "preset=relative"]
+        assert cli.guarded(lambda: script.compression_sweep(options)) == 130
+    assert counted == ["original", "round:0.5"]
+    rows = sweep(*arguments, "preset=relative")
+    assert counted == [row["setting"] for row in rows]
+    assert len(rows) == 7
+    assert all(row["difference"] is not None for row in rows)
+    sweep(*arguments, "preset=relative")
+    assert len(counted) == 7
+    assert len(sweep(*arguments, SETTINGS)) == 8  # one of these settings was there
+    assert counted[7:] == ["round:0.2+clip:0.4"]
+
+
+def test_other_weights_or_another_way_to_evaluate_are_evaluated_anew(sweep, counted, folder) -> None:
+    run = folder / "runs" / "text" / "sigmoid-seed1"
+    arguments = [f"runs={run.relative_to(folder)}", "settings=svd:1", "cache=false"]
+    sweep(*arguments)
+    sweep(*arguments, "gates=i")
+    sweep(*arguments, "split=valid")
+    assert counted.count("svd:1") == 3
+    weights = run / "best.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes((folder / "runs/text/sigmoid-seed2/best.safetensors").read_bytes())
+    try:
+        rows = sweep(*arguments)
+    finally:
+        weights.write_bytes(before)
+    assert counted.count("svd:1") == 4
+    assert len(rows) == 2  # those of the former weights are gone
+
+
+def test_processes_find_the_same_numbers(folder, text_dir, tmp_path, sweep) -> None:
+    command = [sys.executable, str(SCRIPT), "runs=results/text/sigmoid-*", f"data.dir={text_dir}", "device=cpu", "jobs=2"]
+    done = subprocess.run(
+        [*command, f"out={tmp_path / 'parallel'}", "settings=svd:2", "cache=true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 evaluations of 2 runs, 0 of them done before" in done.stderr
+    assert "ETA 0 s" in done.stderr
+    assert "| plain LSTM |" in done.stdout
+    rows = json.loads((tmp_path / "parallel" / "sweep.json").read_text())
+    alone = sweep("runs=results/text/sigmoid-*", "settings=svd:2", "cache=true")
+    assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in alone])
+
+
+def test_the_report_has_the_papers_table_and_its_figures(sweep, capsys, tmp_path) -> None:
+    sweep("runs=results/text/*", "preset=paper", "settings=svd:H/4,svd:H/2")
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| gate | original | round 0.2 | round 0.2 & clip 0.4 | SVD 128 | SVD 64 | SVD H/4 | SVD H/2 | n |" in text
+    lines = text.splitlines()
+    assert lines[0] == "Test perplexity (and difference to the original)"
+    assert "Test perplexity with cache (and difference to the original)" in lines
+    assert lines[4].startswith("| plain LSTM | ")
+    assert lines[4].endswith(" | 2 |")
+    assert "±" in lines[4]
+    assert lines[5].startswith("| sharpened sigmoid | ")
+    assert "±" not in lines[5]
+    assert text in capsys.readouterr().out
+    for name in ("bits.png", "bits.svg", "rank.png", "rank.svg"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_recorded_runs_go_to_results_and_others_to_runs(script) -> None:
+    def folder_of(*paths: str) -> Path:
+        return script.default_folder([sweeping.Run(Path(path), "sigmoid", 1, True, "x") for path in paths])
+
+    assert folder_of("results/text/a", "results/text/b") == Path("results/compression/text")
+    assert folder_of("results/text/a", "results/ptb/b") == Path("runs/compression")
+    assert folder_of("runs/text/a") == Path("runs/compression")
+
+
+def test_a_sharpened_layer_is_evaluated_as_the_lstm_it_is() -> None:
+    model = LanguageModel(11, 6, 8, 2, gate=SharpenedGate(0.3)).eval()
+    tokens = torch.randint(11, (5, 2))
+    with torch.no_grad():
+        expected = model(tokens).raw
+        plain = sweeping.without_gates(model)
+        assert not any(isinstance(module, G2LSTM) for module in plain.modules())
+        torch.testing.assert_close(plain(tokens).raw, expected)
+    hard = LanguageModel(11, 6, 8, 1, gate=HardGate()).eval()
+    assert isinstance(sweeping.without_gates(hard).layers[0], G2LSTM)
+
+
+def test_a_task_without_cache_is_evaluated_without() -> None:
+    run = sweeping.Run(Path("r"), "sigmoid", 1, False, "x")
+    evaluations = sweeping.plan([run], [Method()], Target(), (False, True), "test")
+    assert [evaluation.cache for evaluation in evaluations] == [False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --runs"),
+        (["runs=nowhere"], "nowhere is not a run directory"),
+        (["runs=nowhere/*"], "no run directory matches nowhere/*: name folders that runs wrote"),
+        (["runs=results/text/*", "preset=papers"], "there is no preset papers: choose of paper, translation"),
+        (["runs=results/text/*", "settings=svd"], "'svd' is no compression setting: write for example"),
+        (["runs=results/text/*", "gates=x"], "gates must be some of i, f, g, o, got x"),
+        (["runs=results/text/*", "layers=7"], "there is no LSTM layer 7: choose 0 to 1, or of layers.0.l0, layers.1.l0"),
+        (["runs=results/text/*", "jobs=0"], "jobs and threads must be at least 1"),
+        (["runs=results/text/*", "out=broken"], "sweep.json is not what a sweep wrote: remove it, or set out=..."),
+    ],
+)
+def test_a_mistake_is_one_line(script, capsys, folder, text_dir, arguments, message) -> None:
+    (folder / "broken").mkdir(exist_ok=True)
+    (folder / "broken" / "sweep.json").write_text("[1]")
+    where = [f"data.dir={text_dir}", "cache=false", *([] if "out=broken" in arguments else ["out=elsewhere"])]
+    assert cli.guarded(lambda: script.compression_sweep([*where, *arguments])) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_recorded_run_without_weights_is_one_line(script, capsys) -> None:
+    run = ROOT / "results" / "ptb_50_steps" / "sigmoid-seed1"
+    assert cli.guarded(lambda: script.compression_sweep([f"runs={run}"])) == 2
+    assert "has no weights (best.safetensors)" in capsys.readouterr().err
