@@ -1,6 +1,7 @@
 """Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and into the documents.
 
-A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/.
+A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
+or speed:KIND for a table of what experiments/speed.py measured.
 """
 
 import json
@@ -15,11 +16,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from g2lstm import cli
+from g2lstm.benchmark import report
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reproduction.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md")
 NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
 ORDER = tuple(NAMES)
 # Blue, orange, green of Okabe and Ito's palette, told apart by colour-blind readers; the dashes do it in print.
@@ -63,7 +65,9 @@ def filled(document: str, results: Path) -> str:
     """The document with every table between its marks made anew."""
 
     def one(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{table(results / match[1])}\n<!-- end of table -->"
+        folder, _, kind = match[1].partition(":")
+        content = report.markdown(results / folder, kind) if kind else table(results / folder)
+        return f"<!-- table: {match[1]} -->\n{content}\n<!-- end of table -->"
 
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", one, document, flags=re.DOTALL)
 

@@ -17,6 +17,7 @@ from g2lstm.results import is_recorded, record, recorded_folder, write_summary
 from g2lstm.training.environment import environment, processor_has_bfloat16
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Trainer
+from g2lstm.training.profiling import StepProfiler
 from g2lstm.training.progress import Reporter, duration, say
 from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.tasks import LanguageModelTask
@@ -28,6 +29,7 @@ RESUME_OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_steps": lambda text: None if text == "null" else int(text),
     "checkpoint_minutes": float,
     "record": lambda text: {"true": True, "false": False}[text.lower()],
+    "profile": lambda text: {"true": True, "false": False}[text.lower()],
 }
 
 
@@ -89,7 +91,7 @@ def _resume_options(arguments: list[str]) -> dict[str, Any]:
         try:
             options[name] = text if name == "resume" else RESUME_OPTIONS[name](text)
         except (ValueError, KeyError):
-            raise UserError(f"{argument} does not parse: give a number, or true or false for record") from None
+            raise UserError(f"{argument} does not parse: give a number, or true or false for record and profile") from None
     return options
 
 
@@ -118,7 +120,8 @@ def _train(
     try:
         with StopSignals() as stop:
             settings = build.build_settings(config)
-            trainer = Trainer(task, settings, run, device, tracker, reporter, stop=stop, resume=resumed)
+            profiler = StepProfiler(run.path, device, reporter.say) if config.get("profile") else None
+            trainer = Trainer(task, settings, run, device, tracker, reporter, stop=stop, resume=resumed, profiler=profiler)
             position = trainer.fit()
             reporter.stop()
             with stop.at_once():

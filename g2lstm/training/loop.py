@@ -17,6 +17,7 @@ from g2lstm.gated import Gated
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.optim import NonMonotoneTrigger, average_of, build_optimizer, learning_rate_factor
+from g2lstm.training.profiling import StepProfiler
 from g2lstm.training.progress import Reporter
 from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.settings import Settings
@@ -57,6 +58,7 @@ class Trainer:
         reporter: shows progress.
         stop: entered by the caller; says when the run is asked to stop.
         resume: go on from the run's last checkpoint, bit for bit.
+        profiler: looks at a few steps.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Trainer:
         *,
         stop: StopSignals | None = None,
         resume: bool = False,
+        profiler: StepProfiler | None = None,
     ) -> None:
         self.task, self.settings, self.run, self.device = task, settings, run, device
         self.tracker, self.reporter = tracker, reporter
         self.stop = StopSignals() if stop is None else stop
+        self.profiler = profiler
         torch.manual_seed(settings.seed)
         self.model = task.build_model().to(device)
         self.at = Position()
@@ -99,8 +103,12 @@ class Trainer:
         """
         self.reporter.start()
         self._clock = time.monotonic()
-        while not self.at.done and self._train_epoch():
-            self._finish_epoch()
+        try:
+            while not self.at.done and self._train_epoch():
+                self._finish_epoch()
+        finally:
+            if self.profiler is not None:
+                self.profiler.close()
         if not self.at.done:  # max_steps
             self._save()
             if self.at.batch:
@@ -121,6 +129,8 @@ class Trainer:
             group = plan[at.batch : at.batch + settings.accumulate]
             self._step(group, (at.epoch + at.batch / len(plan)) / self._stage_epochs())
             at.batch += len(group)
+            if self.profiler is not None:
+                self.profiler.step()
             self._tick(training=True)
             if self._steps_here == 3:  # the first steps are slow ones
                 self.reporter.expected(self._eta(at.batch / len(plan)))
@@ -207,6 +217,8 @@ class Trainer:
 
     def _evaluate(self, split: str) -> dict[str, float]:
         """The task's metrics under the weights that count: the averaged ones once averaging has begun."""
+        if self.profiler is not None:
+            self.profiler.pause()
         weights = self.evaluated_model
         weights.eval()
         set_temperature(weights, self.at.tau)

@@ -13,7 +13,7 @@ class RunDirectory:
 
     `config.yaml` the resolved config, `environment.json` versions and hardware, `vocabulary.json`, `metrics.jsonl` the
     curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
-    run, `summary.json` the results.
+    run, `summary.json` the results, `trace.json.gz` and `profile.txt` where steps were profiled.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class RunDirectory:
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process left half written."""
-        for kind in ("safetensors", "json", "yaml"):
+        for kind in ("safetensors", "json", "yaml", "txt"):
             for path in self.path.glob(f".*.{kind}.*"):
                 path.unlink(missing_ok=True)
 

@@ -57,6 +57,27 @@ def test_only_what_stands_between_the_marks_is_replaced(tables, tmp_path) -> Non
     assert tables.filled(filled, tmp_path) == filled
 
 
+def test_a_table_of_the_benchmark_is_made_from_its_file(tables, tmp_path) -> None:
+    sizes = {"section": "recurrence", "size": [7, 2, 4, 6], "dtype": "float32", "mode": "train"}
+    rows = [sizes | {"engine": "nn.LSTM", "ms": 12.34, "ratio": 1.0, "memory_mb": 5.0, "memory_ratio": 1.0}]
+    rows += [sizes | {"engine": "auto", "ms": 6.17, "ratio": 0.5, "memory_mb": None, "memory_ratio": None}]
+    content = {"hardware": "a machine", "torch": "2.13", "threads": 2, "rows": rows}
+    content["summary"] = {"train_speedup_over_loop": 2.5}
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "a.json").write_text(json.dumps(content))
+    filled = tables.filled("<!-- table: speed:train -->\nold\n<!-- end of table -->", tmp_path)
+    lines = filled.splitlines()
+    assert lines[1:4] == [
+        "| T, B, D -> H | dtype | nn.LSTM, ms | auto |",
+        "| --- | --- | ---: | ---: |",
+        "| 7, 2, 4 -> 6 | float32 | 12.3 | 0.50 |",
+    ]
+    assert "a machine, torch 2.13, 2 threads" in filled
+    assert "2.50 times as fast" in filled
+    none = tables.filled("<!-- table: speed:eval -->\nold\n<!-- end of table -->", tmp_path)
+    assert "(no measurement is recorded yet)" in none
+
+
 def test_curves_are_drawn(tables, tmp_path) -> None:
     recorded(tmp_path / "x", "sigmoid-seed1")
     recorded(tmp_path / "x", "gumbel-seed1")

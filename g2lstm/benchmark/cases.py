@@ -1,0 +1,114 @@
+"""What is compared with what, as plain values, so that a process of its own can prepare the same step.
+
+T time, B batch, D input, H hidden units, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from g2lstm.engines import ENGINES
+
+Size = tuple[int, int, int, int]
+
+LSTM, LSTM_WITHOUT_ONEDNN, LOOP, AUTO = "nn.LSTM", "nn.LSTM without oneDNN", "loop", "auto"
+PLAIN_LOSS, CHUNKED_LOSS = "F.cross_entropy", "linear_cross_entropy"
+SECTIONS = ("recurrence", "output_layer", "end_to_end")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+SIZES: tuple[Size, ...] = (
+    (70, 20, 400, 1150),
+    (70, 20, 1150, 1150),
+    (70, 80, 1150, 1150),
+    (40, 64, 256, 256),
+    (35, 20, 200, 200),
+)
+PTB_SIZE: Size = (70, 20, 400, 1150)
+OUTPUT_SIZE: Size = (70, 20, 400, 10_000)
+TOKEN_SIZE: Size = (1, 1, 1150, 1150)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step of work, which is one row of the report.
+
+    Attributes:
+        section: one of `SECTIONS`.
+        task: what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`.
+        size: (T, B, D, H); V in the place of H for the output layer.
+        dtype: "float32", or "bfloat16" for autocast over float32 weights.
+        mode: "train", forward and backward, or "eval", without gradients.
+        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, or a loss.
+    """
+
+    section: str
+    task: str
+    size: Size
+    dtype: str
+    mode: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that are measured in turns. The ratios are to the fastest of `peers`."""
+
+    title: str
+    cases: tuple[Case, ...]
+    peers: tuple[Case, ...]
+
+
+def recurrence_groups(sizes: Sequence[Size], device: torch.device, engines: Sequence[str] | None = None) -> list[Group]:
+    """One group for each size, dtype and mode: nn.LSTM, G2LSTM on each engine that runs there, and the loop."""
+    groups = []
+    for size in sizes:
+        for dtype in DTYPES:
+            for mode in ("train", "eval"):
+                names = [LSTM, AUTO, *available(size, dtype, device, engines), LOOP]
+                cases = tuple(Case("recurrence", "layer", size, dtype, mode, name) for name in names)
+                groups.append(Group(_title("one layer", cases[0]), cases, cases[:1]))
+    return groups
+
+
+def output_layer_group(size: Size = OUTPUT_SIZE) -> Group:
+    """The output layer and its loss in both precisions, against the plain float32 one."""
+    cases = tuple(
+        Case("output_layer", "loss", size, dtype, "train", engine)
+        for engine in (PLAIN_LOSS, CHUNKED_LOSS)
+        for dtype in DTYPES
+    )
+    time, batch, inputs, vocabulary = size
+    return Group(f"output layer and loss, {time * batch:,} x {inputs} -> {vocabulary:,}", cases, cases[:1])
+
+
+def token_groups(device: torch.device, size: Size = TOKEN_SIZE, engines: Sequence[str] | None = None) -> list[Group]:
+    """One step of one sequence, as a model reads that writes text: against the faster of nn.LSTM's two ways."""
+    groups = []
+    for dtype in DTYPES:
+        ways = [LSTM, LSTM_WITHOUT_ONEDNN] if device.type == "cpu" else [LSTM]
+        names = [*ways, AUTO, *available(size, dtype, device, engines), LOOP]
+        cases = tuple(Case("end_to_end", "layer", size, dtype, "eval", name) for name in names)
+        groups.append(Group(_title("one token at a time", cases[0]), cases, cases[: len(ways)]))
+    return groups
+
+
+def ptb_groups(size: Size = PTB_SIZE) -> list[Group]:
+    """A whole training step of the paper's language model: on nn.LSTM with DropConnect, with G2-LSTM, and on the loop."""
+    groups = []
+    for dtype in DTYPES:
+        cases = tuple(Case("end_to_end", "ptb", size, dtype, "train", name) for name in (LSTM, AUTO, LOOP))
+        groups.append(Group(_title("training step of task=ptb", cases[0]), cases, cases[:1]))
+    return groups
+
+
+def available(size: Size, dtype: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:
+    """The engines, all or of those named, that can run a layer of this size on this device."""
+    asked = {"device": device, "dtype": DTYPES[dtype], "size": size[3], "projected": False, "hard": False}
+    names = ENGINES if engines is None else engines
+    return [name for name in names if ENGINES[name].lacks(**asked) is None]
+
+
+def _title(what: str, case: Case) -> str:
+    time, batch, inputs, hidden = case.size
+    return f"{what}, T {time}, B {batch}, {inputs} -> {hidden}, {case.dtype}, {case.mode}"

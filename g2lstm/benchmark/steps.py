@@ -1,0 +1,149 @@
+"""From a case to a step that can be called again and again.
+
+T time, B batch, D input, H hidden units, V vocabulary.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from g2lstm import build
+from g2lstm.benchmark.cases import CHUNKED_LOSS, LOOP, LSTM, LSTM_WITHOUT_ONEDNN, OUTPUT_SIZE, Case
+from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
+from g2lstm.config import compose_config
+from g2lstm.data.text import EOS, TextCorpus, Vocabulary
+from g2lstm.gates import GumbelGate
+from g2lstm.layers.output import linear_cross_entropy
+from g2lstm.lstm import G2LSTM
+from g2lstm.models.language_model import LanguageModel
+from g2lstm.training.optim import build_optimizer
+from g2lstm.training.tasks import LanguageModelTask
+
+Step = Callable[[], None]
+GATE = GumbelGate(tau=0.9, noise_p=0.2)
+
+
+def prepare(case: Case, device: torch.device) -> Step:
+    """The step of `case`, with its own weights and data, the same ones each time."""
+    torch.manual_seed(1)
+    return {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step}[case.task](case, device)
+
+
+@contextmanager
+def surroundings(case: Case) -> Iterator[None]:
+    """What has to be set around a step of `case`, outside its time."""
+    if case.engine != LSTM_WITHOUT_ONEDNN:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about devices that are not here
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def _layer_step(case: Case, device: torch.device) -> Step:
+    """One layer: its forward pass, and in training its backward pass to the weights and the input."""
+    time, batch, inputs, hidden = case.size
+    layer = _layer(case.engine, inputs, hidden).to(device).train(case.mode == "train")
+    x = torch.randn(time, batch, inputs, device=device, requires_grad=case.mode == "train")
+    grad = torch.randn(time, batch, hidden, device=device)
+    grads = {dtype: grad.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+    def evaluate() -> None:
+        with torch.no_grad(), _autocast(case, device):
+            layer(x)
+
+    def train() -> None:
+        with _autocast(case, device):
+            output, _ = layer(x)
+        output.backward(grads[output.dtype])
+        x.grad = None
+        layer.zero_grad(set_to_none=True)
+
+    return train if case.mode == "train" else evaluate
+
+
+def _layer(engine: str, inputs: int, hidden: int) -> nn.Module:
+    if engine in (LSTM, LSTM_WITHOUT_ONEDNN):
+        return nn.LSTM(inputs, hidden)
+    if engine == LOOP:
+        return StepLoop(inputs, hidden, tau=GATE.tau, noise_p=GATE.noise_p)
+    return G2LSTM(inputs, hidden, gate=GATE, engine=engine)
+
+
+def _loss_step(case: Case, device: torch.device) -> Step:
+    """The output layer and its loss, forward and backward."""
+    time, batch, inputs, vocabulary = case.size
+    x = torch.randn(time * batch, inputs, device=device, requires_grad=True)
+    weight = torch.empty(vocabulary, inputs, device=device).uniform_(-0.1, 0.1).requires_grad_()
+    bias = torch.zeros(vocabulary, device=device, requires_grad=True)
+    targets = torch.randint(vocabulary, (time * batch,), device=device)
+
+    def loss() -> Tensor:
+        if case.engine == CHUNKED_LOSS:
+            return linear_cross_entropy(x, weight, bias, targets)
+        return F.cross_entropy(F.linear(x, weight, bias), targets)
+
+    def train() -> None:
+        with _autocast(case, device):
+            value = loss()
+        value.backward()
+        x.grad = weight.grad = bias.grad = None
+
+    return train
+
+
+def _ptb_step(case: Case, device: torch.device) -> Step:
+    """A training step of `task=ptb` as the training loop makes it, on random words."""
+    time, batch, embedding, hidden = case.size
+    peer = case.engine in (LSTM, LOOP)
+    sizes = [f"batch_size={batch}", f"bptt={time}", f"model.embedding_size={embedding}", f"model.hidden_size={hidden}"]
+    engine = "auto" if peer else case.engine
+    options = ["random_length=false", f"precision={case.dtype}", f"model.engine={engine}", "eval.valid_batch_size=1"]
+    config = compose_config(["task=ptb", "gate=gumbel", *sizes, *options])
+    task, settings = build.build_task(config, _random_text(batch * (time + 1)), device), build.build_settings(config)
+    model = task.build_model()
+    if peer:
+        _exchange_layers(model, DroppedLSTM if case.engine == LSTM else StepLoop)
+    model = model.to(device).train()
+    optimizer = build_optimizer(settings.optimizer, model, lr=settings.lr, weight_decay=settings.weight_decay)
+    return _training_step(task, model, optimizer, time, settings.clip, case)
+
+
+def _training_step(
+    task: LanguageModelTask, model: LanguageModel, optimizer: torch.optim.Optimizer, time: int, clip: float, case: Case
+) -> Step:
+    carried = None
+
+    def step() -> None:
+        nonlocal carried
+        with _autocast(case, task.device):
+            result = task.loss(model, (0, time), carried)
+        result.objective.backward()
+        carried = result.carried
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _exchange_layers(model: LanguageModel, kind: type[DroppedLSTM] | type[StepLoop]) -> None:
+    """Other layers of the same sizes in the place of the model's own."""
+    layers = [layer for layer in model.layers if isinstance(layer, G2LSTM)]
+    model.layers = nn.ModuleList(kind(layer.input_size, layer.hidden_size, layer.weight_dropout) for layer in layers)
+
+
+def _random_text(count: int) -> TextCorpus:
+    """As many words as the Penn Treebank has, in no order."""
+    vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, OUTPUT_SIZE[3]))))
+    words = torch.randint(len(vocabulary), (count,))
+    return TextCorpus(vocabulary, words, words, words, "random words")
+
+
+def _autocast(case: Case, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")

@@ -1,0 +1,103 @@
+"""Where a training step's time goes: a trace to look at and the ten dearest operations. A run's numbers stay the same."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from g2lstm.files import write_atomically
+
+BEFORE = 8  # steps of a process that are not looked at: the first ones are slow
+WARMUP = 2  # the profiler's own
+STEPS = 10
+LONGEST_NAME = 60
+_STEP = "ProfilerStep*"  # the profiler's name of a whole step; its own time is what no operation accounts for
+
+
+class StepProfiler:
+    """Profiles ten training steps, the 11th to the 20th of this process, then steps aside.
+
+    Args:
+        folder: where `trace.json.gz`, for ui.perfetto.dev or chrome://tracing, and `profile.txt` are written.
+        device: where the model is.
+        say: prints a text.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, say: Callable[[str], None]) -> None:
+        self.folder, self.device, self.say = folder, device, say
+        self._profile: profile | None = None
+        self._steps = self._started = 0
+        self._written = False
+
+    def step(self) -> None:
+        """To be called after each training step."""
+        self._steps += 1
+        if self._profile is not None:
+            self._profile.step()
+            if self._written:
+                self.pause()
+        elif self._steps >= BEFORE and not self._written:
+            self._start()
+
+    def pause(self) -> None:
+        """To be called before anything else than a training step: what was profiled so far is written."""
+        if self._profile is not None:
+            ending, self._profile = self._profile, None
+            ending.stop()
+
+    def close(self) -> None:
+        """To be called at the end, or when the run is interrupted."""
+        self.pause()
+        if not self._written:
+            self.say(f"nothing was profiled: it begins after {BEFORE + WARMUP} steps, and this run made {self._steps}")
+            self._written = True
+
+    def _start(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes that it begins and ends
+        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])
+        plan = schedule(wait=0, warmup=WARMUP, active=STEPS, repeat=1)
+        self._profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write, acc_events=True)
+        self._profile.start()
+        self._started = self._steps
+
+    def _write(self, found: profile) -> None:
+        steps = self._steps - self._started - WARMUP
+        if steps < 1:
+            return
+        self._written = True
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "trace.json.gz"
+            found.export_chrome_trace(str(trace))
+            write_atomically(self.folder / trace.name, trace.read_bytes())
+        text = table(list(found.key_averages()), steps, self.device)
+        write_atomically(self.folder / "profile.txt", text)
+        self.say(f"{text}wrote {self.folder / 'trace.json.gz'} (open it in ui.perfetto.dev) and profile.txt")
+
+
+def table(events: list[FunctionEventAvg], steps: int, device: torch.device, rows: int = 10) -> str:
+    """The operations that took most time of their own, without what they called, a step.
+
+    Args:
+        events: of a profile, averaged by name.
+        steps: how many were profiled.
+        device: whose time counts.
+        rows: how many operations.
+    """
+    on_gpu = device.type == "cuda"
+    times: dict[str, tuple[float, float]] = {}  # {operation: (ms, calls) a step}
+    for event in events:
+        # A GPU's kernels count for the operation that started them.
+        if event.device_type == torch.autograd.DeviceType.CPU and not (on_gpu and event.key == _STEP):
+            microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            times[str(event.key)] = microseconds / 1000 / steps, event.count / steps
+    total = sum(ms for ms, _ in times.values())
+    lines = [f"{'operation':{LONGEST_NAME}} {'calls a step':>12} {'ms a step':>10} {'share':>6}"]
+    for key, (ms, calls) in sorted(times.items(), key=lambda item: -item[1][0])[:rows]:
+        name = "outside operations (Python)" if key == _STEP else key
+        lines.append(f"{name[:LONGEST_NAME]:{LONGEST_NAME}} {calls:12,.0f} {ms:10.2f} {ms / max(total, 1e-9):6.1%}")
+    lines.append(f"{'all':{LONGEST_NAME}} {'':12} {total:10.2f} {1:6.1%}")
+    return f"{steps} training steps on {device.type}\n" + "\n".join(lines) + "\n"

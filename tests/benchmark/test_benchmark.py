@@ -1,0 +1,180 @@
+"""The benchmark's steps do what they say, and its rows are computed from medians."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from g2lstm import G2LSTM, GumbelGate
+from g2lstm.benchmark import measure
+from g2lstm.benchmark.cases import (
+    AUTO,
+    CHUNKED_LOSS,
+    LOOP,
+    LSTM,
+    LSTM_WITHOUT_ONEDNN,
+    PLAIN_LOSS,
+    SIZES,
+    Case,
+    Group,
+    output_layer_group,
+    ptb_groups,
+    recurrence_groups,
+    token_groups,
+)
+from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
+from g2lstm.benchmark.report import markdown, rows_of, summary
+from g2lstm.benchmark.steps import prepare, surroundings
+
+CPU = torch.device("cpu")
+
+
+def layer_case(engine: str, **changes: object) -> Case:
+    values = {"section": "recurrence", "task": "layer", "size": (3, 2, 4, 6), "dtype": "float32", "mode": "train"}
+    return Case(**(values | changes), engine=engine)  # type: ignore[arg-type]
+
+
+def loop_like(lstm: nn.LSTM, **options: float) -> StepLoop:
+    loop = StepLoop(lstm.input_size, lstm.hidden_size, **options)
+    with torch.no_grad():
+        loop.weight_ih.copy_(lstm.weight_ih_l0)
+        loop.weight_hh.copy_(lstm.weight_hh_l0)
+        loop.bias.copy_(lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    return loop
+
+
+def test_the_loop_in_eval_mode_is_nn_lstm():
+    lstm, x, state = nn.LSTM(4, 6), torch.randn(5, 3, 4), (torch.randn(1, 3, 6), torch.randn(1, 3, 6))
+    for given in (None, state):
+        output, (h, c) = loop_like(lstm).eval()(x, given)
+        expected, (expected_h, expected_c) = lstm(x, given)
+        torch.testing.assert_close((output, h, c), (expected, expected_h, expected_c))
+
+
+def test_the_loop_without_noise_is_the_tempered_lstm():
+    lstm, x = nn.LSTM(4, 6), torch.randn(5, 3, 4)
+    expected, _ = G2LSTM.from_lstm(lstm, GumbelGate(tau=0.9, noise_p=0.0)).train()(x)
+    torch.testing.assert_close(loop_like(lstm, tau=0.9, noise_p=0.0)(x)[0], expected)
+    assert not torch.equal(loop_like(lstm)(x)[0], loop_like(lstm)(x)[0])
+
+
+def test_the_peer_drops_recurrent_weights_and_trains_them():
+    dropped, x = DroppedLSTM(4, 6, weight_dropout=0.5), torch.randn(5, 3, 4)
+    torch.manual_seed(3)
+    output, _ = dropped(x)
+    torch.manual_seed(3)
+    masked = F.dropout(dropped.lstm.weight_hh_l0, 0.5)
+    plain = nn.LSTM(4, 6)
+    plain.load_state_dict(dropped.lstm.state_dict() | {"weight_hh_l0": masked})
+    torch.testing.assert_close(output, plain(x)[0])
+    output.sum().backward()
+    assert torch.equal(dropped.lstm.weight_hh_l0.grad == 0, masked == 0)
+    torch.testing.assert_close(dropped.eval()(x)[0], dropped.lstm(x)[0])
+
+
+def test_every_size_dtype_and_mode_is_compared_with_nn_lstm():
+    groups = recurrence_groups(SIZES, CPU)
+    assert len(groups) == 5 * 2 * 2
+    for group in groups:
+        assert [case.engine for case in group.peers] == [LSTM]
+        assert {LSTM, AUTO, "bptt", "reference", LOOP} <= {case.engine for case in group.cases}
+        assert len({(case.size, case.dtype, case.mode) for case in group.cases}) == 1
+
+
+def test_one_token_is_compared_with_both_ways_of_nn_lstm():
+    for group in token_groups(CPU):
+        assert [case.engine for case in group.peers] == [LSTM, LSTM_WITHOUT_ONEDNN]
+        assert {case.size for case in group.cases} == {(1, 1, 1150, 1150)}
+
+
+@pytest.mark.parametrize(
+    "group", [output_layer_group((3, 2, 4, 9)), *ptb_groups((3, 2, 4, 6))], ids=lambda group: group.title
+)
+def test_every_step_of_the_other_sections_runs_twice(group):
+    for case in group.cases:
+        step = prepare(case, CPU)
+        step()
+        step()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("engine", [LSTM, AUTO, "bptt", "reference", LOOP])
+def test_every_engine_runs_in_every_mode(engine, mode, dtype):
+    prepare(layer_case(engine, mode=mode, dtype=dtype), CPU)()
+
+
+def test_onednn_is_off_only_where_it_should_be():
+    before = torch.backends.mkldnn.enabled
+    with surroundings(layer_case(LSTM_WITHOUT_ONEDNN)):
+        assert not torch.backends.mkldnn.enabled
+    with surroundings(layer_case(LSTM)):
+        assert torch.backends.mkldnn.enabled == before
+
+
+def test_steps_are_taken_in_turns_and_warming_up_does_not_count(monkeypatch):
+    taken: list[str] = []
+    monkeypatch.setattr(measure, "prepare", lambda case, _: lambda: taken.append(case.engine))
+    times = measure.alternate([layer_case(name) for name in "abc"], CPU, seconds=0, least=3, turn=0)
+    assert [len(values) for values in times] == [3, 3, 3]
+    assert len(taken) == 3 * (2 + 3)
+    rounds = ["".join(taken[start : start + 3]) for start in range(0, 15, 3)]
+    assert {"".join(sorted(names)) for names in rounds} == {"abc"}
+    assert set(rounds) == {"abc", "bca", "cab"}
+
+
+def test_short_steps_are_taken_several_times_a_turn(monkeypatch):
+    monkeypatch.setattr(measure, "prepare", lambda *_: lambda: None)
+    times = measure.alternate([layer_case("a")], CPU, seconds=0, least=1, turn=2.0)
+    assert len(times[0]) > 1
+    assert sum(times[0][:-1]) < 2.0 <= sum(times[0])
+
+
+def test_peak_memory_counts_what_a_step_allocates():
+    case = Case("output_layer", "loss", (50, 20, 8, 4000), "float32", "train", PLAIN_LOSS)
+    plain = measure.peak_memory(case, CPU, threads=1)
+    if plain is None:
+        pytest.skip("this system does not tell the peak memory of a process")
+    logits = 50 * 20 * 4000 * 4 / 2**20  # 15 MB; cross_entropy keeps several such tensors
+    assert 1.9 * logits < plain < 5 * logits
+
+
+def test_ratios_are_of_medians_to_the_fastest_peer():
+    cases = tuple(layer_case(name) for name in (LSTM, LSTM_WITHOUT_ONEDNN, AUTO))
+    group = Group("x", cases, cases[:2])
+    rows = rows_of(group, [[9.0, 10.0, 50.0], [4.0, 2.0, 3.0], [6.0, 1.0, 900.0]], [8.0, 4.0, None])
+    assert [row["ms"] for row in rows] == [10, 3, 6]
+    assert [row["ratio"] for row in rows] == [pytest.approx(10 / 3, abs=1e-4), 1.0, 2.0]
+    assert [row["memory_ratio"] for row in rows] == [2.0, 1.0, None]
+    assert {row["peer"] for row in rows} == {f"{LSTM_WITHOUT_ONEDNN} float32"}
+    assert rows[0]["repeats"] == 3
+
+
+def test_a_training_step_of_the_model_is_given_in_words():
+    group = ptb_groups((3, 2, 4, 6))[0]
+    rows = rows_of(group, [[500.0]] * 3, [None] * 3)
+    assert [row["words_per_second"] for row in rows] == [12.0] * 3
+
+
+def test_the_output_layers_peer_is_the_plain_one_in_float32():
+    group = output_layer_group()
+    rows = rows_of(group, [[100.0], [50.0], [40.0], [30.0]], [None] * 4)
+    found = {(row["engine"], row["dtype"]): row["ratio"] for row in rows}
+    assert found[PLAIN_LOSS, "float32"] == 1.0
+    assert found[CHUNKED_LOSS, "bfloat16"] in (0.3, 0.4)
+
+
+def test_the_summary_is_a_geometric_mean_over_the_float32_sizes():
+    rows = []
+    for size, auto in (([1, 1, 1, 1], 10.0), ([2, 2, 2, 2], 40.0)):
+        for engine, ms in ((AUTO, auto), (LOOP, 80.0)):
+            rows.append(
+                {"section": "recurrence", "size": size, "dtype": "float32", "mode": "train", "engine": engine, "ms": ms}
+            )
+    rows += [row | {"dtype": "bfloat16", "ms": 1.0} for row in rows]
+    assert summary(rows) == {"train_speedup_over_loop": 4.0}
+
+
+def test_an_unknown_table_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="the table must be one of train, eval, memory"):
+        markdown(tmp_path, "speed")

@@ -1,0 +1,112 @@
+"""python experiments/speed.py: its file and its answers to mistakes. No timing is judged here."""
+
+import importlib.util
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+
+from g2lstm import cli
+from g2lstm.benchmark.cases import Group
+from g2lstm.benchmark.report import TABLES, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def speed():
+    spec = importlib.util.spec_from_file_location("speed", ROOT / "experiments" / "speed.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _threads_stay():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def brief(speed, monkeypatch):
+    """The command with the fewest repeats, without processes for the memory, and the times it took."""
+    taken: dict[Group, list[list[float]]] = {}
+
+    def alternate(cases, device, **_):
+        taken[cases] = real(cases, device, seconds=0, least=2, turn=0)
+        return taken[cases]
+
+    real = speed.alternate
+    monkeypatch.setattr(speed, "alternate", alternate)
+    monkeypatch.setattr(speed, "peak_memory", lambda *_: 7.0)
+    return taken
+
+
+def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(speed, brief, tmp_path, capsys):
+    file = tmp_path / "deep" / "speed.json"
+    arguments = ["--sections", "recurrence", "--sizes", "3x2x4x6", "--threads", "1", "--json", str(file)]
+    assert speed.speed(arguments) == 0
+    content = json.loads(file.read_text())
+    assert {"hardware", "torch", "threads", "summary", "left_out", "rows"} <= set(content)
+    assert content["threads"] == 1
+    rows = content["rows"]
+    assert {row["section"] for row in rows} == {"recurrence"}
+    assert {tuple(row["size"]) for row in rows} == {(3, 2, 4, 6)}
+    assert {(row["dtype"], row["mode"]) for row in rows} == {
+        (dtype, mode) for dtype in ("float32", "bfloat16") for mode in ("train", "eval")
+    }
+    assert {"nn.LSTM", "auto", "bptt", "reference", "loop"} <= {row["engine"] for row in rows}
+    times = {case: values for cases, lists in brief.items() for case, values in zip(cases, lists, strict=True)}
+    medians = {(case.dtype, case.mode, case.engine): median(values) for case, values in times.items()}
+    for row in rows:
+        own, peer = medians[row["dtype"], row["mode"], row["engine"]], medians[row["dtype"], row["mode"], "nn.LSTM"]
+        assert row["ms"] == pytest.approx(own, abs=1e-4)
+        assert row["ratio"] == pytest.approx(own / peer, abs=1e-4)
+        assert row["memory_ratio"] == (1.0 if row["mode"] == "train" else None)
+    assert set(content["summary"]) == {"train_speedup_over_loop", "eval_speedup_over_loop"}
+    printed = capsys.readouterr().out
+    assert "ETA" in printed
+    assert "one layer, T 3, B 2, 4 -> 6, bfloat16, eval" in printed
+    for kind in TABLES[:3]:
+        assert "| 3, 2, 4 -> 6 | float32 |" in markdown(file.parent, kind)
+
+
+def test_quick_says_what_it_left_out(speed, brief, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "QUICK_SECONDS", -1.0)
+    assert speed.speed(["--quick", "--sections", "output_layer", f"json={tmp_path / 'x.json'}"]) == 0
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["quick"] is True
+    assert content["rows"] == []
+    assert "output layer and loss, 1,400 x 400 -> 10,000" in content["left_out"]
+    assert "left out: by --quick the sizes (70, 20, 1150, 1150)" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_all_sections_are_planned(speed):
+    device = torch.device("cpu")
+    groups = speed.make_plan(device, list(speed.SECTIONS), None, quick=False).groups
+    assert len(groups) == 20 + 1 + 2 + 2
+    quick = speed.make_plan(device, list(speed.SECTIONS), None, quick=True).groups
+    assert len(quick) == 12 + 1 + 2
+    assert all(case.engine != "reference" for group in quick for case in group.cases)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, got 'speed'"),
+        ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
+        ("--sizes=3x2x0x1", "got '3x2x0x1'"),
+        ("--threads=0", "threads must be a whole number of at least 1, got '0'"),
+        ("--device=nope", "device=nope can't be used"),
+    ],
+)
+def test_a_mistake_is_one_line(speed, argument, message, capsys):
+    assert cli.guarded(lambda: speed.speed([argument])) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
