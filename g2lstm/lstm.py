@@ -116,7 +116,7 @@ class G2LSTM(Gated, nn.LSTM):
             self._expected_noise_gate()
         if weight_masks is not None and not self.training:
             raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
-        if self._is_nn_lstm():
+        if self._is_nn_lstm() and not self._is_one_step(input):
             return super().forward(input, hx)
         self._check(input, hx)
         if isinstance(input, PackedSequence):
@@ -127,6 +127,12 @@ class G2LSTM(Gated, nn.LSTM):
         """Whether this pass is the framework's own: not under autocast, where it would round the cell state at each step."""
         plain = self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False)
         return plain and autocast_dtype(self.weight_hh_l0) is None
+
+    def _is_one_step(self, input: Tensor | PackedSequence) -> bool:
+        """Whether this is one step on a CPU: for so little the framework's LSTM would first reorder all its weights."""
+        if not isinstance(input, Tensor) or self.proj_size or input.device.type != "cpu" or input.dim() not in (2, 3):
+            return False
+        return input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 1
 
     def _forward_packed(
         self,
@@ -236,6 +242,8 @@ class G2LSTM(Gated, nn.LSTM):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer in one direction: (T, B, D) -> hidden states (T, B, P), the last of them and the last cell state."""
+        if self._is_nn_lstm():
+            return self._one_step(x, layer, reverse, state)
         weight_ih, weight_hh, bias, weight_hr = self._weights(layer, reverse)
         if weight_mask is None and self.weight_dropout and self.training:
             weight_mask = self.draw_weight_mask(generator=generator)
@@ -255,6 +263,13 @@ class G2LSTM(Gated, nn.LSTM):
         h, c = module.run(linear(x, weight_ih, bias), weight_hh, *state, **options, reuse_pre=True)
         last = 0 if reverse else -1  # a sequence keeps its state in the steps beyond its length
         return h, h[last], c[last]
+
+    def _one_step(self, x: Tensor, layer: int, reverse: bool, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        end = f"_l{layer}{'_reverse' if reverse else ''}"
+        biases = [getattr(self, f"bias_{part}{end}") if self.bias else None for part in ("ih", "hh")]
+        weights = [getattr(self, f"weight_{part}{end}") for part in ("ih", "hh")]
+        h, c = torch.lstm_cell(x[0], state, *weights, *biases)
+        return h.unsqueeze(0), h, c
 
     def _noise(
         self, given: Tensor | None, engine: str, x: Tensor, generator: torch.Generator | None

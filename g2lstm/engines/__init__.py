@@ -15,7 +15,8 @@ Every engine is a module with a function of this contract (T time, B batch, H hi
     scale      4 numbers   what the sum of pre, recurrent part and noise is multiplied by in each block, or None
     hard                   blocks whose sigmoid is the step a > 0
     reuse_pre              the engine may overwrite pre, which saves a copy
-    returns    h (T, B, P) in pre's dtype and c (T, B, H), float32 where pre is float16 or bfloat16
+    returns    h (T, B, P) in pre's dtype and c (T, B, H), float32 where pre is float16 or bfloat16; in a pass without
+               gradients c may be that of the last step alone, (1, B, H)
 
 and a function `lacks(*, device, dtype, size, projected, hard)` that says why the engine can't do what is asked, or None.
 `run` raises ValueError with that reason. An engine that wants the input itself has `run_input(x, weight_ih, weight_hh, bias,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from g2lstm.engines.noise import NoiseRecipe, as_tensor
 from g2lstm.engines.precision import accumulation_dtype
-from g2lstm.engines.products import over_time, packed, product
+from g2lstm.engines.products import over_time, repeated
 from g2lstm.engines.reference import Scale
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # grad * out * (1 - out), into a given buffer
@@ -82,13 +82,13 @@ class _Recurrence(torch.autograd.Function):
         hidden, cell = _with_initial(h0, time, reverse), _with_initial(c0, time, reverse)
         tanh_cell = torch.empty_like(cell[1:])
         emitted = hidden if weight_hr is None else pre.new_empty(time + 1, batch, size)  # o * tanh(c), before projection
-        recurrent = packed(weight_hh, batch)
+        recurrent = repeated(weight_hh, batch)
 
         blocks = gates.view(time, batch, 4, size)
         step_rows, step_if, (i, f, g, o) = gates.unbind(), gates[..., : 2 * size].unbind(), _per_step(blocks)
         h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
         for t, before, after in _walk(time, reverse):
-            step_rows[t].add_(product(h[before], recurrent))
+            step_rows[t].add_(recurrent(h[before]))
             step_if[t].sigmoid_()
             g[t].tanh_()
             o[t].sigmoid_()
@@ -126,7 +126,7 @@ class _Recurrence(torch.autograd.Function):
 
         d_h = torch.zeros(batch, hidden.shape[-1], dtype=cell.dtype, device=cell.device)  # from later steps
         d_c = torch.zeros_like(cell[0])
-        recurrent = packed(weight_hh.mT, batch)
+        recurrent = repeated(weight_hh.mT, batch)
         d_candidate, d_output = factors[:, :, :3].unbind(), factors[:, :, 3].unbind()
         low_rows, low_steps, steps = low.view(time, batch, 4 * size).unbind(), low.unbind(), factors.unbind()
         grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
@@ -145,7 +145,7 @@ class _Recurrence(torch.autograd.Function):
             if mixed:
                 low_steps[t].copy_(steps[t])
             passed = None if inside is None else d_h.masked_fill(inside[t], 0)  # a finished sequence hands its state on
-            d_h = product(low_rows[t], recurrent).to(cell.dtype)
+            d_h = recurrent(low_rows[t]).to(cell.dtype)
             if passed is not None:
                 d_h.add_(passed)
 

@@ -123,10 +123,14 @@ inline Floats reciprocal(Floats x) { return 1.0f / x; }
 
 #endif
 
-inline void store(BFloat16* to, Floats v, int64_t count) {
+inline void store(BFloat16* to, Floats v, int64_t count) {  // rounds to nearest, ties to even
+#ifdef __AVX512BF16__
+  _mm256_mask_storeu_epi16(to, (__mmask16)((1u << count) - 1), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
   Words bits = reinterpret_cast<Words&>(v);
-  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   store_low(to, (v != v) ? Words{} + 0x7fc0 : rounded, count);
+#endif
 }
 
 inline Floats exp(Floats x) {
@@ -364,8 +368,8 @@ void forward_loop(
     const int64_t t = walk.step(k);
     const S* h_before = hidden_data + walk.before(t) * B * H;
     S* h_after = hidden_data + walk.after(t) * B * H;
-    const float* c_before = cell_data + walk.before(t) * B * H;
-    float* c_after = cell_data + walk.after(t) * B * H;
+    const float* c_before = cell_data + (gates ? walk.before(t) : k % 2) * B * H;
+    float* c_after = cell_data + (gates ? walk.after(t) : (k + 1) % 2) * B * H;
     at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
       float* recurrent = scratch.data() + at::get_thread_num() * B * 4 * W;
       for (int64_t block = begin; block < end; ++block) {
@@ -488,18 +492,20 @@ void backward_loop(
   }
 }
 
+// hidden and cell states in T + 1 slots, the initial one among them, and gate values. Without `keep_gates` there are none of
+// these, and of the cell states only the last.
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, int64_t seed, int64_t threshold, double eps, const std::vector<int64_t>& words,
     const std::optional<Tensor>& lengths, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = at::empty({T + 1, B, H}, pre.options());
-  Tensor cell = at::empty({T + 1, B, H}, c0.options());
+  Tensor cell = at::empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
   hidden[reverse ? T : 0].copy_(h0);
-  cell[reverse ? T : 0].copy_(c0);
+  cell[reverse && keep_gates ? T : 0].copy_(c0);
   // A value of pre is read before the gate value takes its place.
   const bool in_place = keep_gates && reuse_pre && pre.scalar_type() == at::kFloat;
-  Tensor gates = in_place ? pre.view({T, B, 4, H}) : at::empty(keep_gates ? at::IntArrayRef{T, B, 4, H} : at::IntArrayRef{0}, c0.options());
+  Tensor gates = in_place ? pre.view({T, B, 4, H}) : at::empty({keep_gates ? T : 0, B, 4, H}, c0.options());
   Noise recipe;
   recipe.seed = (uint64_t)seed;
   recipe.threshold = (int32_t)threshold;
@@ -507,7 +513,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
   auto run = pre.scalar_type() == at::kFloat ? forward_loop<float> : forward_loop<BFloat16>;
   run(pre, weight, recipe, noise, scale, lengths, reverse, hidden, cell, keep_gates ? &gates : nullptr);
-  return {hidden, cell, gates};
+  return {hidden, keep_gates ? cell : cell.narrow(0, T % 2, 1), gates};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from g2lstm.engines import compiled
 from g2lstm.engines.noise import NoiseRecipe
-from g2lstm.engines.products import fast_products, over_time
+from g2lstm.engines.products import fast_dtype, over_time
 from g2lstm.engines.reference import Scale
 
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)
@@ -29,7 +29,7 @@ def lacks(*, device: torch.device, dtype: torch.dtype, size: int, projected: boo
         return "has no hard gates" if hard else "has no projection"
     if dtype == torch.bfloat16 and size % 2:
         return f"takes an even hidden_size in bfloat16, not {size}"
-    if not fast_products(torch.empty(0, dtype=dtype)):
+    if not fast_dtype(dtype):
         return "needs oneDNN"
     return compiled.problem()
 
@@ -76,15 +76,18 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         scale, recipe, lengths, reverse, reuse_pre = options
         keep_gates = keep_gates and any(ctx.needs_input_grad)
+        given = None if noise is None else noise.float().contiguous()
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.detach().contiguous(), _master(weight_hh), h0, c0, scale, None if noise is None else noise.float().contiguous(),
+            pre.detach().contiguous(), _master(weight_hh), h0, c0, scale, given,
             recipe.seed, recipe.threshold, recipe.eps, recipe.words, lengths, reverse, keep_gates, reuse_pre,
         )  # fmt: skip
         ctx.options = scale, lengths, reverse
         ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)
         ctx.save_for_backward(weight_hh, hidden, cell, gates)
         ctx.set_materialize_grads(False)
-        return (hidden[:-1], cell[:-1]) if reverse else (hidden[1:], cell[1:])
+        if len(cell) > 1:
+            cell = cell[:-1] if reverse else cell[1:]
+        return hidden[:-1] if reverse else hidden[1:], cell
 
     @staticmethod
     def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -3,20 +3,32 @@
 torch.mm runs float32 products through MKL, which on some processors (AMD's among them) takes up to twice as long.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_WORTH_PACKING = 2**18  # numbers in a matrix
 _WIDE = 1024  # columns from which on oneDNN sums over time faster than torch.mm, although it copies the turned factor
 
 
 def fast_products(tensor: Tensor) -> bool:
     """Whether oneDNN's products, and the operators of torch that reach them without autograd, are there for this tensor."""
-    available = tensor.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    if not available or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return tensor.dtype == torch.float32 or (tensor.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return tensor.device.type == "cpu" and fast_dtype(tensor.dtype)
+
+
+def fast_dtype(dtype: torch.dtype) -> bool:
+    """Whether they are there for tensors of this dtype on the CPU."""
+    return dtype in _fast_dtypes() and torch.backends.mkldnn.enabled
+
+
+@functools.cache
+def _fast_dtypes() -> tuple[torch.dtype, ...]:
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return ()
+    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,11 +38,12 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.nn.functional.linear(left, right, bias)
 
 
-def packed(right: Tensor, rows: int) -> Tensor:
-    """`right` in the layout oneDNN reads when it is used many times, for products with `rows` rows."""
-    if not rows or not right.numel() or not fast_products(right):
-        return right
-    return torch.ops.mkldnn._reorder_linear_weight(right, rows)
+def repeated(right: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """left -> left @ right.mT for many left factors of (rows, K), without a gradient; large right ones are packed once."""
+    if not rows or right.numel() < _WORTH_PACKING or not fast_products(right):
+        return right.mT.__rmatmul__
+    packed = torch.ops.mkldnn._reorder_linear_weight(right, rows)
+    return lambda left: torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
 
 
 def over_time(left: Tensor, right: Tensor) -> Tensor:

@@ -216,3 +216,15 @@ def test_the_environment_switches_it_off():
 def test_tensor_code_equals_it():
     tensors = problem((6, 5, 50), torch.float32, 2)
     assert_same(results(native.run, tensors), results(bptt.run, tensors), 1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("time", [1, 4, 5])
+def test_without_gradients_the_last_cell_state_is_the_same(time, reverse):
+    tensors = problem((time, 3, 20), torch.float32)
+    options = {"reverse": reverse, "lengths": torch.tensor([time, 1, time])}
+    h, c = native.run(**tensors, **options)
+    with torch.no_grad():
+        h_alone, c_alone = native.run(**tensors, **options)
+    torch.testing.assert_close(h_alone, h.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(c_alone, c.detach()[:1] if reverse else c.detach()[-1:], rtol=0, atol=0)
