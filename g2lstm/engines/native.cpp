@@ -1,4 +1,5 @@
-// The recurrence on a CPU: one product and one point-wise pass a step, on weights that are packed once for all steps.
+// The recurrence on a CPU: one product and one point-wise pass a step, on weights that are packed once for all steps. And the
+// loss of a row of logits with its gradient, which takes much of a small language model's time.
 //
 // T time, B batch, H hidden units, W = 16 units that one vector holds. Gate blocks in the order i, f, g, o.
 // Columns are dealt to threads in blocks of W units. A block's product goes into a scratch that stays in the cache, and the
@@ -7,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
+#include <ATen/ops/aminmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -15,8 +17,10 @@
 #include <immintrin.h>
 #endif
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -528,6 +532,76 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   return {d_pre, d_h0, d_c};
 }
 
+// ---- the output layer's loss ----
+
+inline float sum(Floats v) {
+  float total = 0;
+  for (int k = 0; k < W; ++k) total += v[k];
+  return total;
+}
+
+inline float largest(Floats v) {
+  float top = v[0];
+  for (int k = 1; k < W; ++k) top = v[k] > top || v[k] != v[k] ? v[k] : top;
+  return top;
+}
+
+// The loss of one row of V logits; these become softmax - onehot where `grad_bias`, to which they are added, is wanted.
+template <typename S>
+float row_loss(S* logits, int64_t V, int64_t target, bool gradient, float* grad_bias) {
+  const float target_logit = (float)logits[target], low = -std::numeric_limits<float>::infinity();
+  Floats top = all(low), total{};
+  for (int64_t v = 0; v + W <= V; v += W) {
+    const Floats l = load(logits + v, W);
+    top = (l > top) | (l != l) ? l : top;
+  }
+  float maximum = largest(top);
+  for (int64_t v = V / W * W; v < V; ++v) maximum = std::max(maximum, (float)logits[v]);
+  for (int64_t v = 0; v < V; v += W) {
+    const int64_t count = std::min(W, V - v);
+    const Floats e = exp(load(logits + v, count) - maximum);
+    for (int64_t k = count; k < W; ++k) total[k] -= e[k];  // lanes beyond the row
+    total += e;
+  }
+  const float norm = sum(total);
+  for (int64_t v = 0; gradient && v < V; v += W) {
+    const int64_t count = std::min(W, V - v);
+    Floats p = exp(load(logits + v, count) - maximum) * (1.0f / norm);
+    if (target >= v && target < v + W) p[target - v] -= 1.0f;
+    if (grad_bias) store(grad_bias + v, load(grad_bias + v, count) + p, count);
+    store(logits + v, p, count);
+  }
+  return std::log(norm) + maximum - target_logit;
+}
+
+template <typename S>
+void loss_loop(Tensor& logits, const Tensor& targets, Tensor& losses, bool gradient, const std::optional<Tensor>& grad_bias) {
+  const int64_t N = logits.size(0), V = logits.size(1), threads = at::get_num_threads();
+  const int64_t* target = targets.const_data_ptr<int64_t>();
+  std::vector<float> sums(grad_bias ? threads * V : 0);
+  at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part)  // each part of the rows has its own sum, whoever computes it
+      for (int64_t n = part * N / threads; n < (part + 1) * N / threads; ++n)
+        losses.data_ptr<float>()[n] =
+            row_loss(logits.data_ptr<S>() + n * V, V, target[n], gradient, grad_bias ? sums.data() + part * V : nullptr);
+  });
+  if (grad_bias)
+    for (int64_t part = 0; part < threads; ++part)
+      for (int64_t v = 0; v < V; ++v) grad_bias->data_ptr<float>()[v] += sums[part * V + v];
+}
+
+// Losses (N) of logits (N, V), which become softmax - onehot where a gradient is wanted; their sum is added to grad_bias (V).
+Tensor softmax_loss(Tensor logits, const Tensor& targets, bool gradient, std::optional<Tensor> grad_bias) {
+  TORCH_CHECK(logits.is_contiguous() && targets.is_contiguous(), "logits and targets must be contiguous");
+  const auto [lowest, highest] = targets.numel() ? at::aminmax(targets) : std::make_tuple(targets.sum(), targets.sum());
+  TORCH_CHECK_INDEX(
+      lowest.item<int64_t>() >= 0 && highest.item<int64_t>() < logits.size(1), "a target is not in [0, ", logits.size(1), ")");
+  Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+  auto run = logits.scalar_type() == at::kFloat ? loss_loop<float> : loss_loop<BFloat16>;
+  run(logits, targets, losses, gradient, grad_bias);
+  return losses;
+}
+
 // The noise alone, (T, B, 4H), for tests.
 Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t threshold, double eps,
             const std::vector<int64_t>& words) {
@@ -557,10 +631,13 @@ TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_cell, float[] scale,"
       " Tensor? lengths, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);
 }
 
 TORCH_LIBRARY_IMPL(g2lstm, CPU, library) {
   library.impl("forward", &forward);
   library.impl("backward", &backward);
+  library.impl("softmax_loss", &softmax_loss);
 }

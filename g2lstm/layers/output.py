@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from g2lstm.engines import compiled
+from g2lstm.engines.products import fast_dtype
+
 # One chunk of logits: 16 MB in float32. Smaller ones add up the weight gradient more often than they save in cache.
 CHUNK_ELEMENTS = 2**22
 REDUCTIONS = ("mean", "sum", "none")
@@ -115,31 +118,32 @@ def _losses_and_gradients(
     x, weight = x.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     size, vocabulary = x.shape[0], weight.shape[0]
-    # Buffers are shared by all chunks: fresh pages are a large part of the cost of a big tensor on a CPU.
-    logits = x.new_empty(min(rows, size), vocabulary)
-    wide = logits if exact == dtype else torch.empty_like(logits, dtype=exact)
+    fused = x.device.type == "cpu" and fast_dtype(dtype) and compiled.problem() is None
     losses = x.new_empty(size, dtype=exact)
     grad_x = torch.empty_like(x) if needs[0] else None
     grad_weight = torch.zeros_like(weight, dtype=exact) if needs[1] else None
     grad_bias = weight.new_zeros(vocabulary, dtype=exact) if needs[2] else None
-    product = torch.empty_like(weight) if needs[1] and exact != dtype else None
+    # Buffers are shared by all chunks: fresh pages are a large part of the cost of a big tensor on a CPU.
+    logits = x.new_empty(min(rows, size), vocabulary)
+    wide = logits if exact == dtype or fused else torch.empty_like(logits, dtype=exact)
+    buffer = torch.empty_like(weight) if needs[1] and exact != dtype else None
 
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, size, rows):
             part = slice(start, min(start + rows, size))
             low, high = logits[: part.stop - start], wide[: part.stop - start]
             _logits(x[part], weight, bias, out=low)
-            if high.dtype != low.dtype:
-                high.copy_(low)
-            losses[part] = _losses_in_place(high, targets[part], gradient=any(needs))
-            if grad_bias is not None:
-                grad_bias += high.sum(0)
-            if high.dtype != low.dtype and (needs[0] or needs[1]):
+            if fused:
+                losses[part] = torch.ops.g2lstm.softmax_loss(low, targets[part].contiguous(), any(needs), grad_bias)
+            else:
+                losses[part] = _losses_in_place(high.copy_(low), targets[part], gradient=any(needs))
+                if grad_bias is not None:
+                    grad_bias += high.sum(0)
                 low.copy_(high)
             if grad_x is not None:
                 torch.mm(low, weight, out=grad_x[part])
             if grad_weight is not None:
-                _add_product(grad_weight, low.mT, x[part], product)
+                _add_product(grad_weight, low.mT, x[part], buffer)
     return losses, grad_x, grad_weight, grad_bias
 
 
