@@ -251,8 +251,9 @@ class G2LSTM(Gated, nn.LSTM):
             weight_hh = weight_hh * weight_mask.to(weight_hh)
         hard = self._hard_blocks()
         engine = engines.choose(
-            self.engine, device=x.device, dtype=x.dtype, size=self.hidden_size, projected=self.proj_size > 0, hard=bool(hard)
-        )
+            self.engine, device=x.device, dtype=x.dtype, size=self.hidden_size,
+            steps=len(x), projected=self.proj_size > 0, hard=bool(hard),
+        )  # fmt: skip
         options = {
             "weight_hr": weight_hr, "lengths": lengths, "reverse": reverse,
             "noise": self._noise(noise, engine, x, generator), "scale": self._block_scale(), "hard": hard,

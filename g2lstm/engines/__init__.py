@@ -37,14 +37,24 @@ DRAW_THEMSELVES = ("native", "triton")  # engines that draw noise from a recipe 
 
 
 def choose(
-    name: str, *, device: torch.device, dtype: torch.dtype, size: int, projected: bool = False, hard: bool = False
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int,
+    steps: int = 2,
+    projected: bool = False,
+    hard: bool = False,
 ) -> str:
     """The name of the engine to use; "auto" takes the fastest that can do what is asked, `torch.export` the reference.
+
+    For a single step the reference is the fastest: nothing that others prepare is used twice.
 
     Args:
         name: "auto" or a key of `ENGINES`.
         device, dtype: of the pre-activations.
         size: H.
+        steps: T.
         projected: whether the hidden state is projected.
         hard: whether gates are cut to 0 or 1.
 
@@ -52,7 +62,7 @@ def choose(
         ValueError: there is no such engine.
     """
     check_name(name)
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or (name == "auto" and steps == 1):
         return "reference"
     asked = {"device": device, "dtype": dtype, "size": size, "projected": projected, "hard": hard}
     if name != "auto":

@@ -140,3 +140,7 @@ def test_auto_takes_tensor_code_for_what_the_kernel_lacks():
 def test_an_unknown_engine_is_a_value_error():
     with pytest.raises(ValueError, match=f"engine must be one of auto, {', '.join(ENGINES)}, got 'fast'"):
         choose("fast", device=CPU, dtype=torch.float32, size=H)
+
+
+def test_auto_takes_the_reference_for_a_single_step():
+    assert choose("auto", device=CPU, dtype=torch.float32, size=H, steps=1) == "reference"
