@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 
 log = logging.getLogger("g2lstm")
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", "-fopenmp"]
+FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", "-fopenmp", "-fPIC"]
 WIDE = "-mprefer-vector-width=512"
 
 
@@ -58,26 +58,37 @@ def _processor() -> str:
 
 def _compile(library: Path) -> None:
     """Compiles into a folder of its own and moves the result, so that processes never see each other's halves."""
-    from torch.utils import cpp_extension
-
     log.warning("compiling the CPU kernel, once on this machine (about half a minute)")
     library.parent.mkdir(parents=True, exist_ok=True)
-    flags = [*FLAGS, WIDE] if "avx512f" in _processor() else FLAGS
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        compiler = shlex.split(os.environ.get("CXX", "c++"))
+        command = [*compiler, *_flags(), str(SOURCE), "-o", str(built), *_libraries()]
         try:
-            built = cpp_extension.load(
-                name="native", sources=[str(SOURCE)], extra_cflags=flags, extra_ldflags=_link_flags(),
-                build_directory=folder, is_python_module=False,
-            )  # fmt: skip
-        except subprocess.CalledProcessError as error:
-            raise RuntimeError(f"the C++ compiler failed with exit code {error.returncode}") from error
-        shutil.move(Path(folder) / "native.so", library) if built else None
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            raise RuntimeError(f"there is no C++ compiler: {compiler[0]} ({error.strerror}); CXX names another") from error
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit code {done.returncode}"]
+            raise RuntimeError(f"{compiler[0]}: {errors[0]}")
+        built.replace(library)
 
 
-def _link_flags() -> list[str]:
-    """torch's own OpenMP runtime, so that there is one pool of threads."""
-    libraries = Path(torch.__file__).parent / "lib"
-    return [str(path) for path in sorted(libraries.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
+def _flags() -> list[str]:
+    include = _torch() / "include"
+    flags = [*FLAGS, "-shared", "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
+    return [*flags, WIDE] if "avx512f" in _processor() else flags
+
+
+def _libraries() -> list[str]:
+    """torch, and its own OpenMP runtime, so that there is one pool of threads."""
+    folder = _torch() / "lib"
+    openmp = [str(path) for path in sorted(folder.glob("libgomp*.so*"))[:1]]
+    return [f"-L{folder}", "-ltorch", "-ltorch_cpu", "-lc10", *(openmp or ["-fopenmp"])]
+
+
+def _torch() -> Path:
+    return Path(torch.__file__).parent
 
 
 def _try_out() -> None:
