@@ -22,9 +22,14 @@ FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", 
 WIDE = "-mprefer-vector-width=512"
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def problem() -> str | None:
     """Loads the kernel, compiling it where there is none yet; returns why that is not possible, or None."""
+    return _problem()
+
+
+@functools.cache
+def _problem() -> str | None:
     if os.environ.get("G2LSTM_NATIVE", "1") == "0":
         return "is switched off by G2LSTM_NATIVE=0"
     if platform.machine().lower() not in ("x86_64", "amd64") or platform.system() == "Windows":

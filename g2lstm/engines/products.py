@@ -3,7 +3,6 @@
 torch.mm runs float32 products through MKL, which on some processors (AMD's among them) takes up to twice as long.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +20,16 @@ def fast_products(tensor: Tensor) -> bool:
 
 def fast_dtype(dtype: torch.dtype) -> bool:
     """Whether they are there for tensors of this dtype on the CPU."""
-    return dtype in _fast_dtypes() and torch.backends.mkldnn.enabled
+    return dtype in _FAST_DTYPES and bool(torch.backends.mkldnn.enabled)
 
 
-@functools.cache
 def _fast_dtypes() -> tuple[torch.dtype, ...]:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return ()
     return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+
+
+_FAST_DTYPES = _fast_dtypes()
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -228,3 +228,12 @@ def test_without_gradients_the_last_cell_state_is_the_same(time, reverse):
         h_alone, c_alone = native.run(**tensors, **options)
     torch.testing.assert_close(h_alone, h.detach(), rtol=0, atol=0)
     torch.testing.assert_close(c_alone, c.detach()[:1] if reverse else c.detach()[-1:], rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("error:Dynamo")
+def test_a_compiled_module_trains_with_the_same_numbers():
+    rnn, x = G2LSTM(5, 20, gate=GumbelGate(noise_p=0.0), engine="native"), torch.randn(4, 3, 5)
+    expected = torch.autograd.grad(rnn(x)[0].square().sum(), list(rnn.parameters()))
+    compiled_rnn = torch.compile(rnn, backend="eager")
+    found = torch.autograd.grad(compiled_rnn(x)[0].square().sum(), list(rnn.parameters()))
+    torch.testing.assert_close(found, expected)
