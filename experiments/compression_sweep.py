@@ -1,6 +1,5 @@
 """How trained models bear compression: python experiments/compression_sweep.py runs='results/ptb_cpu/*'."""
 
-import glob
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from g2lstm import build, cli
@@ -19,12 +18,10 @@ from g2lstm.compression.presets import PRESETS, chosen_methods
 from g2lstm.compression.report import draw, gate_label, tables
 from g2lstm.compression.sweep import Results, Row, Run, Subject, plan, run_sweep
 from g2lstm.compression.targets import Target
-from g2lstm.config import check_values, load_config
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.results import load_best
+from g2lstm.runs import Overrides, check_weights, default_folder, find_runs, load_run, run_config
 from g2lstm.training.progress import duration, say
-from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.tasks import LanguageModelTask
 
 CACHES = {"both": (False, True), "true": (True,), "false": (False,)}
@@ -42,7 +39,7 @@ def compression_sweep(arguments: list[str]) -> int:
         target = Target.parse(options.gates, options.matrices, options.layers)
         runs = describe(find_runs(options.runs), overrides)
         evaluations = plan(runs, methods, target, CACHES[options.cache], options.split)
-        out = options.out or default_folder(runs)
+        out = options.out or default_folder([run.path for run in runs], "compression")
         results = Results(out / "sweep.json")
         console = Console(stderr=True)
         done = sum(evaluation in results for evaluation in evaluations)
@@ -82,33 +79,17 @@ def _parser() -> cli.OptionParser:
     return parser
 
 
-def find_runs(patterns: str) -> list[Path]:
-    """The run directories of comma-separated names and patterns. A pattern passes over what is no run."""
-    found: list[Path] = []
-    for pattern in patterns.split(","):
-        if any(character in pattern for character in "*?["):
-            matches = [Path(path) for path in sorted(glob.glob(pattern)) if (Path(path) / "config.yaml").is_file()]  # noqa: PTH207
-            if not matches:
-                raise UserError(f"no run directory matches {pattern}: name folders that runs wrote")
-            found += matches
-        else:
-            found.append(RunDirectory.open(Path(pattern)).path)
-    return list(dict.fromkeys(_short(path) for path in found))
-
-
-def describe(paths: list[Path], overrides: dict[str, str | None]) -> list[Run]:
+def describe(paths: list[Path], overrides: Overrides) -> list[Run]:
     """What the sweep's rows say of each run, by gate and seed.
 
     Raises:
         UserError: a run has no weights.
     """
-    configs = {path: _config(path, overrides) for path in paths}
+    configs = {path: run_config(path, overrides) for path in paths}
     several = len({config.experiment_name for config in configs.values()}) > 1
     runs = []
     for path, config in configs.items():
-        best = RunDirectory(path).best
-        if not best.is_file():
-            raise UserError(f"{path} has no weights ({best.name}): recorded runs of large models keep none, train it again")
+        best = check_weights(path)
         gate = re.sub(r"-seed\d+$", "", config.run_name)
         parts = [
             hashlib.sha256(best.read_bytes()).hexdigest(),
@@ -120,37 +101,11 @@ def describe(paths: list[Path], overrides: dict[str, str | None]) -> list[Run]:
     return runs
 
 
-def default_folder(runs: list[Run]) -> Path:
-    """results/compression/<experiment> for recorded runs of one experiment, else runs/compression."""
-    parents = {run.path.parent for run in runs}
-    parent = parents.pop()
-    if not parents and parent.parent == Path("results"):
-        return Path("results/compression") / parent.name
-    return Path("runs/compression")
-
-
-def load_subject(path: Path, overrides: dict[str, str | None]) -> Subject:
+def load_subject(path: Path, overrides: Overrides) -> Subject:
     """A run's best weights and its task."""
-    config = _config(path, overrides)
-    device = build.build_device(config.device)
-    task = build.build_task(config, build.build_corpus(config.data, build.vocabulary_of(path)), device)
-    model = load_best(RunDirectory.open(path), task.build_model().to(device))
+    config = run_config(path, overrides)
+    task, model = load_run(path, config)
     return Subject(task, model, build.build_cache(config.eval.cache))
-
-
-def _config(path: Path, overrides: dict[str, str | None]) -> DictConfig:
-    config = load_config(RunDirectory.open(path).config)
-    for name, value in overrides.items():
-        if value is not None:
-            OmegaConf.update(config, name, value)
-    check_values(config)
-    return config
-
-
-def _short(path: Path) -> Path:
-    """Relative to the present folder where it lies in it."""
-    full, here = path.absolute(), Path.cwd()
-    return full.relative_to(here) if full.is_relative_to(here) else full
 
 
 def _tell(console: Console, row: Row, number: int, count: int, left: float) -> None:

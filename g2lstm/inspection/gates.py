@@ -1,71 +1,304 @@
-"""Gate values, recomputed from a layer's inputs and outputs: one batched product, no loop over time, any LSTM layer.
+"""Gate values, recomputed from what a layer read and what it gave: batched products, no loop over time, any LSTM layer.
 
-T time, B batch, D input, H hidden units.
+A gate depends on the step's input and on the hidden state before it, and a layer's output is its hidden states (eq. 2-5).
+So all of a layer's gates are one product with its inputs and one with its outputs, shifted by a step.
+
+T time, B batch, D input, H hidden units, P proj_size or H, K directions, N steps of all sequences.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from g2lstm.gates import BLOCKS, HardGate, scale_rows
+from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.gated import Gated
+from g2lstm.gates import BLOCKS, HardGate, block_scale, has_temperature, is_noisy, leading_blocks
 from g2lstm.lstm import G2LSTM
 
+GATES = ("i", "f", "o")
+State = tuple[Tensor, Tensor]
 
-def gate_values(lstm: nn.LSTM, x: Tensor, hidden: Tensor, h0: Tensor) -> dict[str, Tensor]:
-    """The test-time gates `sigmoid(W_ih x + b + W_hh h_previous)` of a layer (eq. 2, 3 and 5), sharpened ones included.
 
-    Args:
-        lstm: one unidirectional time-major layer, without projection.
-        x: (T, B, D) its input.
-        hidden: (T, B, H) its output.
-        h0: (B, H) the state it started from.
+@dataclass(frozen=True)
+class GateRecord:
+    """The gate values of one layer and direction in one forward pass.
 
-    Returns:
-        "i", "f" and "o", (T, B, H) each.
+    Attributes:
+        name: the module's name in its model.
+        layer: which of the module's stacked layers.
+        reverse: whether it is the reverse direction.
+        call: how many forward passes of the module were recorded before, which is a cell's time step.
+        values: (T, B, H) of each gate, indexed by input time and the caller's batch order; T = 1 for a cell.
+        mask: (T, B), false where a packed batch has no step; None where every step counts.
+    """
+
+    name: str
+    layer: int
+    reverse: bool
+    call: int
+    values: dict[str, Tensor]
+    mask: Tensor | None
+
+    def steps(self, gate: str) -> Tensor:
+        """(N, H) values of the steps that count."""
+        values = self.values[gate]
+        return values.flatten(0, 1) if self.mask is None else values[self.mask]
+
+
+def lstm_layers(model: nn.Module) -> dict[str, nn.LSTM | nn.LSTMCell]:
+    """The LSTM layers and cells of a model by name; a model that is one has the name "".
 
     Raises:
-        ValueError: the layer is stacked, bidirectional, batch-first or projected, trains, or has hard gates.
+        ValueError: there is none.
     """
-    if lstm.training or (isinstance(lstm, G2LSTM) and isinstance(lstm.gate, HardGate)):
-        raise ValueError(f"gate values are read in eval mode and from gates that are not hard, got {lstm}")
-    if lstm.num_layers != 1 or lstm.bidirectional or lstm.batch_first or lstm.proj_size:
-        raise ValueError(f"gate values are read from one time-major unidirectional layer without projection, got {lstm}")
-    before = torch.cat([h0.unsqueeze(0), hidden[:-1]])  # (T, B, H)
-    weights = dict(lstm.named_parameters())
-    bias = weights["bias_ih_l0"] + weights["bias_hh_l0"] if lstm.bias else None
-    pre = linear(x, weights["weight_ih_l0"], bias) + linear(before, weights["weight_hh_l0"])  # (T, B, 4H)
-    if isinstance(lstm, G2LSTM):
-        scale = scale_rows(lstm.gate, lstm.tau, lstm.hidden_size, training=False, like=pre)
-        pre = pre if scale is None else pre * scale
-    blocks = dict(zip(BLOCKS, pre.chunk(4, dim=-1), strict=True))
-    return {block: blocks[block].sigmoid() for block in ("i", "f", "o")}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.LSTM | nn.LSTMCell)}
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no nn.LSTM, nn.LSTMCell, G2LSTM or G2LSTMCell to read gates of")
+    return found
 
 
 @contextmanager
-def recorded_gates(layers: list[nn.LSTM]) -> Iterator[list[dict[str, Tensor]]]:
-    """Records the gate values of every forward pass of `layers` in eval mode, in call order, in the list it gives."""
-    records: list[dict[str, Tensor]] = []
+def watched(
+    layers: nn.Module | Iterable[nn.Module], consume: Callable[[GateRecord], None], gates: tuple[str, ...] = GATES
+) -> Iterator[None]:
+    """Calls `consume` with the gate values of every forward pass of the layers, each layer and direction by itself.
 
-    def record(layer: nn.Module, arguments: tuple, keywords: dict, result: tuple) -> None:
-        assert isinstance(layer, nn.LSTM)
-        named = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
-        x, hx = named["input"], named.get("hx")
-        hidden = result[0]
-        h0 = hidden.new_zeros(hidden.shape[1:]) if hx is None else hx[0][0]
-        records.append(gate_values(layer, x.float(), hidden.float(), h0.float()))
+    Args:
+        layers: a model, all of whose LSTM layers and cells are watched, or some layers, which are named by their place.
+        consume: gets the records, in nn.LSTM's order of layers and directions.
+        gates: which of "i", "f", "o".
 
-    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]
+    Raises:
+        ValueError: there is no LSTM layer; or, in a forward pass, as in `gate_values`.
+    """
+    if isinstance(layers, nn.Module):
+        named: dict[str, nn.Module] = dict(lstm_layers(layers))
+    else:
+        named = {str(place): layer for place, layer in enumerate(layers)}
+    names, calls = {layer: name for name, layer in named.items()}, dict.fromkeys(named, 0)
+
+    @torch.no_grad()
+    def record(layer: nn.Module, arguments: tuple, keywords: dict[str, Any], result: Any) -> None:
+        name = names[layer]
+        given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
+        x, hx, noise = given["input"], given.get("hx"), given.get("noise")
+        if isinstance(layer, nn.LSTMCell):
+            found = [cell_values(layer, x, hx, noise=noise, gates=gates)]
+        else:
+            assert isinstance(layer, nn.LSTM)
+            masks = given.get("weight_masks")
+            found = gate_values(layer, x, hx, result[0], noise=noise, weight_masks=masks, gates=gates)
+        for one in found:
+            consume(replace(one, name=name, call=calls[name]))
+        calls[name] += 1
+
+    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in names]
     try:
-        yield records
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def binary_share(records: list[dict[str, Tensor]], gates: tuple[str, ...] = ("i", "f"), margin: float = 0.1) -> float:
+@contextmanager
+def recorded_gates(layers: nn.Module | Iterable[nn.Module], gates: tuple[str, ...] = GATES) -> Iterator[list[GateRecord]]:
+    """Keeps all that `watched` finds, in the list it gives. For a whole corpus see `statistics.GateStatistics`."""
+    records: list[GateRecord] = []
+    with watched(layers, records.append, gates):
+        yield records
+
+
+def binary_share(records: list[GateRecord], gates: tuple[str, ...] = ("i", "f"), margin: float = 0.1) -> float:
     """The share of gate values outside [margin, 1 - margin]: how near to open or shut the gates are."""
-    outside = sum(((r[g] < margin) | (r[g] > 1 - margin)).sum().item() for r in records for g in gates)
-    return outside / sum(r[g].numel() for r in records for g in gates)
+    values = [record.steps(gate) for record in records for gate in gates]
+    outside = sum(((v < margin) | (v > 1 - margin)).sum().item() for v in values)
+    return outside / sum(v.numel() for v in values)
+
+
+def gate_values(
+    layer: nn.LSTM,
+    input: Tensor | PackedSequence,
+    hx: State | None,
+    output: Tensor | PackedSequence,
+    *,
+    noise: list[Tensor] | None = None,
+    weight_masks: list[Tensor] | None = None,
+    gates: tuple[str, ...] = GATES,
+) -> list[GateRecord]:
+    """The gate values of a forward pass, as the layer is now: its mode, gate and temperature.
+
+    The layers below the last of a stacked one are run again, each by itself, because nobody sees what they give.
+
+    Args:
+        layer: nn.LSTM or G2LSTM with any options.
+        input, hx: what it was given.
+        output: what it gave.
+        noise, weight_masks: what it was given of these.
+        gates: which of "i", "f", "o".
+
+    Returns:
+        a record for each layer and direction.
+
+    Raises:
+        ValueError: the layer drew something at random by itself, so that its gates can't be known.
+    """
+    _check_known(layer, noise is not None, weight_masks is not None)
+    size, directions = layer.hidden_size, 2 if layer.bidirectional else 1
+    x, lengths = _time_major(layer, input)
+    h0, c0 = _initial_state(layer, x, hx)
+    mask = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1) < lengths  # (T, B)
+    records = []
+    for number in range(layer.num_layers):
+        mine = slice(number * directions, (number + 1) * directions)
+        own = {"noise": noise and noise[mine], "weight_masks": weight_masks and weight_masks[mine]}
+        if number == layer.num_layers - 1:
+            hidden = _time_major(layer, output)[0]  # (T, B, K * P)
+        else:
+            hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), own)
+        for reverse, h in enumerate(hidden.chunk(directions, dim=-1)):
+            index = number * directions + reverse
+            weight_ih, weight_hh, bias = _weights(layer, f"_l{number}{'_reverse' if reverse else ''}")
+            if weight_masks is not None:
+                weight_hh = weight_hh * weight_masks[index].to(weight_hh)
+            before = _states_before(h, h0[index], lengths, bool(reverse))  # (T, B, P)
+            added = None if noise is None else noise[index]
+            values = _sigmoids(layer, x, before, weight_ih, weight_hh, bias, added, size, gates)
+            records.append(GateRecord("", number, bool(reverse), 0, values, mask))
+        x = hidden
+    return records
+
+
+def cell_values(
+    cell: nn.LSTMCell, input: Tensor, hx: State | None, *, noise: Tensor | None = None, gates: tuple[str, ...] = GATES
+) -> GateRecord:
+    """The gate values of one step of a cell, as `gate_values`: (1, B, H)."""
+    _check_known(cell, noise is not None, False)
+    batched = input.dim() == 2
+    x = input if batched else input.unsqueeze(0)
+    before = x.new_zeros(len(x), cell.hidden_size) if hx is None else hx[0] if batched else hx[0].unsqueeze(0)
+    added = noise if noise is None or noise.dim() == 2 else noise.unsqueeze(0)
+    one = [None if tensor is None else tensor.unsqueeze(0) for tensor in (x, before, added)]  # (1, B, ·)
+    assert one[0] is not None and one[1] is not None  # noqa: PT018
+    values = _sigmoids(cell, one[0], one[1], *_weights(cell, ""), one[2], cell.hidden_size, gates)
+    return GateRecord("", 0, False, 0, values, None)
+
+
+def _check_known(layer: nn.Module, noise: bool, weight_masks: bool) -> None:
+    if not layer.training:
+        return
+    unknown = []
+    if isinstance(layer, Gated) and is_noisy(layer.gate, layer.training) and not noise:
+        unknown.append("noise (pass noise=)")
+    if getattr(layer, "weight_dropout", 0) and not weight_masks:
+        unknown.append("DropConnect masks (pass weight_masks=, or set weight_dropout = 0)")
+    if isinstance(layer, nn.LSTM) and layer.num_layers > 1 and layer.dropout:
+        unknown.append("dropout between its layers (set dropout = 0)")
+    if unknown:
+        raise ValueError(f"in training the layer draws {', '.join(unknown)}, so its gates can't be known; or call eval()")
+
+
+def _time_major(layer: nn.LSTM, x: Tensor | PackedSequence) -> tuple[Tensor, Tensor | None]:
+    """(T, B, ·) in the caller's batch order and the (B,) lengths of packed sequences."""
+    if isinstance(x, PackedSequence):
+        padded, lengths = pad_packed_sequence(x)
+        return padded, lengths.to(padded.device)
+    if x.dim() == 2:
+        return x.unsqueeze(1), None
+    return (x.transpose(0, 1) if layer.batch_first else x), None
+
+
+def _initial_state(layer: nn.LSTM, x: Tensor, hx: State | None) -> State:
+    """(L * K, B, P) and (L * K, B, H)."""
+    if hx is None:
+        count = layer.num_layers * (2 if layer.bidirectional else 1)
+        h0 = x.new_zeros(count, x.shape[1], layer.proj_size or layer.hidden_size)
+        return h0, x.new_zeros(count, x.shape[1], layer.hidden_size)
+    h0, c0 = hx
+    return (h0, c0) if h0.dim() == 3 else (h0.unsqueeze(1), c0.unsqueeze(1))
+
+
+def _weights(layer: nn.Module, end: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """W_ih (4H, D), W_hh (4H, P) and the sum of both biases (4H,)."""
+    bias = getattr(layer, f"bias_ih{end}") + getattr(layer, f"bias_hh{end}") if layer.bias else None
+    return getattr(layer, f"weight_ih{end}"), getattr(layer, f"weight_hh{end}"), bias
+
+
+def _states_before(h: Tensor, h0: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
+    """The (T, B, P) hidden state each step started from, given the one it ended with."""
+    first = h0.to(h.dtype).unsqueeze(0)
+    if not reverse:
+        return torch.cat([first, h[:-1]])
+    before = torch.cat([h[1:], first])
+    if lengths is not None:  # a shorter sequence starts at its own last step
+        before[lengths - 1, torch.arange(len(lengths), device=h.device)] = first[0]
+    return before
+
+
+def _sigmoids(
+    layer: nn.Module,
+    x: Tensor,
+    before: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    size: int,
+    gates: tuple[str, ...],
+) -> dict[str, Tensor]:
+    """(T, B, H) of each gate from (T, B, D) inputs and the (T, B, P) states before, in float32 or float64."""
+    dtype = accumulation_dtype(weight_ih.dtype)
+    scale: tuple[float, ...] | None = None
+    hard: tuple[str, ...] = ()
+    if isinstance(layer, Gated):
+        scale = block_scale(layer.gate, layer.tau, layer.training)
+        hard = layer.gate.gates if isinstance(layer.gate, HardGate) else ()
+        if noise is not None:
+            noise = leading_blocks(noise, layer.gate.gates, size).to(dtype)  # (T, B, 2H) or (T, B, 4H)
+    values = {}
+    with torch.autocast(x.device.type, enabled=False):
+        for gate in gates:
+            block = BLOCKS.index(gate)
+            rows = slice(block * size, (block + 1) * size)
+            a = linear(x.to(dtype), weight_ih[rows].to(dtype), None if bias is None else bias[rows].to(dtype))
+            a.view(-1, size).addmm_(before.to(dtype).reshape(-1, before.shape[-1]), weight_hh[rows].to(dtype).mT)
+            if noise is not None and rows.stop <= noise.shape[-1]:
+                a += noise[..., rows]
+            if gate in hard:
+                values[gate] = (a > 0).to(dtype)
+            else:
+                values[gate] = (a if scale is None else a.mul_(scale[block])).sigmoid_()
+    return values
+
+
+def _run_layer(
+    layer: nn.LSTM, number: int, x: Tensor, lengths: Tensor | None, hx: State, given: dict[str, list[Tensor] | None]
+) -> Tensor:
+    """(T, B, D) -> the (T, B, K * P) output of one of the stacked layers, by a layer of its own with the same weights."""
+    packed = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    output, _ = _single(layer, number, x.shape[-1])(packed, hx, **{k: v for k, v in given.items() if v is not None})
+    return output if lengths is None else pad_packed_sequence(output)[0]
+
+
+def _single(layer: nn.LSTM, number: int, input_size: int) -> nn.LSTM:
+    """A time-major layer of its own that shares the weights of one of the stacked layers."""
+    names = ("hidden_size", "bias", "bidirectional", "proj_size")
+    options: dict[str, Any] = {name: getattr(layer, name) for name in names} | {"device": "meta"}
+    if isinstance(layer, G2LSTM):
+        single: nn.LSTM = G2LSTM(
+            input_size, **options, gate=layer.gate, weight_dropout=layer.weight_dropout, engine=layer.engine
+        )
+        assert isinstance(single, G2LSTM)
+        if has_temperature(layer.gate):
+            single.tau = layer.tau
+    else:
+        single = nn.LSTM(input_size, **options)
+    for name, _ in list(single.named_parameters()):
+        weight = getattr(layer, name.replace("_l0", f"_l{number}"))
+        setattr(single, name, nn.Parameter(weight.detach(), requires_grad=False))
+    return single.train(layer.training)

@@ -193,7 +193,7 @@ def test_the_report_has_the_papers_table_and_its_figures(sweep, capsys, tmp_path
 
 def test_recorded_runs_go_to_results_and_others_to_runs(script) -> None:
     def folder_of(*paths: str) -> Path:
-        return script.default_folder([sweeping.Run(Path(path), "sigmoid", 1, True, "x") for path in paths])
+        return script.default_folder([Path(path) for path in paths], "compression")
 
     assert folder_of("results/text/a", "results/text/b") == Path("results/compression/text")
     assert folder_of("results/text/a", "results/ptb/b") == Path("runs/compression")

@@ -1,0 +1,115 @@
+"""How gate values are spread, and what training's noise makes of them: gate_histograms.py runs='results/ptb_cpu/*'."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+
+import torch
+from rich.console import Console
+
+from g2lstm import cli
+from g2lstm.compression.report import gate_label, gate_order
+from g2lstm.data.text import EOS
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+from g2lstm.gates import has_temperature
+from g2lstm.inspection.histogram import draw_histograms, draw_modes, save
+from g2lstm.inspection.measure import ALL, gate_table, measure
+from g2lstm.inspection.reading import chosen_layer, first_sentences
+from g2lstm.runs import NamedRun, default_folder, load_run, named_runs
+from g2lstm.training.progress import duration, say
+
+BINS = (10, 50)
+
+
+def gate_histograms(arguments: list[str]) -> int:
+    options = _parser().parse_options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    count = _count(options.samples)
+    runs = named_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
+    runs.sort(key=lambda run: (gate_order(run.gate), run.seed))
+    out = options.out or default_folder([run.path for run in runs], "gates")
+    console = Console(stderr=True)
+    say(console, f"gates of {len(runs)} runs; writing to {out}")
+    metric_split = None if options.metric == "none" else options.metric
+    content: dict[str, Any] = {"split": options.split, "rows": [], "metrics": []}
+    started = time.monotonic()
+    for number, run in enumerate(runs, 1):
+        rows, metrics, read = _measure(run, options.split, count, metric_split)
+        content |= read
+        content["rows"] += rows
+        content["metrics"] += metrics
+        left = (time.monotonic() - started) * (len(runs) / number - 1)
+        say(console, f"{number}/{len(runs)}  {_told(rows)}  ETA {duration(left)}")
+    names = list(dict.fromkeys(row["layer"] for row in content["rows"] if row["layer"] != ALL))
+    content["layer"] = layer = chosen_layer([*names, ALL] if options.layer == ALL else names, options.layer)
+    written = [out / "gates.json", out / "gates.md"]
+    write_atomically(written[0], _compact(content))
+    text = "\n\n".join(gate_table(content, kind) for kind in ("binary", "modes")) + "\n"
+    write_atomically(written[1], text)
+    for bins in BINS:
+        written += save(draw_histograms(content["rows"], layer, bins), out, f"histograms-{bins}")
+    modes = draw_modes(content["rows"], layer)
+    written += save(modes, out, "training-and-test") if modes is not None else []
+    print(text)
+    say(console, "wrote " + ", ".join(map(str, written)))
+    return 0
+
+
+def _parser() -> cli.OptionParser:
+    parser = cli.OptionParser(
+        prog="experiments/gate_histograms.py",
+        description="Draws histograms of trained models' gates (the paper's Figures 1 and 3), in training and in test.",
+    )
+    parser.add_argument("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="train", help="the text that is read")
+    parser.add_argument("--samples", default="10000", metavar="N", help="its first N sentences, or all; 10000 without it")
+    parser.add_argument("--layer", metavar="NAME", help="in the figures; the decoder's first layer, or the first")
+    parser.add_argument("--metric", choices=("valid", "test", "none"), default="valid", help="split of each mode's metric")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
+    return parser
+
+
+def _count(samples: str) -> int | None:
+    if samples == "all":
+        return None
+    if not samples.isdigit() or int(samples) < 1:
+        raise UserError(f"samples must be a number of sentences >= 1, or all, got {samples!r}")
+    return int(samples)
+
+
+def _measure(run: NamedRun, split: str, count: int | None, metric_split: str | None) -> tuple[list, list, dict[str, Any]]:
+    """The rows and metrics of a run, and what was read."""
+    task, model = load_run(run.path, run.config)
+    tokens, sentences = first_sentences(getattr(task.corpus, split), task.corpus.vocabulary.index[EOS], count)
+    gate = next(module.gate for module in model.modules() if hasattr(module, "gate"))
+    about = {"run": str(run.path), "gate": run.gate, "label": gate_label(run.gate), "seed": run.seed}
+    about |= {"tau": gate.tau if has_temperature(gate) else None, "noise_p": getattr(gate, "noise_p", None)}
+    rows, metrics = measure(task, model, tokens, about, metric_split=metric_split)
+    return rows, metrics, {"sentences": sentences, "words": len(tokens)}
+
+
+def _told(rows: list[dict[str, Any]]) -> str:
+    shares = [row["binary"] for row in rows if row["mode"] == "test" and row["layer"] == ALL]
+    return f"{rows[0]['label']} seed {rows[0]['seed']}: input gate {shares[0]:.1%}, forget gate {shares[1]:.1%} binary"
+
+
+def _compact(content: dict[str, Any]) -> str:
+    """JSON with a row a line."""
+    parts = {key: json.dumps(value) for key, value in content.items() if not isinstance(value, list)}
+    for key in ("rows", "metrics"):
+        parts[key] = "[" + ",".join(f"\n  {json.dumps(row)}" for row in content[key]) + "\n ]"
+    return "{\n" + ",\n".join(f' "{key}": {value}' for key, value in parts.items()) + "\n}\n"
+
+
+if __name__ == "__main__":
+    cli.main(gate_histograms)

@@ -1,0 +1,130 @@
+"""Figure 4 of the paper: the gates at each word of a sentence. Also unit by unit, and which words shut the forget gate."""
+
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from g2lstm.inspection.words import CLASSES, WordRow
+
+WORDS_A_LINE = 24
+COLOURS = "cividis"  # made to be read alike with and without colour blindness
+# Okabe and Ito's palette and a marker each, told apart by colour-blind readers and in print.
+CLASS_STYLES = {
+    "sentence end": ("#000000", "X"),
+    "punctuation": ("#CC79A7", "D"),
+    "function": ("#D55E00", "o"),
+    "content": ("#0072B2", "s"),
+    "other": ("#999999", "^"),
+}
+
+
+def draw_heatmap(words: list[str], rows: list[tuple[str, list[float]]], title: str) -> Figure:
+    """Words along the top, one row a model and gate, the value in each cell; long texts go on below.
+
+    Args:
+        words: N of them.
+        rows: label and N values in [0, 1] of each.
+        title: above all.
+    """
+    starts = range(0, len(words), WORDS_A_LINE)
+    widest = min(len(words), WORDS_A_LINE)
+    longest = max(map(len, words))
+    rows = [("\n".join(wrap(label, 44)[:2]), values) for label, values in rows]
+    labels = max(len(line) for label, _ in rows for line in label.splitlines())
+    slanted = longest > 4
+    above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
+    line = 0.36 * len(rows) + above
+    figure, panels = plt.subplots(
+        len(starts), 1, figsize=(1.6 + 0.085 * labels + 0.44 * max(widest, 6), 0.7 + line * len(starts)),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    values = np.array([row for _, row in rows])  # (rows, N)
+    low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
+    image: Any = None
+    for axes, start in zip(panels[:, 0], starts, strict=True):
+        part = np.full((len(rows), widest), np.nan)
+        shown = values[:, start : start + widest]
+        part[:, : shown.shape[1]] = shown
+        image = axes.imshow(part, vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
+        _words_above(axes, words[start : start + widest], slanted)
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+        axes.spines[:].set_visible(False)
+        for (y, x), value in np.ndenumerate(shown):
+            dark = value < (low + high) / 2
+            axes.text(x, y, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7,
+                      color="white" if dark else "black")  # fmt: skip
+    figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=max(8, 4 * len(rows)))
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def draw_units(words: list[str], panels: list[tuple[str, np.ndarray]], title: str) -> Figure:
+    """Every unit's gate at every word.
+
+    Args:
+        words: N of them.
+        panels: label and (H, N) values of each, units in the order they are to be shown in.
+        title: above all.
+    """
+    columns = 1 if len(words) > 30 else min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    longest = max(map(len, words))
+    size = (1.2 + columns * (1.0 + 0.24 * max(len(words), 8)), 0.7 + lines * (3.2 + 0.085 * longest))
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    image: Any = None
+    for place, (label, values) in zip(axes.flat, panels, strict=False):
+        image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="nearest")
+        _words_above(place, words, True)
+        place.set_xlabel(label)
+        place.set_ylabel(f"{len(values)} units, like beside like")
+        place.set_yticks([])
+    for place in axes.flat[len(panels) :]:
+        place.set_visible(False)
+    figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
+                    shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def draw_words(rows: list[WordRow], title: str, count: int = 20) -> Figure:
+    """The word types with the lowest and the highest mean gate, with counts and 95% confidence intervals.
+
+    Args:
+        rows: lowest first.
+        title: above all.
+        count: at either end.
+    """
+    ends = [("lowest", rows[:count]), ("highest", rows[-count:])] if len(rows) > 2 * count else [("all", rows)]
+    figure, panels = plt.subplots(
+        1, len(ends), figsize=(5.4 * len(ends), 1.6 + 0.21 * min(count, len(rows)) * (3 - len(ends))), sharex=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axes, (name, chosen) in zip(panels[0], ends, strict=True):
+        for kind in CLASSES:
+            colour, marker = CLASS_STYLES[kind]
+            mine = [(place, row) for place, row in enumerate(chosen) if row.kind == kind]
+            xs, ys = [row.mean for _, row in mine], [place for place, _ in mine]
+            widths = [[row.mean - row.low for _, row in mine], [row.high - row.mean for _, row in mine]]
+            axes.errorbar(xs, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
+        axes.set_yticks(range(len(chosen)), [f"{row.word}  ({row.count:,})" for row in chosen])
+        axes.invert_yaxis()
+        axes.set_title(f"{name} {len(chosen)} of {len(rows):,} word types", fontsize="medium")
+        axes.set_xlabel("forget gate, mean over units and occurrences")
+        axes.grid(axis="x", alpha=0.3)
+    handles, texts = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(CLASSES), frameon=False)
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _words_above(axes: Any, words: list[str], slanted: bool) -> None:
+    axes.xaxis.tick_top()
+    turned = {"rotation": 90, "ha": "center", "va": "bottom"} if slanted else {}
+    axes.set_xticks(range(len(words)), [word.replace("$", r"\$") for word in words], **turned)
+    axes.tick_params(length=0)

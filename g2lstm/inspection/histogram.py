@@ -1,0 +1,127 @@
+"""Figures 1 and 3 of the paper: how gate values are spread over [0, 1], and the same in training and in test."""
+
+from pathlib import Path
+from statistics import mean
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from g2lstm.inspection.measure import BLOCK_NAMES, joined
+
+Row = dict[str, Any]
+# Blue and vermilion of Okabe and Ito's palette, told apart by colour-blind readers.
+COLOURS = {"i": "#0072B2", "f": "#D55E00"}
+CURVES = {
+    "training": ("#E69F00", "-", "training: with noise and temperature"),
+    "test": ("#0072B2", "--", "test"),
+    "tempered": ("#000000", ":", "test at training's temperature"),
+}
+MOST_COLUMNS = 6
+
+
+def draw_histograms(rows: list[Row], layer: str, bins: int) -> Figure:
+    """One column a gate of the model, one row each for input and forget gates; over several seeds the mean and the range.
+
+    Args:
+        rows: as in `gates.json`, of the mode "test".
+        layer: whose values are shown.
+        bins: how many.
+    """
+    chosen = [row for row in rows if row["layer"] == layer and row["mode"] == "test"]
+    labels = list(dict.fromkeys(row["label"] for row in chosen))
+    figure, panels = _grid(len(labels))
+    for label, pair in zip(labels, panels, strict=False):
+        for axes, block in zip(pair, ("i", "f"), strict=True):
+            runs = [joined(r["histogram"], bins) for r in chosen if (r["label"], r["block"]) == (label, block)]
+            _bars(axes, runs, COLOURS[block])
+        pair[0].set_title(_titled(label, len(runs)), fontsize="medium")
+    _finish(panels, len(labels))
+    figure.suptitle(f"Gate values of {layer} in test, {bins} bins", fontsize="medium")
+    return figure
+
+
+def draw_modes(rows: list[Row], layer: str) -> Figure | None:
+    """Training against test: a curve a mode, for the gates that are trained with noise; None where there are none."""
+    labels = list(dict.fromkeys(row["label"] for row in rows if row["mode"] == "training"))
+    if not labels:
+        return None
+    figure, panels = _grid(len(labels))
+    for label, pair in zip(labels, panels, strict=False):
+        for axes, block in zip(pair, ("i", "f"), strict=True):
+            chosen = [row for row in rows if (row["label"], row["layer"], row["block"]) == (label, layer, block)]
+            for mode, (colour, dashes, text) in CURVES.items():
+                runs = [row["histogram"] for row in chosen if row["mode"] == mode]
+                if runs:
+                    shares = [mean(values) for values in zip(*runs, strict=True)]
+                    edges = [place / len(shares) for place in range(len(shares) + 1)]
+                    axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.6, label=text)
+        pair[0].set_title(_titled(label, len({row["run"] for row in chosen})), fontsize="medium")
+    _finish(panels, len(labels))
+    for _, pair in zip(labels, panels, strict=False):
+        for axes in pair:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    handles, texts = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(labels) < 2 else 3, frameon=False)
+    figure.suptitle(f"Gate values of {layer}, 50 bins", fontsize="medium")
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with plt.rc_context({"svg.hashsalt": "g2lstm"}):
+        for kind in ("png", "svg"):
+            path = folder / f"{name}.{kind}"
+            figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            written.append(path)
+    plt.close(figure)
+    return written
+
+
+def _grid(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure and its (input gate, forget gate) panels; more than `MOST_COLUMNS` models go on below."""
+    columns, lines = min(count, MOST_COLUMNS), -(-count // MOST_COLUMNS)
+    size = (1.0 + 2.6 * max(columns, 1.5), 0.9 + 4.4 * lines)
+    figure, axes = plt.subplots(
+        2 * lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    panels = [(axes[2 * line][column], axes[2 * line + 1][column]) for line in range(lines) for column in range(columns)]
+    return figure, panels
+
+
+def _bars(axes: Axes, runs: list[list[float]], colour: str) -> None:
+    bins = len(runs[0])
+    places = [(place + 0.5) / bins for place in range(bins)]
+    means = [mean(values) for values in zip(*runs, strict=True)]
+    axes.bar(places, means, width=1 / bins, color=colour, edgecolor="white", linewidth=0.5)
+    if len(runs) > 1:
+        low, high = [min(v) for v in zip(*runs, strict=True)], [max(v) for v in zip(*runs, strict=True)]
+        axes.vlines(places, low, high, color="black", linewidth=0.8)
+
+
+def _finish(panels: list[tuple[Axes, Axes]], count: int) -> None:
+    for number, pair in enumerate(panels):
+        for axes, block in zip(pair, ("i", "f"), strict=True):
+            if number >= count:
+                axes.set_visible(False)
+            axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
+            if number % MOST_COLUMNS == 0:
+                axes.set_ylabel(f"{BLOCK_NAMES[block]}\nshare of values in a bin")
+        pair[1].set_xlabel("gate value (0 shut, 1 open)")
+
+
+def _titled(label: str, seeds: int) -> str:
+    lines = [line for part in label.replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
+    return "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])

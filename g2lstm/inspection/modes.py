@@ -1,0 +1,94 @@
+"""A trained model's gates in other modes than evaluation: as they were in training, at a temperature, or cut to 0 and 1."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from g2lstm import gates
+from g2lstm.cell import G2LSTMCell
+from g2lstm.gated import Gated
+from g2lstm.gates import Gate, GumbelGate, has_temperature
+from g2lstm.lstm import G2LSTM
+
+
+@contextmanager
+def with_gate(model: nn.Module, gate: Gate) -> Iterator[None]:
+    """Every gated layer of `model` has `gate` here, and its own gate and temperature again afterwards."""
+    layers = [module for module in model.modules() if isinstance(module, Gated)]
+    before = [(layer.gate, layer.tau) for layer in layers]
+    try:
+        for layer in layers:
+            layer.gate = gate
+        yield
+    finally:
+        for layer, (own, tau) in zip(layers, before, strict=True):
+            layer.gate = own
+            if has_temperature(own):
+                layer.tau = tau
+
+
+@contextmanager
+def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """The gates are noisy and tempered as in training, while every dropout is off and the model else evaluates.
+
+    The noise is drawn here and handed to each layer explicitly, so that who watches the layer knows it.
+
+    Args:
+        model: in eval mode.
+        generator: source of the noise, on the model's device.
+    """
+    with ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, G2LSTM | G2LSTMCell):
+                stack.enter_context(_training(layer, generator))
+        yield
+
+
+def noisy_gate(model: nn.Module) -> tuple[GumbelGate, float] | None:
+    """The Gumbel gate of the model's layers and its present temperature, or None."""
+    for layer in model.modules():
+        if isinstance(layer, Gated) and isinstance(layer.gate, GumbelGate):
+            return layer.gate, layer.tau
+    return None
+
+
+@contextmanager
+def _training(layer: G2LSTM | G2LSTMCell, generator: torch.Generator) -> Iterator[None]:
+    def hand_over(_: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if not gates.is_noisy(layer.gate, layer.training):
+            return arguments, keywords
+        x = arguments[0] if arguments else keywords["input"]
+        return arguments, keywords | {"noise": _noise(layer, x, generator)}
+
+    dropouts = {name: getattr(layer, name) for name in ("dropout", "weight_dropout") if hasattr(layer, name)}
+    training = layer.training
+    handle = layer.register_forward_pre_hook(hand_over, with_kwargs=True)
+    try:
+        for name in dropouts:
+            setattr(layer, name, 0.0)
+        layer.train()
+        yield
+    finally:
+        handle.remove()
+        layer.train(training)
+        for name, p in dropouts.items():
+            setattr(layer, name, p)
+
+
+def _noise(layer: G2LSTM | G2LSTMCell, x: Any, generator: torch.Generator) -> Any:
+    if isinstance(layer, G2LSTMCell):
+        assert isinstance(layer.gate, GumbelGate)
+        batch = len(x) if x.dim() == 2 else 1
+        drawn = gates.draw_noise(
+            layer.gate, 1, batch, layer.hidden_size,
+            generator=generator, dtype=layer.weight_hh.dtype, device=layer.weight_hh.device,
+        )[0]  # fmt: skip
+        return drawn if x.dim() == 2 else drawn[0]
+    if isinstance(x, PackedSequence):
+        return layer.draw_noise(len(x.batch_sizes), int(x.batch_sizes[0]), generator=generator)
+    time, batch = (x.shape[0], 1) if x.dim() == 2 else (x.shape[1], x.shape[0]) if layer.batch_first else x.shape[:2]
+    return layer.draw_noise(time, batch, generator=generator)

@@ -1,0 +1,141 @@
+"""Which words shut the forget gate, and whether function words and punctuation do so more than content words.
+
+The paper shows three sentences in which low forget values mark function words and punctuation (section 4.4). Here the claim
+is tested over a corpus, with word types as the units of the test: the occurrences of one word are no independent witnesses.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from g2lstm.data.text import EOS, UNK
+from g2lstm.inspection.statistics import WORD_COLUMNS
+
+CLASSES = ("sentence end", "punctuation", "function", "content", "other")
+OTHER = frozenset([UNK, "N"])  # Mikolov's Penn Treebank writes N for every number
+SYMBOLS = frozenset("$#%&@+=*<>/\\^|~")
+# Closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries, particles, clitics.
+_FUNCTION_WORDS = """
+    a an the this that these those i you he she it we they me him her us them my your his its our their mine yours hers
+    ours theirs
+    myself yourself himself herself itself ourselves yourselves themselves who whom whose which what whoever
+    whatever whichever one ones someone somebody something anyone anybody anything everyone everybody everything nobody
+    nothing none each every either neither both all some any no few many much more most several such other another
+    of in to for with on at from by about as into like through after over between out against during without before under
+    around among up down off above near across behind beyond within along toward towards upon onto per via amid despite
+    except since until till than throughout below beside besides inside outside although though because unless while
+    whereas whether if when where why how and or but nor so yet
+    am is are was were be been being have has had having do does did doing will would shall should can could may might must
+    ought not n't 's 're 've 'd 'll 'm there then also too very just only even still again ca wo"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+
+
+@dataclass(frozen=True)
+class WordRow:
+    """A word's gate: mean over its occurrences of the mean over units, with a 95% confidence interval.
+
+    Attributes:
+        word, kind: the word and its class, one of `CLASSES`.
+        count: occurrences.
+        mean, low, high: the mean and its interval, occurrences taken as independent.
+        shut, open: shares of gate values below 0.1 and above 0.9.
+    """
+
+    word: str
+    kind: str
+    count: int
+    mean: float
+    low: float
+    high: float
+    shut: float
+    open: float
+
+
+def word_class(word: str) -> str:
+    """One of `CLASSES`. English; a word between letters that is not in a closed class counts as content."""
+    if word == EOS:
+        return "sentence end"
+    if word.lower() in FUNCTION_WORDS:
+        return "function"
+    if word in OTHER or any(c.isdigit() for c in word):
+        return "other"
+    if any(c.isalpha() for c in word):
+        return "content"
+    return "other" if any(c in SYMBOLS for c in word) else "punctuation"
+
+
+def word_rows(sums: Tensor, words: tuple[str, ...], min_count: int = 20) -> list[WordRow]:
+    """The words seen at least `min_count` times, lowest mean first.
+
+    Args:
+        sums: (V, 6) of a `statistics.Tally`.
+        words: V of them.
+        min_count: at least 2, which an interval takes.
+    """
+    columns = dict(zip(WORD_COLUMNS, sums.double().cpu().unbind(1), strict=True))
+    rows = []
+    for index in (columns["count"] >= max(min_count, 2)).nonzero().flatten().tolist():
+        n, total, squared, below, above = (columns[name][index].item() for name in WORD_COLUMNS[:5])
+        mean = total / n
+        half = 1.96 * math.sqrt(max(squared / n - mean**2, 0.0) / (n - 1))
+        row = WordRow(words[index], word_class(words[index]), int(n), mean, mean - half, mean + half, below / n, above / n)
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row.mean, row.word))
+
+
+def class_means(rows: list[WordRow]) -> list[dict[str, float | str]]:
+    """For each class that is there: types, occurrences, the mean over types and the mean over occurrences."""
+    found: list[dict[str, float | str]] = []
+    for kind in CLASSES:
+        means = np.array([row.mean for row in rows if row.kind == kind])
+        counts = np.array([row.count for row in rows if row.kind == kind])
+        if len(means):
+            row = {"types": len(means), "occurrences": int(counts.sum()), "mean_of_types": float(means.mean())}
+            found.append({"class": kind, **row, "mean_of_occurrences": float(np.average(means, weights=counts))})
+    return found
+
+
+def compare_classes(
+    rows: list[WordRow],
+    low: tuple[str, ...] = ("sentence end", "punctuation", "function"),
+    high: tuple[str, ...] = ("content",),
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> dict[str, float] | None:
+    """Tests whether word types of the classes `low` have another mean gate than those of `high`.
+
+    Returns:
+        "difference" of the means over types, low - high, with its 95% bootstrap interval "low" and "high"; "p", two-sided,
+        of a permutation test; "below", the probability that a type of `low` lies below one of `high` (0.5: no difference);
+        "types_low", "types_high". None where a side has fewer than two types.
+    """
+    first = np.array([row.mean for row in rows if row.kind in low])
+    second = np.array([row.mean for row in rows if row.kind in high])
+    if min(len(first), len(second)) < 2:
+        return None
+    difference = float(first.mean() - second.mean())
+    generator, both = np.random.default_rng(seed), np.concatenate([first, second])
+    boot = _resampled(first, draws, generator) - _resampled(second, draws, generator)
+    sums = np.array([generator.permutation(both)[: len(first)].sum() for _ in range(draws)])
+    permuted = sums / len(first) - (both.sum() - sums) / len(second)
+    extreme = int((np.abs(permuted) >= abs(difference) - 1e-15).sum())
+    ranks = np.searchsorted(np.sort(second), first, side="right")
+    ties = ranks - np.searchsorted(np.sort(second), first, side="left")
+    bounds = np.quantile(boot, [0.025, 0.975])
+    return {
+        "difference": difference,
+        "low": float(bounds[0]),
+        "high": float(bounds[1]),
+        "p": (extreme + 1) / (draws + 1),
+        "below": float((len(second) - ranks + ties / 2).mean() / len(second)),
+        "types_low": len(first),
+        "types_high": len(second),
+    }
+
+
+def _resampled(values: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """(draws,) means of the values drawn with replacement."""
+    return np.array([generator.choice(values, len(values)).mean() for _ in range(draws)])

@@ -1,0 +1,133 @@
+"""The commands that show gates, from a run directory to their files; one line about a mistake."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train
+from g2lstm import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: cli.guarded(lambda: getattr(module, name)(list(arguments)))
+
+
+histograms, heatmap = command("gate_histograms"), command("gate_heatmap")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory) -> Path:
+    """A folder with recorded runs of two gates."""
+    path, before = tmp_path_factory.mktemp("gates"), Path.cwd()
+    os.chdir(path)
+    try:
+        for gate in ("gumbel", "sigmoid"):
+            options = [
+                *tiny,
+                "record=true",
+                "epochs=1",
+                "data.min_count=2",
+                "finetune=false",
+                "eval.cache.enabled=false",
+                f"gate={gate}",
+            ]
+            assert train.main(options) == 0
+        for run in Path("results/text").iterdir():  # the names list every option of a small model
+            gate = run.name.split("-")[0]
+            config = (run / "config.yaml").read_text()
+            (run / "config.yaml").write_text(re.sub(r"(?m)^run_name: .*$", f"run_name: {gate}-seed1", config))
+            run.rename(run.with_name(f"{gate}-seed1"))
+    finally:
+        os.chdir(before)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_histograms_of_recorded_runs_lie_beside_them(text_dir, capsys) -> None:
+    assert histograms("runs=results/text/*", "samples=50", f"data.dir={text_dir}") == 0
+    out = Path("results/gates/text")
+    names = {"gates.json", "gates.md"} | {
+        f"{n}.{kind}" for n in ("histograms-10", "histograms-50") for kind in ("png", "svg")
+    }
+    assert {path.name for path in out.iterdir()} == names | {"training-and-test.png", "training-and-test.svg"}
+    content = json.loads((out / "gates.json").read_text())
+    assert (content["split"], content["sentences"], content["layer"]) == ("train", 50, "layers.0")
+    assert {(row["label"], row["mode"]) for row in content["rows"]} == {
+        ("plain LSTM", "test"), ("G2-LSTM", "training"), ("G2-LSTM", "test"), ("G2-LSTM", "tempered"),
+    }  # fmt: skip
+    assert {(row["gate"].split("-")[0], row["mode"]) for row in content["metrics"]} == {
+        ("sigmoid", "test"), ("sigmoid", "hard"),
+        *(("gumbel", mode) for mode in ("training", "test", "tempered", "hard")),
+    }  # fmt: skip
+    for row in content["metrics"]:
+        if row["mode"] == "test":
+            summary = json.loads((Path(row["run"]) / "summary.json").read_text())
+            assert row["perplexity"] == pytest.approx(summary["valid_perplexity_recorded_weights"])
+    assert "| G2-LSTM | training: noise and temperature |" in capsys.readouterr().out
+
+
+def test_a_heat_map_marks_unknown_words_and_words_are_compared(text_dir, capsys) -> None:
+    assert heatmap("runs=results/text/*", "text=w1 zebra w3", "words=train", "min_count=5", f"data.dir={text_dir}") == 0
+    assert "gumbel-seed1 does not know, and reads as <unk>: zebra" in capsys.readouterr().err.replace("\n", " ")
+    out = Path("results/gates/text")
+    for name in ("heatmap", "units", *(f"words-{path.name}" for path in Path("results/text").iterdir())):
+        assert all((out / f"{name}.{kind}").stat().st_size > 1000 for kind in ("png", "svg"))
+    found = json.loads((out / "heatmap.json").read_text())
+    assert [model["label"] for model in found["models"]] == ["plain LSTM", "G2-LSTM"]
+    assert found["models"][0]["words"] == ["w1", "zebra*", "w3", "<eos>"]
+    assert len(found["models"][0]["mean"]["f"]) == 4
+    rows = json.loads((out / "words.json").read_text())["rows"]
+    assert all(row["types"] == 21 and row["lowest_and_highest"][0]["count"] >= 5 for row in rows)
+
+
+def test_without_words_only_the_sentence_is_read(text_dir) -> None:
+    run = next(Path("results/text").glob("gumbel*"))
+    assert heatmap(f"run={run}", "text=w1", "words=none", "layer=layers.1", f"data.dir={text_dir}", "out=one") == 0
+    assert {path.name for path in Path("one").iterdir()} == {
+        "heatmap.json", "heatmap.png", "heatmap.svg", "units.png", "units.svg",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("show", "options", "line"),
+    [
+        (heatmap, ["text= "], "text has no words"),
+        (heatmap, ["text=w1", "layer=layers.9"], "no layer layers.9"),
+        (heatmap, ["text=w1", "min_count=100000"], "no word stands 100000 times in valid"),
+        (histograms, ["samples=0"], "samples must be a number of sentences >= 1, or all, got '0'"),
+        (histograms, ["layer=layers.9"], "no layer layers.9"),
+    ],
+)
+def test_a_mistake_is_one_line(show, options, line, text_dir, capsys) -> None:
+    assert show("runs=results/text/gumbel*", f"data.dir={text_dir}", "out=none", *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert line in error
+
+
+@pytest.mark.parametrize("show", [heatmap, histograms])
+def test_a_run_without_weights_is_one_line(show, capsys) -> None:
+    bare = Path("bare")
+    if not bare.exists():
+        bare.mkdir()
+        shutil.copy(next(Path("results/text").glob("gumbel*")) / "config.yaml", bare)
+    assert show("runs=bare") == 2
+    assert "bare has no weights (best.safetensors)" in capsys.readouterr().err
+    assert show("runs=nowhere") == 2
+    assert "nowhere is not a run directory" in capsys.readouterr().err

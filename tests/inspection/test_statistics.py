@@ -1,0 +1,111 @@
+"""Streaming statistics are those of all values at once, in memory that does not grow."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from g2lstm.inspection.gates import GateRecord
+from g2lstm.inspection.statistics import GateStatistics, Key, Tally, binary_entropy
+
+H, V = 4, 6
+
+
+def filled(values: torch.Tensor, words: torch.Tensor, pieces: int = 5) -> Tally:
+    tally = Tally(H, 50, V, values.device)
+    for some, of in zip(values.chunk(pieces), words.chunk(pieces), strict=True):
+        tally.add(some, of)
+    return tally
+
+
+@pytest.fixture
+def values() -> torch.Tensor:
+    return torch.special.expit(3 * torch.randn(200, H, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.fixture
+def words() -> torch.Tensor:
+    return torch.randint(0, V - 1, (200,), generator=torch.Generator().manual_seed(2))
+
+
+def test_histogram_is_numpys(values, words) -> None:
+    tally = filled(values, words)
+    for bins in (50, 10):
+        expected = np.histogram(values.numpy(), bins=bins, range=(0, 1))[0] / values.numel()
+        np.testing.assert_allclose(tally.shares(bins), expected)
+    for unit in range(H):
+        expected = np.histogram(values[:, unit].numpy(), bins=50, range=(0, 1))[0]
+        assert tally.histogram[unit].tolist() == expected.tolist()
+
+
+def test_units_and_their_summary(values, words) -> None:
+    tally = filled(values, words)
+    by_unit, summary = tally.by_unit(), tally.summary()
+    torch.testing.assert_close(by_unit["mean"], values.mean(0))
+    torch.testing.assert_close(by_unit["below"], (values < 0.1).double().mean(0))
+    torch.testing.assert_close(by_unit["above"], (values > 0.9).double().mean(0))
+    entropy = -(values * values.log2() + (1 - values) * (1 - values).log2())
+    torch.testing.assert_close(by_unit["entropy"], entropy.mean(0))
+    assert summary["mean"] == pytest.approx(values.mean().item())
+    assert summary["binary"] == pytest.approx(((values < 0.1) | (values > 0.9)).double().mean().item())
+    assert tally.count == values.numel()
+
+
+def test_words_have_their_own_sums(values, words) -> None:
+    tally = filled(values, words)
+    assert tally.words is not None
+    for word in range(V):
+        mine = values[words == word]
+        assert tally.words[word, 0] == len(mine)
+        assert tally.words[word, 1] == pytest.approx(mine.mean(1).sum().item())
+        assert tally.words[word, 2] == pytest.approx(mine.mean(1).square().sum().item())
+        assert tally.words[word, 3] == pytest.approx((mine < 0.1).double().mean(1).sum().item())
+
+
+def test_entropy_of_decided_gates_is_zero_and_of_a_coin_one_bit() -> None:
+    torch.testing.assert_close(binary_entropy(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_both_ends_of_the_interval_are_counted() -> None:
+    tally = Tally(1, 10, None, torch.device("cpu"))
+    tally.add(torch.tensor([[0.0], [1.0]]))
+    assert tally.histogram.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0, 0, 1]]
+
+
+def test_padding_is_never_counted() -> None:
+    gates = {"i": torch.rand(3, 2, H), "f": torch.rand(3, 2, H)}
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    statistics, words = GateStatistics(words=V), torch.tensor([[1, 2], [3, 5], [5, 5]])
+    statistics.add(GateRecord("a", 0, True, 0, gates, mask), words)
+    statistics.add(GateRecord("b", 0, False, 0, gates, None), words, mask=mask)
+    for name, reverse in (("a", True), ("b", False)):
+        tally = statistics.tallies[Key(name, 0, reverse, "i")]
+        assert tally.steps == 3
+        assert tally.words is not None
+        assert tally.words[:, 0].tolist() == [0, 1, 1, 1, 0, 0]
+        assert tally.summary()["mean"] == pytest.approx(gates["i"][mask].mean().item(), rel=1e-6)
+
+
+def test_bins_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="50 bins can't be joined to 7"):
+        Tally(1, 50, None, torch.device("cpu")).shares(7)
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="diverged"):
+        Tally(1, 50, None, torch.device("cpu")).add(torch.tensor([[float("nan")]]))
+
+
+def test_what_is_kept_does_not_grow_with_the_text(values, words) -> None:
+    tally = Tally(H, 50, V, values.device)
+    tracemalloc.start()
+    for _ in range(3):
+        tally.add(values, words)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(50):
+        tally.add(values, words)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 10_000
+    assert tally.steps == 53 * 200
