@@ -1,9 +1,12 @@
 """How fast G2LSTM is beside nn.LSTM: python experiments/speed.py, or --quick; docs/performance.md explains it."""
 
+import argparse
+import importlib.util
 import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from g2lstm import build, cli
 from g2lstm.benchmark.cases import (
     AUTO,
     CHUNKED_LOSS,
+    LOOP,
     LSTM,
     PLAIN_LOSS,
     SECTIONS,
@@ -25,13 +29,15 @@ from g2lstm.benchmark.cases import (
     Case,
     Group,
     Size,
+    deploy_group,
     output_layer_group,
     ptb_groups,
     recurrence_groups,
     token_groups,
 )
+from g2lstm.benchmark.deployed import file_bytes
 from g2lstm.benchmark.measure import alternate, peak_memory
-from g2lstm.benchmark.report import Row, rows_of, screen_table, summary
+from g2lstm.benchmark.report import Row, rows_of, screen_table, summary, with_files
 from g2lstm.engines import FASTEST_FIRST
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
@@ -55,8 +61,8 @@ class Plan:
     """
 
     groups: list[Group]
-    seconds: float = 6.0
-    least: int = 5
+    seconds: float = 4.0
+    least: int = 4
     few_memories: bool = False
     limit: float = float("inf")
 
@@ -74,18 +80,26 @@ def speed(arguments: list[str]) -> int:
     say(console, f"{found['hardware']}, torch {found['torch']}, {found['threads']} threads; {len(plan.groups)} groups")
     if load > 0.5:
         say(console, f"warning: other work is running here (load {load:.1f}): times will be too long, and ratios uncertain")
-    rows, left_out = run(plan, device, console)
-    if options.quick:
-        left_out = [*_always_left_out(), *left_out]
     content: dict[str, Any] = {key: found[key] for key in ("hardware", "torch", "threads", "g2lstm", "commit", "python")}
     content |= {"device": device.type, "tf32": device.type == "cuda", "load": round(load, 2), "quick": options.quick}
-    content |= {"left_out": left_out, "summary": summary(rows), "rows": rows}
+
+    kept = _rows_of_before(options.json, content)
+
+    def save(rows: list[Row], left_out: list[str]) -> None:
+        """After each group, so that an interrupted measurement keeps what it has, and says what it lacks."""
+        fresh = [row | {"commit": found["commit"]} for row in rows]
+        measured = {_key(row) for row in fresh}
+        together = [row for row in kept if _key(row) not in measured] + fresh
+        content.update(left_out=_always_left_out(options) + left_out, summary=summary(together), rows=together)
+        if options.json is not None:
+            write_atomically(options.json, json.dumps(content, indent=1) + "\n")
+
+    run(plan, device, console, save)
     for name, value in content["summary"].items():
         say(console, f"float32, geometric mean over the sizes: {name.replace('_', ' ')} {value:.2f}")
-    if left_out:
-        say(console, f"left out: {'; '.join(left_out)}")
+    if content["left_out"]:
+        say(console, f"left out: {'; '.join(content['left_out'])}")
     if options.json is not None:
-        write_atomically(options.json, json.dumps(content, indent=1) + "\n")
         say(console, f"wrote {options.json}")
     return 0
 
@@ -101,33 +115,34 @@ def make_plan(device: torch.device, sections: list[str], sizes: list[Size] | Non
     if "end_to_end" in sections:
         groups += token_groups(device, engines=engines)
         groups += [] if quick else ptb_groups()
+    if "deploy" in sections and device.type == "cpu" and not quick:
+        groups.append(deploy_group(onnx=_onnx_is_there()))
     if quick:
         groups.sort(key=_expected_work)  # what a slow machine does not reach is what takes longest
         return Plan(groups, seconds=0.5, least=3, few_memories=True, limit=QUICK_SECONDS)
     return Plan(groups)
 
 
-def run(plan: Plan, device: torch.device, console: Console) -> tuple[list[Row], list[str]]:
-    """Measures a plan's groups and prints each as soon as it is done.
-
-    Returns:
-        the rows, and the titles of the groups that were not reached.
-    """
+def run(plan: Plan, device: torch.device, console: Console, save: Callable[[list[Row], list[str]], None]) -> None:
+    """Measures a plan's groups, prints each as soon as it is done, and saves the rows and what is not done yet."""
     rows: list[Row] = []
+    save(rows, [group.title for group in plan.groups])
     started = time.monotonic()
     expected = [_expected_seconds(group, plan) for group in plan.groups]
     for number, group in enumerate(plan.groups):
         elapsed = time.monotonic() - started
         if elapsed > plan.limit:
-            return rows, [group.title for group in plan.groups[number:]]
+            return
         times = alternate(group.cases, device, seconds=plan.seconds, least=plan.least)
         memory = [_memory(case, plan, device) for case in group.cases]
         new = rows_of(group, times, memory)
+        if group.cases[0].section == "deploy":
+            new = with_files(new, [file_bytes(case) for case in group.cases])
         rows += new
+        save(rows, [group.title for group in plan.groups[number + 1 :]])
         elapsed, done = time.monotonic() - started, sum(expected[: number + 1])
         console.print(screen_table(group, new))
         say(console, f"{number + 1}/{len(plan.groups)}  ETA {duration(elapsed / done * sum(expected[number + 1 :]))}\n")
-    return rows, []
 
 
 def _memory(case: Case, plan: Plan, device: torch.device) -> float | None:
@@ -136,7 +151,8 @@ def _memory(case: Case, plan: Plan, device: torch.device) -> float | None:
 
 def _wants_memory(case: Case, plan: Plan) -> bool:
     few = case.engine in (LSTM, AUTO, PLAIN_LOSS, CHUNKED_LOSS) and case.size[3] >= 1000
-    return case.mode == "train" and (few or not plan.few_memories)
+    ours = case.engine not in ("reference", LOOP)
+    return case.mode == "train" and (few or (ours and not plan.few_memories))
 
 
 def _expected_seconds(group: Group, plan: Plan) -> float:
@@ -156,9 +172,32 @@ def _expected_work(group: Group) -> float:
     return total
 
 
-def _always_left_out() -> list[str]:
-    sizes = ", ".join(str(size) for size in SIZES if size not in QUICK_SIZES)
-    return [f"by --quick the sizes {sizes}", "the reference engine", "the step of task=ptb", "most of the peak memory"]
+def _rows_of_before(file: Path | None, content: dict[str, Any]) -> list[Row]:
+    """What the file holds from an equal machine: new rows take the place of theirs, the others stay."""
+    if file is None or not file.exists():
+        return []
+    old = json.loads(file.read_text())
+    same = all(old.get(key) == content[key] for key in ("hardware", "torch", "threads", "device", "quick"))
+    return [{"commit": old["commit"]} | row for row in old["rows"]] if same else []
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return (row["section"], row["task"], *row["size"], row["dtype"], row["mode"], row["engine"])
+
+
+def _always_left_out(options: argparse.Namespace) -> list[str]:
+    """What these options leave out from the start."""
+    missing = "deploy" in options.sections and not _onnx_is_there()
+    found = ["onnxruntime, which is not installed"] if missing else []
+    if options.quick:
+        sizes = ", ".join(str(size) for size in SIZES if size not in QUICK_SIZES)
+        found += [f"by --quick the sizes {sizes}", "the reference engine", "the step of task=ptb", "compressed models"]
+        found += ["most of the peak memory"]
+    return found
+
+
+def _onnx_is_there() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
 def _sections(text: str) -> list[str]:

@@ -17,6 +17,10 @@
 #include <immintrin.h>
 #endif
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -341,6 +345,17 @@ void prefetch(const S* first, int64_t rows, int64_t stride) {
   }
 }
 
+// A tensor whose memory, where it is large and fresh, comes in huge pages: touching it page by page takes a fifth of a step.
+Tensor empty(at::IntArrayRef size, const at::TensorOptions& options) {
+  Tensor tensor = at::empty(size, options);
+#ifdef __linux__
+  const uintptr_t page = 1 << 21, begin = (uintptr_t)tensor.data_ptr(), end = begin + tensor.nbytes();
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (last > first) madvise((void*)first, last - first, MADV_HUGEPAGE);
+#endif
+  return tensor;
+}
+
 // ---- the recurrence ----
 
 struct Walk {
@@ -503,13 +518,13 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const std::optional<Tensor>& noise, int64_t seed, int64_t threshold, double eps, const std::vector<int64_t>& words,
     const std::optional<Tensor>& lengths, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
-  Tensor hidden = at::empty({T + 1, B, H}, pre.options());
-  Tensor cell = at::empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
+  Tensor hidden = empty({T + 1, B, H}, pre.options());
+  Tensor cell = empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
   hidden[reverse ? T : 0].copy_(h0);
   cell[reverse && keep_gates ? T : 0].copy_(c0);
   // A value of pre is read before the gate value takes its place.
   const bool in_place = keep_gates && reuse_pre && pre.scalar_type() == at::kFloat;
-  Tensor gates = in_place ? pre.view({T, B, 4, H}) : at::empty({keep_gates ? T : 0, B, 4, H}, c0.options());
+  Tensor gates = in_place ? pre.view({T, B, 4, H}) : empty({keep_gates ? T : 0, B, 4, H}, c0.options());
   Noise recipe;
   recipe.seed = (uint64_t)seed;
   recipe.threshold = (int32_t)threshold;
@@ -525,7 +540,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     const std::optional<Tensor>& grad_cell, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
     bool reverse, at::ScalarType dtype) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
-  Tensor d_pre = at::empty({T, B, 4 * H}, gates.options().dtype(dtype));
+  Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
   Tensor d_h0 = at::empty({B, H}, gates.options()), d_c = at::zeros({B, H}, gates.options());
   auto run = dtype == at::kFloat ? backward_loop<float> : backward_loop<BFloat16>;
   run(weight, gates, cell, grad_hidden, grad_cell, scale, lengths, reverse, d_pre, d_h0, d_c);

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _WORTH_PACKING = 2**18  # numbers in a matrix
+_ROWS = 1536  # that are turned at a time: memory for more comes fresh from the system, page by page
 _WIDE = 1024  # columns from which on oneDNN sums over time faster than torch.mm, although it copies the turned factor
 
 
@@ -50,9 +51,15 @@ def repeated(right: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
 def over_time(left: Tensor, right: Tensor) -> Tensor:
     """The sum over steps and sequences of outer products: (T, B, M), (T, B, N) -> (M, N)."""
     left, right = left.flatten(0, 1), right.flatten(0, 1)
-    if left.dtype == torch.float32 and right.shape[1] >= _WIDE and fast_products(left):
-        return product(left.mT, right.mT)
-    return left.mT @ right
+    if left.dtype != torch.float32 or right.shape[1] < _WIDE or not fast_products(left):
+        return left.mT @ right
+    pieces = max(1, -(-len(left) // _ROWS))
+    total = None
+    for some_left, some_right in zip(left.chunk(pieces), right.chunk(pieces), strict=True):
+        part = product(some_left.mT, some_right.mT)
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

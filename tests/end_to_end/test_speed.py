@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from g2lstm import cli
-from g2lstm.benchmark.cases import Group
+from g2lstm.benchmark.cases import DEPLOYED, Group, deploy_group
 from g2lstm.benchmark.report import TABLES, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +68,34 @@ def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(speed, brief,
         own, peer = medians[row["dtype"], row["mode"], row["engine"]], medians[row["dtype"], row["mode"], "nn.LSTM"]
         assert row["ms"] == pytest.approx(own, abs=1e-4)
         assert row["ratio"] == pytest.approx(own / peer, abs=1e-4)
-        assert row["memory_ratio"] == (1.0 if row["mode"] == "train" else None)
+        weighed = row["mode"] == "train" and row["engine"] not in ("reference", "loop")
+        assert row["memory_ratio"] == (1.0 if weighed else None)
     assert set(content["summary"]) == {"train_speedup_over_loop", "eval_speedup_over_loop"}
+    assert speed.speed([*arguments[:3], "2x2x4x6", *arguments[4:]]) == 0
+    both = json.loads(file.read_text())["rows"]
+    assert both[: len(rows)] == rows  # a second measurement adds to the file
+    assert len(both) == 2 * len(rows)
     printed = capsys.readouterr().out
     assert "ETA" in printed
     assert "one layer, T 3, B 2, 4 -> 6, bfloat16, eval" in printed
     for kind in TABLES[:3]:
         assert "| 3, 2, 4 -> 6 | float32 |" in markdown(file.parent, kind)
+
+
+def test_compressed_models_have_a_row_with_their_time_and_file(speed, brief, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
+    file = tmp_path / "deploy.json"
+    assert speed.speed(["--sections", "deploy", "--threads", "1", "--json", str(file)]) == 0
+    rows = {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
+    assert set(rows) >= {*DEPLOYED, "nn.LSTM", "nn.LSTM without oneDNN"}
+    assert rows["dense"]["ratio"] == rows["dense"]["file_ratio"] == 1
+    assert rows["svd:64"]["file_ratio"] < 1
+    assert rows["round:0.2+clip:0.4, rest int8"]["file_ratio"] < 0.25
+    assert rows["nn.LSTM"]["file_mb"] is None
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["ms"] / rows["dense"]["ms"], rel=0.05)
+    assert "file MB" in capsys.readouterr().out
+    assert "| svd:64 |" in markdown(tmp_path, "deploy")
 
 
 def test_quick_says_what_it_left_out(speed, brief, tmp_path, monkeypatch, capsys):
@@ -89,7 +111,7 @@ def test_quick_says_what_it_left_out(speed, brief, tmp_path, monkeypatch, capsys
 def test_all_sections_are_planned(speed):
     device = torch.device("cpu")
     groups = speed.make_plan(device, list(speed.SECTIONS), None, quick=False).groups
-    assert len(groups) == 20 + 1 + 2 + 2
+    assert len(groups) == 20 + 1 + 2 + 2 + 1
     quick = speed.make_plan(device, list(speed.SECTIONS), None, quick=True).groups
     assert len(quick) == 12 + 1 + 2
     assert all(case.engine != "reference" for group in quick for case in group.cases)
@@ -98,7 +120,7 @@ def test_all_sections_are_planned(speed):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, got 'speed'"),
+        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, deploy, got 'speed'"),
         ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
         ("--sizes=3x2x0x1", "got '3x2x0x1'"),
         ("--threads=0", "threads must be a whole number of at least 1, got '0'"),
