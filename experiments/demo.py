@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from g2lstm import build, cli
+from g2lstm.compression import Method, compressed_copy
 from g2lstm.inspection.gates import binary_share, recorded_gates
 from g2lstm.results import load_best
 from g2lstm.training.progress import duration, perplexity_text, say
@@ -25,6 +26,7 @@ from g2lstm.training.rundir import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 GATES = {"sigmoid": "plain LSTM", "gumbel": "G2-LSTM"}
+SETTINGS = ("round:0.5", "round:0.3+clip:0.6", "svd:2", "svd:1")  # harsh, for the models are small and so are their weights
 
 
 @dataclass
@@ -121,26 +123,33 @@ def _wait(trainings: list[Training]) -> None:
 
 
 def _table(trainings: list[Training]) -> Table:
+    """One column a model, one row a measurement."""
+    measured = [_measure(training.run) for training in trainings]
     table = Table(title="Two LSTMs of equal size after equal training")
-    table.add_column("model")
-    for name in ("validation perplexity", "gate values outside [0.1, 0.9]", "seconds"):
-        table.add_column(name, justify="right")
+    table.add_column("")
     for training in trainings:
-        summary = training.run.read_json("summary.json")
-        cells = (f"{summary['valid_perplexity']:.1f}", f"{_binary_share(training.run):.1%}", f"{summary['seconds']:.0f}")
-        table.add_row(GATES[training.gate], *cells)
+        table.add_column(GATES[training.gate], justify="right")
+    for name in measured[0]:
+        table.add_row(name, *(of_model[name] for of_model in measured))
     return table
 
 
-def _binary_share(run: RunDirectory) -> float:
-    """The share of open or shut input and forget gates over the validation text."""
+def _measure(run: RunDirectory) -> dict[str, str]:
+    """What the table says of a run, all on its validation text."""
     config = OmegaConf.load(run.config)
     corpus = build.build_corpus(config.data, build.vocabulary_of(run.path))
     task = build.build_task(config, corpus, torch.device("cpu"))
     model = load_best(run, task.build_model())
     with torch.no_grad(), recorded_gates(list(model.layers)) as records:
-        task.evaluate(model, "valid")
-    return binary_share(records)
+        original = task.evaluate(model, "valid")["perplexity"]
+    found = {
+        "validation perplexity": f"{original:.1f}",
+        "gate values outside [0.1, 0.9]": f"{binary_share(records):.1%}",
+    }
+    for method in (Method.parse(text) for text in SETTINGS):
+        perplexity = task.evaluate(compressed_copy(model, method), "valid")["perplexity"]
+        found[f"perplexity after {method.label}"] = f"{perplexity:.1f} ({perplexity - original:+.1f})"
+    return found | {"seconds": f"{run.read_json('summary.json')['seconds']:.0f}"}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and into the documents.
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
-or speed:KIND for a table of what experiments/speed.py measured.
+speed:KIND for a table of what experiments/speed.py measured, or gates/NAME:KIND of what experiments/gate_*.py measured.
 """
 
 import json
@@ -19,9 +19,10 @@ from g2lstm import cli
 from g2lstm.benchmark import report
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
+from g2lstm.inspection import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/compression.md", "docs/gates.md")
 NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
 ORDER = tuple(NAMES)
 # Blue, orange, green of Okabe and Ito's palette, told apart by colour-blind readers; the dashes do it in print.
@@ -66,7 +67,10 @@ def filled(document: str, results: Path) -> str:
 
     def one(match: re.Match[str]) -> str:
         folder, _, kind = match[1].partition(":")
-        content = report.markdown(results / folder, kind) if kind else table(results / folder)
+        if not kind:
+            content = table(results / folder)
+        else:
+            content = (measure if kind in measure.TABLES else report).markdown(results / folder, kind)
         return f"<!-- table: {match[1]} -->\n{content}\n<!-- end of table -->"
 
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", one, document, flags=re.DOTALL)

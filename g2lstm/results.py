@@ -8,7 +8,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from g2lstm.build import build_cache, build_gate
+from g2lstm.build import build_cache, build_gate, build_language_model, vocabulary_of
+from g2lstm.compression.deploy import Deployed, deploy
+from g2lstm.compression.methods import Method
+from g2lstm.compression.targets import Target
+from g2lstm.config import as_dict, load_config
+from g2lstm.data.text import Vocabulary
+from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.gates import has_temperature
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
@@ -80,6 +86,30 @@ def write_summary(
     return summary
 
 
+def deploy_run(run: RunDirectory, method: Method, target: Target | None = None, *, rest: str = "float32") -> Deployed:
+    """A run's best weights, compressed, with all that evaluating them again takes: its config and its vocabulary.
+
+    Args:
+        run: the run.
+        method, target, rest: as in `deploy`.
+    """
+    config, vocabulary = load_config(run.config), vocabulary_of(run.path)
+    model = load_best(run, build_language_model(config, len(vocabulary)))
+    notes = {"config": as_dict(_anywhere(config)), "vocabulary": list(vocabulary.tokens)}
+    return deploy(model, method, target, rest=rest, notes=notes)
+
+
+def origin(deployed: Deployed, path: Path) -> tuple[DictConfig, Vocabulary]:
+    """The config and the vocabulary of the run that a compressed model comes from.
+
+    Raises:
+        UserError: it does not come from a run.
+    """
+    if deployed.kind != "language_model" or not {"config", "vocabulary"} <= set(deployed.notes):
+        raise UserError(f"{path} does not say what it was trained on: only models made from a run can be evaluated")
+    return DictConfig(deployed.notes["config"]), Vocabulary(tuple(deployed.notes["vocabulary"]))
+
+
 def recorded_folder(config: DictConfig, results: Path) -> Path:
     """`results/<experiment>/<run name>`."""
     return results / config.experiment_name / config.run_name
@@ -104,8 +134,7 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
     target.path.mkdir(parents=True)
     for name in ("environment.json", "metrics.jsonl", "vocabulary.json"):
         shutil.copyfile(run.path / name, target.path / name)
-    anywhere = OmegaConf.merge(config, {"data": {"dir": None}, "run_dir": None})
-    write_atomically(target.config, OmegaConf.to_yaml(anywhere))
+    write_atomically(target.config, OmegaConf.to_yaml(_anywhere(config)))
     summary = run.read_json("summary.json")
     if summary["parameters"] <= LARGEST_RECORDED_MODEL:
         content = load_checkpoint(run.best)
@@ -117,3 +146,8 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
         summary |= {f"{name}_recorded_weights": value for name, value in rounded.items()}
     target.write_json("summary.json", summary)
     return target.path.rename(folder)
+
+
+def _anywhere(config: DictConfig) -> DictConfig:
+    """The config without what only this machine knows."""
+    return DictConfig(OmegaConf.merge(config, {"data": {"dir": None}, "run_dir": None}))

@@ -14,7 +14,16 @@ Size = tuple[int, int, int, int]
 
 LSTM, LSTM_WITHOUT_ONEDNN, LOOP, AUTO = "nn.LSTM", "nn.LSTM without oneDNN", "loop", "auto"
 PLAIN_LOSS, CHUNKED_LOSS = "F.cross_entropy", "linear_cross_entropy"
-SECTIONS = ("recurrence", "output_layer", "end_to_end")
+ONNX, ONNX_INT8 = "onnxruntime", "onnxruntime int8"
+DENSE = "dense"
+# (compression setting, the rest) of models that our own inference runs, by the name of their row
+DEPLOYED = {
+    DENSE: ("original", "float32"),
+    "svd:64": ("svd:64", "float32"),
+    "svd:64+bits:8, rest int8": ("svd:64+bits:8", "int8"),
+    "round:0.2+clip:0.4, rest int8": ("round:0.2+clip:0.4", "int8"),
+}
+SECTIONS = ("recurrence", "output_layer", "end_to_end", "deploy")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 SIZES: tuple[Size, ...] = (
@@ -27,6 +36,7 @@ SIZES: tuple[Size, ...] = (
 PTB_SIZE: Size = (70, 20, 400, 1150)
 OUTPUT_SIZE: Size = (70, 20, 400, 10_000)
 TOKEN_SIZE: Size = (1, 1, 1150, 1150)
+DEPLOY_SIZE: Size = (1, 1, 400, 1150)
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,13 @@ class Case:
 
     Attributes:
         section: one of `SECTIONS`.
-        task: what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`.
+        task: what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`,
+            "deploy" the paper's three layers, one token after the other.
         size: (T, B, D, H); V in the place of H for the output layer.
         dtype: "float32", or "bfloat16" for autocast over float32 weights.
         mode: "train", forward and backward, or "eval", without gradients.
-        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, or a loss.
+        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, a name
+            in `DEPLOYED`, `ONNX` or `ONNX_INT8`.
     """
 
     section: str
@@ -100,6 +112,13 @@ def ptb_groups(size: Size = PTB_SIZE) -> list[Group]:
         cases = tuple(Case("end_to_end", "ptb", size, dtype, "train", name) for name in (LSTM, AUTO, LOOP))
         groups.append(Group(_title("training step of task=ptb", cases[0]), cases, cases[:1]))
     return groups
+
+
+def deploy_group(size: Size = DEPLOY_SIZE, *, onnx: bool = True) -> Group:
+    """The LSTM layers of the paper's language model, dense and compressed, against the dense ones of the same runner."""
+    names = [*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, *([ONNX, ONNX_INT8] if onnx else [])]
+    cases = tuple(Case("deploy", "deploy", size, "float32", "eval", name) for name in names)
+    return Group(f"one token at a time, layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}", cases, cases[:1])
 
 
 def available(size: Size, dtype: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:

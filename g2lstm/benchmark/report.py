@@ -11,7 +11,7 @@ from rich.table import Table
 from g2lstm.benchmark.cases import AUTO, LOOP, LSTM, Group
 
 Row = dict[str, Any]
-TABLES = ("train", "eval", "memory", "output_layer", "end_to_end")
+TABLES = ("train", "eval", "memory", "output_layer", "end_to_end", "deploy")
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
 
@@ -40,6 +40,18 @@ def rows_of(group: Group, times: Sequence[Sequence[float]], memory: Sequence[flo
     return rows
 
 
+def with_files(rows: list[Row], sizes: Sequence[int | None]) -> list[Row]:
+    """The rows with the MB of each case's file and its share of the first one's."""
+    first = sizes[0]
+    assert first is not None
+    return [
+        row
+        | {"file_mb": None if size is None else round(size / 1e6, 3)}
+        | {"file_ratio": None if size is None else round(size / first, 4)}
+        for row, size in zip(rows, sizes, strict=True)
+    ]
+
+
 def summary(rows: Iterable[Row]) -> dict[str, float]:
     """Geometric means over the float32 sizes of how many times as fast as the loop "auto" is, in training and evaluation."""
     found = {}
@@ -57,12 +69,15 @@ def screen_table(group: Group, rows: list[Row]) -> Table:
     table = Table(title=group.title, title_justify="left")
     several = len({row["dtype"] for row in rows}) > 1
     table.add_column("engine")
-    for name in ("ms", "spread", "ratio", "peak MB", "ratio of it", *(["words/s"] if "words_per_second" in rows[0] else [])):
+    files = "file_mb" in rows[0]
+    last = ["words/s"] if "words_per_second" in rows[0] else []
+    for name in ("ms", "spread", "ratio", *(("file MB",) if files else ("peak MB",)), "ratio of it", *last):
         table.add_column(name, justify="right")
     for row in rows:
         name = f"{row['engine']} {row['dtype']}" if several else row["engine"]
         cells = [f"{row['ms']:.2f}", f"{row['spread']:.0%}", f"{row['ratio']:.2f}"]
-        cells += [_number(row["memory_mb"], 1), _number(row["memory_ratio"], 2)]
+        size, share = ("file_mb", "file_ratio") if files else ("memory_mb", "memory_ratio")
+        cells += [_number(row[size], 1), _number(row[share], 2)]
         cells += [f"{row['words_per_second']:,.0f}"] if "words_per_second" in row else []
         table.add_row(name, *cells)
     return table
@@ -79,12 +94,19 @@ def markdown(folder: Path, kind: str) -> str:
     parts = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        lines = _wide(content["rows"], kind) if kind in ("train", "eval", "memory") else _long(content["rows"], kind)
+        lines = _lines(content["rows"], kind)
         if lines:
-            lines.insert(1, ["---"] * 2 + ["---:"] * (len(lines[0]) - 2))
+            names = 1 if kind == "deploy" else 2
+            lines.insert(1, ["---"] * names + ["---:"] * (len(lines[0]) - names))
             parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
             parts.append(_footnote(content, kind))
     return "\n\n".join(parts) or "(no measurement is recorded yet)"
+
+
+def _lines(rows: list[Row], kind: str) -> list[list[str]]:
+    if kind == "deploy":
+        return _deployed(rows)
+    return _wide(rows, kind) if kind in ("train", "eval", "memory") else _long(rows, kind)
 
 
 def _wide(rows: list[Row], kind: str) -> list[list[str]]:
@@ -110,6 +132,16 @@ def _long(rows: list[Row], section: str) -> list[list[str]]:
         line = [_TASKS[row["task"]], row["engine"], row["dtype"], _number(row["ms"], 2), _number(row["ratio"], 2)]
         line += [_number(row["memory_ratio"], 2), _number(row.get("words_per_second"), 0)]
         lines.append(line)
+    return lines
+
+
+def _deployed(rows: list[Row]) -> list[list[str]]:
+    """A line for each model: its layers' time and its file."""
+    chosen = [row for row in rows if row["section"] == "deploy"]
+    lines = [["model", "ms a token", "times as fast as dense", "file, MB", "of the float32 file"]] if chosen else []
+    for row in chosen:
+        line = [row["engine"], _number(row["ms"], 2), _number(1 / row["ratio"], 2)]
+        lines.append([*line, _number(row["file_mb"], 1), _number(row["file_ratio"], 3)])
     return lines
 
 

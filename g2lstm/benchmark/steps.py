@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from g2lstm import build
 from g2lstm.benchmark.cases import CHUNKED_LOSS, LOOP, LSTM, LSTM_WITHOUT_ONEDNN, OUTPUT_SIZE, Case
+from g2lstm.benchmark.deployed import deployed_step
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.config import compose_config
 from g2lstm.data.text import EOS, TextCorpus, Vocabulary
@@ -30,7 +31,8 @@ GATE = GumbelGate(tau=0.9, noise_p=0.2)
 def prepare(case: Case, device: torch.device) -> Step:
     """The step of `case`, with its own weights and data, the same ones each time."""
     torch.manual_seed(1)
-    return {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step}[case.task](case, device)
+    steps = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "deploy": deployed_step}
+    return steps[case.task](case, device)
 
 
 @contextmanager

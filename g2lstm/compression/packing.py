@@ -37,7 +37,9 @@ def pack(codes: Tensor, levels: int) -> Tensor:
     if flat.size and not 0 <= flat.min() <= flat.max() < levels:
         raise ValueError(f"codes must be in [0, {levels}), got {flat.min()} to {flat.max()}")
     digits, width = _digits(levels), _width(levels)
-    if digits:
+    if width == 8:
+        packed = flat.astype(np.uint8)
+    elif digits:
         padded = np.pad(flat, (0, -flat.size % digits)).reshape(-1, digits)
         packed = (padded @ levels ** np.arange(digits)).astype(np.uint8)
     else:
@@ -58,7 +60,9 @@ def unpack(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
         expected = packed_bytes(levels, count)
         raise ValueError(f"{count} codes of {levels} levels take {expected} bytes, got {packed.numel()}")
     raw, digits, width = packed.cpu().numpy(), _digits(levels), _width(levels)
-    if digits:
+    if width == 8:
+        flat = raw.astype(np.int64)
+    elif digits:
         flat = raw[:, None].astype(np.int64) // levels ** np.arange(digits) % levels
     else:
         bits = np.unpackbits(raw, count=count * width, bitorder="little").reshape(count, width)

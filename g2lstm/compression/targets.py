@@ -115,7 +115,7 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
         ValueError: the model has no LSTM layer, none that is asked for, or keeps its weights under other names.
     """
     target = target or Target()
-    layers = _layers(model)
+    layers = layers_of(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} holds no nn.LSTM or G2LSTM layer: there is nothing to compress")
     chosen = list(layers) if target.layers is None else _chosen(list(layers), target.layers)
@@ -130,6 +130,20 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
                 rows = {gate: (index * size, (index + 1) * size) for index, gate in enumerate(BLOCKS)}
                 blocks += [Block(parameter, gate, *rows[gate], layer) for gate in target.gates]
     return blocks
+
+
+def layers_of(model: nn.Module) -> dict[str, dict[str, list[str]]]:
+    """Names of matrices: {"encoder.l0": {"input": [its W_ih, and the reverse direction's], "recurrent": [...]}}"""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LSTM):
+            prefix = f"{name}." if name else ""
+            ends = ("", "_reverse") if module.bidirectional else ("",)
+            for index in range(module.num_layers):
+                found[f"{prefix}l{index}"] = {
+                    matrix: [f"{prefix}{weight}_l{index}{end}" for end in ends] for matrix, weight in MATRICES.items()
+                }
+    return found
 
 
 def compress(model: nn.Module, method: Method, target: Target | None = None) -> Compressed:
@@ -157,20 +171,6 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
 def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
     """A copy of the model that computes with the compressed weights."""
     return compress(model, method, target).applied_to(model)
-
-
-def _layers(model: nn.Module) -> dict[str, dict[str, list[str]]]:
-    """{"encoder.l0": {"input": [its W_ih, and the reverse direction's], "recurrent": [...]}}"""
-    found: dict[str, dict[str, list[str]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.LSTM):
-            prefix = f"{name}." if name else ""
-            ends = ("", "_reverse") if module.bidirectional else ("",)
-            for index in range(module.num_layers):
-                found[f"{prefix}l{index}"] = {
-                    matrix: [f"{prefix}{weight}_l{index}{end}" for end in ends] for matrix, weight in MATRICES.items()
-                }
-    return found
 
 
 def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ Tensors are the file's tensors, named by their path in the tree; the tree itself
 
 import json
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,62 @@ from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 
 Tree = Any  # dict | list | tuple | Tensor | str | int | float | bool | None
-_FORMAT = "g2lstm-checkpoint-1"
 
 
-def save_checkpoint(path: Path, tree: Tree) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """What a file is for, and what its reader is told to do where it is none, not this one, or damaged.
+
+    Attributes:
+        format: what the file says that it is.
+        name: what messages call it.
+        missing, foreign, damaged: ways out.
+    """
+
+    format: str
+    name: str
+    missing: str
+    foreign: str
+    damaged: str
+
+
+CHECKPOINT = Kind(
+    "g2lstm-checkpoint-1",
+    "checkpoint",
+    missing="name a run directory that holds one",
+    foreign="name a run directory's own file",
+    damaged="use another checkpoint or train again",
+)
+
+
+def save_checkpoint(path: Path, tree: Tree, kind: Kind = CHECKPOINT) -> None:
     """Writes `tree` to `path` atomically. Floats keep every bit; tuples come back as lists."""
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_pack(tree, "", tensors))
-    metadata = {"format": _FORMAT, "tree": structure, "checksum": _checksum(structure, tensors)}
+    metadata = {"format": kind.format, "tree": structure, "checksum": _checksum(structure, tensors)}
     write_atomically(path, save(tensors, metadata=metadata))
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Tree:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind = CHECKPOINT) -> Tree:
     """The tree that `save_checkpoint` wrote.
 
     Raises:
-        UserError: the file is missing, damaged or not a checkpoint of this project.
+        UserError: the file is missing, damaged or of another kind.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}: name a run directory that holds one")
+        raise UserError(f"no {kind.name} {path}: {kind.missing}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise UserError(f"{path} is not a checkpoint of this project: name a run directory's own file")
+            if metadata.get("format") != kind.format:
+                raise UserError(f"{path} is not a {kind.name} of this project: {kind.foreign}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
             raise ValueError("its checksum is wrong")
         return _unpack(json.loads(metadata["tree"]), tensors, device)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}): use another checkpoint or train again") from None
+        raise UserError(f"{path} is damaged ({reason}): {kind.damaged}") from None
 
 
 def _pack(tree: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:

@@ -18,7 +18,10 @@ def test_demo_trains_two_models_and_prints_their_table(tmp_path) -> None:
         env=os.environ | {"COLUMNS": "120"},
     )
     assert result.returncode == 0, result.stderr + result.stdout
-    for gate, name in (("sigmoid", "plain LSTM"), ("gumbel", "G2-LSTM")):
-        assert any(name in line and "%" in line and "│" in line for line in result.stdout.splitlines())
+    lines = result.stdout.splitlines()
+    assert any("plain LSTM" in line and "G2-LSTM" in line for line in lines)
+    for name in ("validation perplexity", "outside [0.1, 0.9]", "round 0.5", "round 0.3 & clip 0.6", "SVD 2", "SVD 1"):
+        assert any(name in line and line.count("│") == 4 for line in lines), name
+    for gate in ("sigmoid", "gumbel"):
         assert (tmp_path / "runs" / "demo" / gate / "summary.json").is_file()
     assert "runs/demo" in result.stdout

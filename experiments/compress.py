@@ -1,0 +1,57 @@
+"""Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
+
+import signal
+from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+
+from g2lstm import cli
+from g2lstm.compression.deploy import REST
+from g2lstm.compression.methods import EXAMPLES, Method
+from g2lstm.compression.model_file import save_model
+from g2lstm.compression.targets import Target
+from g2lstm.errors import UserError
+from g2lstm.results import deploy_run
+from g2lstm.training.rundir import RunDirectory
+
+
+def compress(arguments: list[str]) -> int:
+    options = _parser().parse_options(arguments)
+    run = RunDirectory.open(Path(options.run))
+    try:
+        method = parse_method(options.method, options.rank)
+        target = Target.parse(options.gates, options.matrices, options.layers)
+        deployed = deploy_run(run, method, target, rest=options.rest)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    size, full = save_model(options.out, deployed), deployed.float32_bytes
+    print(f"{method.label} of {target}; the rest in {options.rest}")
+    print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
+    print(f"evaluate it with: python evaluate.py run={options.out}")
+    return 0
+
+
+def parse_method(method: str, rank: str | None) -> Method:
+    """The setting that the two options name: method=svd rank=64 is svd:64."""
+    if (method == "svd") != (rank is not None):
+        given = f"method={method}" + (f" and rank={rank}" if rank else " alone")
+        raise UserError(f"method=svd and rank=64, or as rank=H/16, go together, got {given}")
+    return Method.parse(f"svd:{rank}" if rank else method)
+
+
+def _parser() -> cli.OptionParser:
+    parser = cli.OptionParser(prog="experiments/compress.py", description="Writes a compressed model to one small file.")
+    parser.add_argument("--run", required=True, metavar="RUN_DIR", help="a run directory, or a folder under results/")
+    parser.add_argument("--method", default="original", help=f"svd with rank=, or a setting as {EXAMPLES}")
+    parser.add_argument("--rank", metavar="K", help="a number, or a share of the layer's hidden units as H/16")
+    parser.add_argument("--rest", choices=REST, default="float32", help="matrices that are not compressed")
+    parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
+    parser.add_argument("--matrices", default="both", help="input, recurrent or both")
+    parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="as model.g2")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(compress)

@@ -1,0 +1,209 @@
+"""A compressed model as it is stored and as it runs: every matrix in the form of the fewest bits, factors left as factors.
+
+H hidden units, V vocabulary, E embedding.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from g2lstm import gates
+from g2lstm.compression.inference import GATES, InferenceLSTM, options_of
+from g2lstm.compression.methods import Method
+from g2lstm.compression.precision import quantize
+from g2lstm.compression.storage import FLOAT_BITS, Codes, Dense, Factors, Form
+from g2lstm.compression.targets import Target, compress, layers_of
+from g2lstm.gated import Gated
+from g2lstm.gates import HardGate
+from g2lstm.models.language_model import LanguageModel
+
+REST = ("float32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class LSTMPart:
+    """An LSTM module of a model.
+
+    Attributes:
+        options: nn.LSTM's arguments.
+        scale: a factor of the pre-activations of i, f, g and o: 1/tau where a gate is sharpened.
+    """
+
+    options: dict[str, Any]
+    scale: tuple[float, ...] = (1.0,) * GATES
+
+
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """A model in its compressed form.
+
+    Attributes:
+        kind: "language_model", "lstm", or "other" for a module that only its own code can build.
+        options: what builds it.
+        lstms: its LSTM modules by name.
+        forms: how each entry of the `state_dict` is kept: the four gates' blocks of W_ih and W_hh, one form for others.
+        notes: of where it comes from: JSON.
+    """
+
+    kind: str
+    options: dict[str, Any]
+    lstms: dict[str, LSTMPart]
+    forms: dict[str, list[Form]]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        return sum(entries(form) for forms in self.forms.values() for form in forms)
+
+    @property
+    def float32_bytes(self) -> int:
+        """What all parameters take in float32."""
+        return self.parameters * FLOAT_BITS // 8
+
+    def state(self) -> dict[str, Tensor]:
+        """The `state_dict` of the model that computes the same with dense weights, under the model's own gates."""
+        return {name: _tensor(forms) for name, forms in self.forms.items()}
+
+    def model(self, model: nn.Module | None = None) -> nn.Module:
+        """The model that runs in the compressed form, in eval mode.
+
+        Args:
+            model: one of the same architecture, needed where the kind is "other"; it stays as it is.
+
+        Raises:
+            ValueError: it is needed and not given.
+        """
+        return self._assemble(model, lambda part, weights: InferenceLSTM(part.options, weights, part.scale))
+
+    def dense_model(self, model: nn.Module | None = None) -> nn.Module:
+        """The same with an nn.LSTM of dense weights in the place of each LSTM, sharpened gates folded in."""
+        return self._assemble(model, _dense_lstm)
+
+    def _assemble(self, model: nn.Module | None, build: Callable[[LSTMPart, dict[str, list[Form]]], nn.Module]) -> nn.Module:
+        result = self._skeleton() if model is None else copy.deepcopy(model)
+        inside: set[str] = set()
+        for name, part in self.lstms.items():
+            weights = dict(self._weights_of(name))
+            inside |= {f"{name}.{parameter}" for parameter in weights}
+            if not name:
+                return build(part, weights).eval().requires_grad_(False)
+            result.set_submodule(name, build(part, weights))
+        others = {name: _tensor(forms) for name, forms in self.forms.items() if name not in inside}
+        result.load_state_dict(others, strict=False, assign=True)
+        return result.eval().requires_grad_(False)
+
+    def _skeleton(self) -> nn.Module:
+        """The model without values."""
+        if self.kind == "language_model":
+            with torch.device("meta"):
+                return LanguageModel(**self.options)
+        if self.kind == "lstm":
+            return nn.Module()
+        raise ValueError(
+            f"this file holds the weights of a {self.options.get('class')}: pass model=, one built by its own code"
+        )
+
+    def _weights_of(self, name: str) -> Iterator[tuple[str, list[Form]]]:
+        prefix = f"{name}." if name else ""
+        for parameter, forms in self.forms.items():
+            own = parameter.removeprefix(prefix)
+            if parameter.startswith(prefix) and "." not in own:
+                yield own, forms
+
+
+def deploy(
+    model: nn.Module,
+    method: Method | None = None,
+    target: Target | None = None,
+    *,
+    rest: str = "float32",
+    notes: dict[str, Any] | None = None,
+) -> Deployed:
+    """Compresses a trained model. It stays as it is.
+
+    Args:
+        model: any with nn.LSTM or G2LSTM layers.
+        method, target: as in `compress`; without a method nothing but the rest is compressed.
+        rest: "float32", "bf16" or "int8" (one scale a row) for matrices that are no targets, the embedding among them.
+            Biases stay float32.
+        notes: JSON to keep with it.
+
+    Raises:
+        ValueError: as `compress`; an unknown `rest`; a hard gate.
+    """
+    if rest not in REST:
+        raise ValueError(f"rest must be one of {', '.join(REST)}, got {rest!r}")
+    method, target = method or Method(), target or Target()
+    lstms = {name: _part(module) for name, module in model.named_modules() if isinstance(module, nn.LSTM)}
+    if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
+        model = copy.deepcopy(model).cpu()
+    compressed = compress(model, method, target)
+    targeted = {(block.parameter, block.start): form for block, form in compressed.forms.items() if method.steps}
+    gated = {name for layer in layers_of(model).values() for names in layer.values() for name in names}
+    forms: dict[str, list[Form]] = {}
+    for name, tensor in compressed.state.items():
+        tensor = tensor.detach().cpu()
+        parts = tensor.chunk(GATES) if name in gated else [tensor]
+        size = len(parts[0]) if name in gated else 0
+        forms[name] = [targeted.get((name, index * size)) or _rest(part, rest) for index, part in enumerate(parts)]
+    kind, options = _architecture(model)
+    settings = {"method": str(method), "target": str(target), "rest": rest}
+    return Deployed(kind, options, lstms, forms, settings | (notes or {}))
+
+
+def entries(form: Form) -> int:
+    """Of the matrix that a form stands for."""
+    if isinstance(form, Factors):
+        return form.left.matrix().shape[0] * form.right.matrix().shape[1]
+    return form.codes.numel() if isinstance(form, Codes) else form.values.numel()
+
+
+def _rest(tensor: Tensor, rest: str) -> Form:
+    if not tensor.is_floating_point():
+        return Dense(tensor)
+    tensor = tensor.float()
+    if tensor.dim() != 2 or rest == "float32":
+        return Dense(tensor)
+    return Dense(tensor.bfloat16()) if rest == "bf16" else quantize(tensor, 8)
+
+
+def _tensor(forms: list[Form]) -> Tensor:
+    parts = [form.matrix() for form in forms]
+    parts = [part.float() if part.is_floating_point() else part for part in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _part(module: nn.LSTM) -> LSTMPart:
+    if not isinstance(module, Gated):
+        return LSTMPart(options_of(module))
+    if isinstance(module.gate, HardGate):
+        raise ValueError("a hard gate can't be deployed: assign rnn.gate = SigmoidGate() first")
+    scale = gates.block_scale(module.gate, module.tau, False)
+    return LSTMPart(options_of(module), scale or (1.0,) * GATES)
+
+
+def _architecture(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    if isinstance(model, nn.LSTM):
+        return "lstm", {}
+    if not isinstance(model, LanguageModel):
+        return "other", {"class": type(model).__name__}
+    vocabulary, embedding = model.embedding.weight.shape
+    sizes = {"vocabulary_size": vocabulary, "embedding_size": embedding, "num_layers": len(model.layers)}
+    first = model.layers[0]
+    assert isinstance(first, nn.LSTM)
+    return "language_model", sizes | {"hidden_size": first.hidden_size, "tied": model.output_weight is None}
+
+
+def _dense_lstm(part: LSTMPart, weights: dict[str, list[Form]]) -> nn.LSTM:
+    lstm = nn.LSTM(**part.options)
+    state = {name: _tensor(forms) for name, forms in weights.items()}
+    factors = torch.tensor(part.scale).repeat_interleave(part.options["hidden_size"])
+    for name, tensor in state.items():
+        if not name.startswith("weight_hr"):
+            state[name] = tensor * (factors.unsqueeze(1) if tensor.dim() == 2 else factors)
+    lstm.load_state_dict(state)
+    return lstm

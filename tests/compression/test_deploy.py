@@ -1,0 +1,173 @@
+"""A deployed model gives the numbers of the evaluated one, in every form, and costs what it says."""
+
+import pytest
+import torch
+from torch import nn
+
+from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate
+from g2lstm.compression import Method, Target, compress, compressed_copy
+from g2lstm.compression.deploy import REST, Deployed, deploy
+from g2lstm.compression.inference import InferenceLSTM
+from g2lstm.compression.model_file import load_model, save_model
+from g2lstm.compression.storage import Codes, Dense, Factors, Sparse
+from g2lstm.models.language_model import LanguageModel
+
+FORMS = {
+    "original": Dense,
+    "clip:3": Dense,
+    "prune:0.9": Sparse,
+    "round:0.2+clip:0.4": Codes,
+    "bits:3": Codes,
+    "bits:8": Codes,
+    "ternary": Codes,
+    "svd:3": Factors,
+    "svd:3+bits:4": Factors,
+}
+
+
+def language_model(gate=None, *, tied: bool = True, layers: int = 3) -> LanguageModel:
+    torch.manual_seed(3)
+    model = LanguageModel(50, 16, 24, layers, gate=gate, tied=tied).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def again(path, deployed: Deployed) -> Deployed:
+    save_model(path / "model.g2", deployed)
+    return load_model(path / "model.g2")
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    words = torch.randint(50, (7, 3), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        one, two = model(words[:4]), other(words[:4])
+        torch.testing.assert_close(one.raw, two.raw, rtol=0, atol=1e-5)
+        one, two = model(words[4:], one.state), other(words[4:], two.state)
+        torch.testing.assert_close(one.raw, two.raw, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.loss(one.raw, words[4:]), other.loss(two.raw, words[4:]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", [GumbelGate(), SharpenedGate()], ids=["gumbel", "sharpened"])
+@pytest.mark.parametrize("method", FORMS)
+def test_a_loaded_model_gives_the_numbers_of_the_evaluated_one(tmp_path, method, gate) -> None:
+    model = language_model(gate)
+    deployed = again(tmp_path, deploy(model, Method.parse(method)))
+    assert isinstance(deployed.forms["layers.0.weight_hh_l0"][0], FORMS[method])
+    evaluated = compressed_copy(model, Method.parse(method))
+    assert_same(evaluated, deployed.model())
+    assert_same(evaluated, deployed.dense_model())
+
+
+@pytest.mark.parametrize("rest", REST)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_rest_comes_back_as_it_was_stored(tmp_path, rest, tied) -> None:
+    model = language_model(tied=tied)
+    deployed = again(tmp_path, deploy(model, Method.parse("round:0.2+clip:0.4"), rest=rest))
+    evaluated = language_model(tied=tied)
+    evaluated.load_state_dict(deployed.state())
+    assert_same(evaluated, deployed.model())
+    for name, tensor in model.state_dict().items():
+        step = tensor.abs().amax(-1, keepdim=True) / {"float32": 1e9, "bf16": 2**8, "int8": 2 * 127}[rest]
+        rows = slice(2 * len(tensor) // 4, None) if "weight_ih" in name or "weight_hh" in name else slice(None)
+        exact = tensor.dim() == 1
+        difference = (deployed.state()[name][rows] - tensor[rows]).abs()
+        assert (difference <= (0 if exact else step[rows] * 1.001)).all(), name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"proj_size": 4}, {"batch_first": True}, {"num_layers": 2}], ids=str
+)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_any_lstm_runs_in_its_compressed_form(tmp_path, options, bidirectional) -> None:
+    torch.manual_seed(1)
+    lstm = nn.LSTM(9, 12, bidirectional=bidirectional, **options)
+    deployed = again(tmp_path, deploy(lstm, Method.parse("svd:2"), Target(gates=("i", "o"))))
+    expected, runs = compressed_copy(lstm, Method.parse("svd:2"), Target(gates=("i", "o"))), deployed.model()
+    x = torch.randn(3, 5, 9)
+    state = tuple(torch.randn_like(part) for part in expected(x)[1])
+    for hx in (None, state):
+        torch.testing.assert_close(runs(x, hx), expected(x, hx), rtol=0, atol=1e-5)
+    if not options.get("batch_first"):
+        torch.testing.assert_close(runs(x[:, 0]), expected(x[:, 0]), rtol=0, atol=1e-5)
+
+
+def test_factors_run_as_two_thin_products() -> None:
+    model = deploy(language_model(), Method.parse("svd:3")).model()
+    assert isinstance(model, LanguageModel)
+    layer = model.layers[0]
+    assert isinstance(layer, InferenceLSTM)
+    held = sum(buffer.numel() for buffer in layer.buffers())
+    assert held == 2 * 3 * (24 + 16) + 2 * 3 * (24 + 24) + 2 * 24 * (16 + 24) + 4 * 24
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_ranks_that_differ_between_gates_and_matrices_run_too() -> None:
+    lstm = nn.LSTM(4, 8)
+    weights = {name: [Dense(part) for part in tensor.chunk(4)] for name, tensor in lstm.state_dict().items()}
+    for index, rank in ((0, 2), (2, 1), (3, 1)):
+        weights["weight_hh_l0"][index] = Method.parse(f"svd:{rank}").store(lstm.weight_hh_l0.chunk(4)[index])
+    weights |= {name: [Dense(lstm.get_parameter(name))] for name in ("bias_ih_l0", "bias_hh_l0")}
+    runner = InferenceLSTM({**vars(lstm)}, weights)
+    with torch.no_grad():
+        lstm.weight_hh_l0.copy_(torch.cat([form.matrix() for form in weights["weight_hh_l0"]]))
+        x = torch.randn(5, 2, 4)
+        torch.testing.assert_close(runner(x), lstm(x))
+
+
+def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take() -> None:
+    lstm = nn.LSTM(4, 6, 2, bidirectional=True)
+    runner, x = InferenceLSTM.from_lstm(lstm), torch.randn(5, 2, 4)
+    torch.testing.assert_close(runner(x), lstm(x))
+    with pytest.raises(ValueError, match=r"input must be \(T, B, 4\)"):
+        runner(torch.randn(5, 2, 3))
+    with pytest.raises(ValueError, match="h_0 and c_0 must be"):
+        runner(x, (torch.zeros(1, 2, 6), torch.zeros(1, 2, 6)))
+    with pytest.raises(ValueError, match="takes tensors, got PackedSequence"):
+        runner(nn.utils.rnn.pack_sequence([x[:, 0]]))
+
+
+def test_other_models_need_one_of_their_kind_to_run(tmp_path) -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = G2LSTM(4, 8, gate=SharpenedGate())
+            self.norm = nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.norm(self.encoder(x)[0][-1])
+
+    model = Tagger().eval()
+    deployed = again(tmp_path, deploy(model, Method.parse("svd:1")))
+    with pytest.raises(ValueError, match="weights of a Tagger: pass model="):
+        deployed.model()
+    x = torch.randn(5, 2, 4)
+    runs = deployed.model(Tagger())
+    torch.testing.assert_close(runs(x), compressed_copy(model, Method.parse("svd:1"))(x).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_the_file_holds_the_bits_that_the_forms_state(tmp_path, method) -> None:
+    lstm = nn.LSTM(60, 80)
+    found = compress(lstm, Method.parse(method))
+    size = save_model(tmp_path / "model.g2", deploy(lstm, Method.parse(method)))
+    blocks = sum(form.bits for form in found.forms.values())
+    rest = 32 * (sum(parameter.numel() for parameter in lstm.parameters()) - found.parameters)
+    assert 0 <= size - (blocks + rest) / 8 < 7000  # names, shapes, JSON
+
+
+def test_a_files_share_of_float32(tmp_path) -> None:
+    lstm = nn.LSTM(100, 200)
+    deployed = deploy(lstm, Method.parse("round:0.2+clip:0.4"), rest="int8")
+    assert deployed.float32_bytes == 4 * sum(parameter.numel() for parameter in lstm.parameters())
+    assert save_model(tmp_path / "model.g2", deployed) < 0.21 * deployed.float32_bytes
+
+
+def test_what_can_not_be_deployed_is_named() -> None:
+    with pytest.raises(ValueError, match="rest must be one of float32, bf16, int8, got 'int4'"):
+        deploy(nn.LSTM(2, 3), rest="int4")
+    with pytest.raises(ValueError, match="a hard gate can't be deployed"):
+        deploy(G2LSTM(2, 3, gate=HardGate()))
+    with pytest.raises(ValueError, match="nothing to compress"):
+        deploy(nn.Linear(2, 3), Method.parse("svd:1"))
