@@ -38,6 +38,8 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Waiting threads that spin would take the cores from whatever else the process runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.shapes = {value.name: value.shape for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
