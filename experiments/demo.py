@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from report import report
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -73,7 +74,9 @@ def demo(arguments: list[str]) -> int:
         say(console, (folder / f"{failed[0].gate}.log").read_text(encoding="utf-8"))
         return 1
     console.print(_table(trainings))
-    say(console, f"The runs lie in {folder}. Next: .venv/bin/python train.py says what it can do.")
+    page = folder / "report.html"
+    report([f"runs={','.join(str(training.run.path) for training in trainings)}", f"out={page}"])
+    say(console, f"The runs lie in {folder}; open {page} in a browser. Next: .venv/bin/python train.py says what it can do.")
     return 0
 
 

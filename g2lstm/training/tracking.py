@@ -34,6 +34,10 @@ class Tracker:
         """Passes on one step's metrics. If that fails it says so in a line, and tracks no more."""
         self._attempt(lambda run: run.log(dict(metrics), step=step))
 
+    def log_page(self, name: str, content: str) -> None:
+        """Shows an HTML page beside the run's metrics."""
+        self._attempt(lambda run: run.log({name: _import_wandb().Html(content, inject=False)}))
+
     def finish(self) -> None:
         """Closes the tracker's run; later calls do nothing."""
         self._attempt(lambda run: run.finish())

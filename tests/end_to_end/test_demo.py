@@ -24,4 +24,5 @@ def test_demo_trains_two_models_and_prints_their_table(tmp_path) -> None:
         assert any(name in line and line.count("│") == 4 for line in lines), name
     for gate in ("sigmoid", "gumbel"):
         assert (tmp_path / "runs" / "demo" / gate / "summary.json").is_file()
-    assert "runs/demo" in result.stdout
+    assert "runs/demo/report.html" in result.stdout.replace("\n", " ")
+    assert "</html>" in (tmp_path / "runs" / "demo" / "report.html").read_text(encoding="utf-8")

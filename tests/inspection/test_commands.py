@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +26,8 @@ def command(name: str):
     return lambda *arguments: cli.guarded(lambda: getattr(module, name)(list(arguments)))
 
 
-histograms, heatmap = command("gate_histograms"), command("gate_heatmap")
+histograms, heatmap, report = command("gate_histograms"), command("gate_heatmap"), command("report")
+sweep = command("compression_sweep")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,59 @@ def test_without_words_only_the_sentence_is_read(text_dir) -> None:
     }  # fmt: skip
 
 
+def test_a_report_takes_what_was_measured_and_measures_the_rest(text_dir, capsys) -> None:
+    shutil.rmtree("results/gates", ignore_errors=True)
+    assert report("runs=results/text/*", f"data.dir={text_dir}", "samples=5", "text=w1 zebra w3") == 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "measuring the gates of" in said
+    assert "gumbel-seed1 does not know, and reads as <unk>: zebra" in said
+    page = Path("results/gates/text/report.html")
+    assert "zebra*" in page.read_text()
+    assert "Compression" not in page.read_text()
+    assert histograms("runs=results/text/*", "samples=50", f"data.dir={text_dir}") == 0
+    assert sweep("runs=results/text/*", "preset=relative", "cache=false", f"data.dir={text_dir}") == 0
+    capsys.readouterr()
+    assert report("runs=results/text/*", f"data.dir={text_dir}") == 0
+    assert "measuring" not in capsys.readouterr().err
+    assert "The first 50 sentences of train" in page.read_text()
+    assert "Low rank, over rank" in page.read_text()
+
+
+def test_a_report_does_not_take_what_was_measured_with_other_weights(text_dir, capsys) -> None:
+    assert histograms("runs=results/text/*", "samples=50", f"data.dir={text_dir}") == 0
+    path = Path("results/gates/text/gates.json")
+    content = json.loads(path.read_text())
+    for row in content["metrics"]:
+        row["perplexity"] *= 1.1
+    path.write_text(json.dumps(content))
+    assert report("runs=results/text/*", f"data.dir={text_dir}", "samples=5", "out=fresh.html") == 0
+    assert "measuring the gates of" in capsys.readouterr().err
+    assert "The first 5 sentences of valid" in Path("fresh.html").read_text()
+
+
+def test_a_report_goes_to_the_tracker_of_each_run_that_has_one(text_dir, monkeypatch) -> None:
+    pages = []
+
+    class Tracked:
+        id = "abc"
+
+        def log(self, metrics, step=None):
+            pages.append(metrics)
+
+        def finish(self):
+            pages.append("finished")
+
+    wandb = SimpleNamespace(init=lambda **_: Tracked(), Html=lambda text, **_: text)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    shutil.copytree(next(Path("results/text").glob("gumbel*")), "tracked")
+    config = Path("tracked/config.yaml")
+    config.write_text(config.read_text().replace("tracker:\n  name: none", "tracker:\n  name: wandb"))
+    Path("tracked/tracker.json").write_text('{"run_id": "abc"}')
+    assert report("runs=tracked", f"data.dir={text_dir}", "samples=5", "out=tracked/report.html") == 0
+    assert pages == [{"report": Path("tracked/report.html").read_text()}, "finished"]
+
+
 @pytest.mark.parametrize(
     ("show", "options", "line"),
     [
@@ -112,6 +168,9 @@ def test_without_words_only_the_sentence_is_read(text_dir) -> None:
         (heatmap, ["text=w1", "min_count=100000"], "no word stands 100000 times in valid"),
         (histograms, ["samples=0"], "samples must be a number of sentences >= 1, or all, got '0'"),
         (histograms, ["layer=layers.9"], "no layer layers.9"),
+        (report, ["text= "], "text has no words"),
+        (report, ["samples=0"], "samples must be a number of sentences >= 1, got 0"),
+        (report, ["layer=layers.9"], "no layer layers.9"),
     ],
 )
 def test_a_mistake_is_one_line(show, options, line, text_dir, capsys) -> None:
@@ -119,9 +178,10 @@ def test_a_mistake_is_one_line(show, options, line, text_dir, capsys) -> None:
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert line in error
+    assert not Path("none").exists()
 
 
-@pytest.mark.parametrize("show", [heatmap, histograms])
+@pytest.mark.parametrize("show", [heatmap, histograms, report])
 def test_a_run_without_weights_is_one_line(show, capsys) -> None:
     bare = Path("bare")
     if not bare.exists():

@@ -1,0 +1,210 @@
+"""A report's sections on whole runs: what was run, training curves, metrics beside the paper's, compression."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from g2lstm.inspection.charts import LOOKS, Points, Series, legend, line_chart
+from g2lstm.inspection.page import Child, Markup, Section, details, figure, from_markdown, grid, table, tag
+from g2lstm.inspection.paper import TABLE_1, TABLE_3, TABLE_3_COLUMNS
+from g2lstm.training.rundir import RunDirectory
+
+COLUMNS = {"valid": "valid", "test": "test", "valid_cache": "valid + cache", "test_cache": "test + cache"}
+PRIVATE = ("run_dir", "data.dir", "run_name", "experiment_name", "record", "seed", "tracker.")  # names, and this machine's
+MOST_POINTS = 150  # of a curve
+FIXED_LOOKS = {"plain LSTM": 0, "sharpened sigmoid": 1, "G2-LSTM": 2}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run's directory says of it, without its weights.
+
+    Attributes:
+        path: where it is.
+        label: what it is called, the same for runs that differ in their seed.
+        seed: its seed.
+        config: its options by full name, as "gate.tau".
+        environment, summary: as its files have them; the summary is empty before the run's end.
+        records: the lines of `metrics.jsonl`.
+    """
+
+    path: str
+    label: str
+    seed: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    records: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path, label: str, seed: int, config: dict[str, Any]) -> "RunFacts":
+        """Reads the files of a run directory."""
+        run = RunDirectory(path)
+        environment, summary = (
+            run.read_json(name) if (path / name).is_file() else {} for name in ("environment.json", "summary.json")
+        )
+        lines = run.metrics.read_text(encoding="utf-8").split("\n")[:-1] if run.metrics.is_file() else []
+        return cls(path.as_posix(), label, seed, flat(config), environment, summary, [json.loads(line) for line in lines])
+
+    def perplexity(self, column: str) -> float | None:
+        """Of one of `COLUMNS`."""
+        split, _, cache = column.partition("_")
+        return self.summary.get(f"{split}_perplexity{'_cache' if cache else ''}")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart of a sweep: the metric over bits or rank, a line a gate; logarithmic to base 2 across."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: list[tuple[str, Points]]
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"gate": {"tau": 0.9}} as {"gate.tau": 0.9}."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def looks(labels: list[str]) -> dict[str, int]:
+    """The same colour for the same label everywhere: the paper's three gates have their own, others the next ones."""
+    free = [look for look in range(LOOKS) if look not in FIXED_LOOKS.values()]
+    others = [label for label in dict.fromkeys(labels) if label not in FIXED_LOOKS]
+    return FIXED_LOOKS | {label: free[place % len(free)] for place, label in enumerate(others)}
+
+
+def what_was_run(runs: list[RunFacts]) -> Section:
+    """Where the runs' options differ, on what they ran, and all options of each."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config if not name.startswith(PRIVATE)))
+    shown = [[_value(run.config.get(name)) if name in run.config else "-" for run in runs] for name in names]
+    differing = [[name, *values] for name, values in zip(names, shown, strict=True) if len(set(values)) > 1]
+    heads = [f"{run.label}, seed {run.seed}" for run in runs]
+    facts = {
+        "parameters": lambda r: f"{r.summary['parameters']:,}" if "parameters" in r.summary else "-",
+        "epochs (best)": lambda r: f"{r.summary['epochs']} ({r.summary['best_epoch']})" if "epochs" in r.summary else "-",
+        "minutes": lambda r: f"{r.summary['seconds'] / 60:.1f}" if "seconds" in r.summary else "not finished",
+        "words/s": lambda r: f"{r.summary['words_per_second']:,.0f}" if "words_per_second" in r.summary else "-",
+        "hardware": lambda r: _value(r.environment.get("hardware", "-")),
+        "device, threads": lambda r: f"{r.environment.get('device', '-')}, {r.environment.get('threads', '-')}",
+        "torch": lambda r: _value(r.environment.get("torch", "-")),
+        "g2lstm, commit": lambda r: f"{r.environment.get('g2lstm', '-')}, {r.environment.get('commit', '-')}",
+        "directory": lambda r: r.path,
+    }
+    columns = len(heads) + 1
+    body: list[Child] = [table(["", *heads], [[name, *map(of, runs)] for name, of in facts.items()], "The runs", columns)]
+    if differing:
+        body += [tag("h3", "Options in which they differ")]
+        body += [table(["option", *heads], differing, "Options in which the runs differ", columns)]
+    everything = [[name, *values] for name, values in zip(names, shown, strict=True)]
+    body += [details("All options", table(["option", *heads], everything, "All options of the runs", columns))]
+    return Section("What was run", tuple(body))
+
+
+def training_curves(runs: list[RunFacts]) -> Section | None:
+    """Perplexity in training and validation over steps, a line a run; None where no run has a curve."""
+    look = looks([run.label for run in runs])
+    charts: list[Child] = []
+    for kind, text in (("train", "training"), ("valid", "validation")):
+        series = [Series(f"{r.label}, seed {r.seed}", _curve(r, kind), look[r.label], kind == "valid") for r in runs]
+        series = [one for one in series if one.points]
+        if series:
+            label = f"{text} perplexity"
+            drawn = line_chart(f"{label} over steps, one line a run", series, "step", label, y_base=10)
+            ends = "; ".join(f"{one.label} {one.points[-1][1]:.1f}" for one in series)
+            charts.append(figure(f"{label.capitalize()} over steps. At the end: {ends}.", drawn))
+    if not charts:
+        return None
+    items = [(label, look[label]) for label in dict.fromkeys(run.label for run in runs)]
+    note = "Training perplexity is that of the loss in training: with dropout, and with the gates' noise."
+    return Section("Training curves", (legend(items), grid(charts, "wide"), tag("p", note, class_="note")))
+
+
+def metrics(runs: list[RunFacts]) -> Section | None:
+    """Perplexity of each gate, beside the paper's where the paper has the task; None where no run has ended."""
+    ended = [run for run in runs if any(run.perplexity(column) is not None for column in COLUMNS)]
+    if not ended:
+        return None
+    columns = [c for c in COLUMNS if any(run.perplexity(c) is not None for run in ended)]
+    in_paper = {run.label: TABLE_1[gate] for run in ended if (gate := _paper_gate(run)) is not None}
+    head, rows = ["gate"], []
+    for column in columns:
+        head += [COLUMNS[column], *([f"{COLUMNS[column]}, the paper"] if in_paper else [])]
+    for label in dict.fromkeys(run.label for run in ended):
+        mine = [run for run in ended if run.label == label]
+        row = [label]
+        for column in columns:
+            row.append(spread([value for run in mine if (value := run.perplexity(column)) is not None]))
+            if in_paper:
+                row.append(f"{in_paper[label][column]:.1f}" if label in in_paper else "-")
+        rows.append([*row, str(len(mine))])
+    note = "Perplexity, lower is better; n runs that differ in their seed, with several mean ± standard deviation."
+    if in_paper:
+        sizes = ", ".join(dict.fromkeys(f"{run.summary['parameters'] / 1e6:.1f}M" for run in ended))
+        note += (
+            " The paper's values are its Table 1: 24M parameters, up to 1,000 epochs with finetune. The runs here have"
+            f" {sizes} parameters and at most {max(run.summary['epochs'] for run in ended):,} epochs."
+        )
+    return Section("Metrics", (table([*head, "n"], rows, "Perplexity of each gate"), tag("p", note, class_="note")))
+
+
+def compression(tables: str, panels: list[Panel], labels: list[str], *, penn_treebank: bool) -> Section:
+    """What a compression sweep of these runs found.
+
+    Args:
+        tables: as Markdown.
+        panels: charts.
+        labels: of all runs, for the same colours as elsewhere.
+        penn_treebank: whether the paper's Table 3 is to compare with.
+    """
+    look = looks(labels)
+    body: list[Child] = [*from_markdown(tables, "Compression")]
+    if panels:
+        names = list(dict.fromkeys(label for panel in panels for label, _ in panel.lines))
+        body += [legend([(name, look[name]) for name in names])]
+        body += [grid([_panel(panel, look) for panel in panels], "wide")]
+    if penn_treebank:
+        rows = [[name, *(f"{value:.1f}" for value in values)] for name, values in TABLE_3.items()]
+        paper = table(["gate", *TABLE_3_COLUMNS], rows, "The paper's Table 3")
+        body += [details("The paper's Table 3: test perplexity with cache, 24M parameters", paper)]
+    return Section("Compression", tuple(body))
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """The mean, with the standard deviation where there are several values."""
+    if not values:
+        return "-"
+    return f"{mean(values):,.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _panel(panel: Panel, look: dict[str, int]) -> Markup:
+    series = [Series(label, points, look[label]) for label, points in panel.lines]
+    values = [y for _, points in panel.lines for _, y in points]
+    base = 10 if min(values) > 0 and max(values) > 3 * min(values) else 0
+    drawn = line_chart(f"{panel.title}: {panel.y_label}", series, panel.x_label, panel.y_label, x_base=2, y_base=base)
+    return figure(panel.title, drawn)
+
+
+def _paper_gate(run: RunFacts) -> str | None:
+    """The gate's row in the paper's Table 1, for the gates as the paper has them on its corpus."""
+    gate = str(run.config.get("gate.name"))
+    return gate if run.config.get("task.name") == "ptb" and gate in TABLE_1 and "(" not in run.label else None
+
+
+def _curve(run: RunFacts, kind: str) -> Points:
+    """(step, perplexity); of many points each the mean loss of some neighbours. Infinite ones are left out."""
+    found = [(r["step"], r["loss"]) for r in run.records if r["kind"] == kind and r.get("loss") is not None]
+    width = -(-len(found) // MOST_POINTS) if kind == "train" else 1
+    parts = [found[start : start + width] for start in range(0, len(found), max(width, 1))]
+    joined = [(mean(step for step, _ in part), mean(loss for _, loss in part)) for part in parts]
+    return [(step, math.exp(loss)) for step, loss in joined if math.isfinite(loss) and loss < 100]
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,116 @@
+"""The report of two small runs in a real browser: no error, every figure, nothing wider than the screen."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# What a reader would do, and what the page looks like then, told to the frame that the page is in.
+PROBE = """
+<script>
+const found = {width: document.documentElement.scrollWidth, inner: innerWidth, empty: []};
+for (const shown of document.querySelectorAll("figure svg.chart, figure img, figure table")) {
+  const box = shown.getBoundingClientRect();
+  const seen = shown.closest("details:not([open])") !== null || box.width * box.height > 3000;
+  if (!seen || (shown.tagName === "IMG" && !shown.naturalWidth)) found.empty.push(shown.outerHTML.slice(0, 200));
+}
+found.figures = document.querySelectorAll("figure").length;
+const press = (target, key) => target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const cell = document.querySelector(".heat td[tabindex='0']");
+cell.focus();
+press(cell, "ArrowRight");
+found.heat = document.querySelector(".heat").closest("figure").querySelector(".readout").textContent;
+const units = document.querySelector(".units");
+units.focus();
+press(units, "ArrowDown");
+found.units = units.closest("figure").querySelector(".readout").textContent;
+document.activeElement.blur();
+scrollTo(0, 0);
+parent.postMessage(JSON.stringify(found), "*");
+</script>
+"""
+FRAME = """<!DOCTYPE html><body style="margin:0"><pre id="told"></pre>
+<iframe src="page.html" style="display:block;border:0;width:WIDTHpx;height:9000px"></iframe>
+<script>onmessage = (event) => { document.getElementById("told").textContent = event.data; }</script></body>
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser to open the page in: none of {', '.join(BROWSERS)} is installed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(browser, tiny, text_dir, tmp_path_factory) -> Path:
+    """The report of a plain and a G2 run."""
+    folder, before = tmp_path_factory.mktemp("report"), Path.cwd()
+    spec = importlib.util.spec_from_file_location("report", ROOT / "experiments" / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    os.chdir(folder)
+    try:
+        for gate in ("gumbel", "sigmoid"):
+            options = [
+                *tiny,
+                "data.min_count=2",
+                "finetune=false",
+                "eval.cache.enabled=false",
+                f"gate={gate}",
+                f"run_dir=runs/two/{gate}",
+            ]
+            assert train.main(options) == 0
+        assert report.report(["runs=runs/two/*", "out=report.html", "text=w1 zebra w3 an-unusually-long-word w4"]) == 0
+    finally:
+        os.chdir(before)
+    return folder / "report.html"
+
+
+def opened(browser: str, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """What the browser says after it has drawn the page; its own folder is thrown away."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        command = [browser, "--headless", "--disable-gpu", "--no-first-run", "--enable-logging=stderr", "--hide-scrollbars"]
+        command += ["--virtual-time-budget=3000", f"--user-data-dir={folder}", *options, page.as_uri()]
+        if os.geteuid() == 0:
+            command.insert(1, "--no-sandbox")
+        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_telephone_and_a_desk_show_every_figure_without_an_error(width, browser, page, tmp_path) -> None:
+    content = page.read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(content.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    frame = tmp_path / "frame.html"  # a browser's window has a least width, a frame in it has none
+    frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+
+    result = opened(browser, frame, "--dump-dom", f"--window-size={width},1000")
+    assert "CONSOLE" not in result.stderr, result.stderr
+    found = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', result.stdout, re.DOTALL)[1]))
+    assert found["figures"] == content.count("<figure>") > 8
+    assert found["empty"] == []
+    assert found["inner"] == width
+    assert found["width"] <= width
+    assert re.fullmatch(r"zebra\*: plain LSTM.*, input gate 0\.\d{4}", found["heat"])
+    assert re.fullmatch(r"w1: unit \d+, [01]\.\d\d", found["units"])
+
+    shutil.copy(page, tmp_path / "page.html")
+    picture = tmp_path / "page.png"
+    opened(browser, frame, f"--screenshot={picture}", f"--window-size={width},3000")
+    assert int.from_bytes(picture.read_bytes()[20:24], "big") == 3000
+    assert picture.stat().st_size > 30_000
