@@ -20,6 +20,7 @@ from rich.table import Table
 
 from g2lstm import build, cli
 from g2lstm.compression import Method, compressed_copy
+from g2lstm.engines import compiled
 from g2lstm.inspection.gates import binary_share, recorded_gates
 from g2lstm.results import load_best
 from g2lstm.training.progress import duration, perplexity_text, say
@@ -59,6 +60,7 @@ def demo(arguments: list[str]) -> int:
     console = Console()
     folder = RunDirectory.create(Path("runs/demo")).path
     say(console, "Training a plain LSTM and a G2-LSTM of equal size on Python's language reference, one core each.")
+    compiled.problem()  # once, before both trainings need the kernel
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     trainings: list[Training] = []
     try:
