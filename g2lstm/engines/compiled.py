@@ -16,6 +16,9 @@ from pathlib import Path
 
 import torch
 
+from g2lstm.engines import reference
+from g2lstm.engines.products import fast_dtype
+
 log = logging.getLogger("g2lstm")
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", "-fopenmp", "-fPIC"]
@@ -39,7 +42,8 @@ def _problem() -> str | None:
         if not library.exists():
             _compile(library)
         torch.ops.load_library(str(library))
-        _try_out()
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):  # whatever the caller is in
+            _try_out()
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         log.warning("no compiled CPU kernel, training runs in tensor code: %s", reason[0])
@@ -97,7 +101,27 @@ def _torch() -> Path:
 
 
 def _try_out() -> None:
-    """Runs the smallest recurrence, so that a library that loads and can't run is found now."""
-    pre, weight, state = torch.zeros(1, 1, 8), torch.zeros(8, 2), torch.zeros(1, 2)
-    unscaled, no_words = [1.0] * 4, [-1] * 4
-    torch.ops.g2lstm.forward(pre, weight, state, state, unscaled, None, 0, 0, 0.0, no_words, None, False, False, False)
+    """Compares a step with the reference, so that a processor on which the kernel can't run, or runs wrong, is found now."""
+    batch, size, unscaled, no_words = 3, 66, [1.0] * 4, [-1] * 4
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") - 0.5
+
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.05)):
+        if not fast_dtype(dtype):
+            continue
+        pre, weight, h, c = draw(1, batch, 4 * size), draw(4 * size, size), draw(batch, size), draw(batch, size)
+        with torch.enable_grad():
+            state = h.clone().requires_grad_()
+            expected, _ = reference.step(pre[0], weight, state, c)
+            expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
+        hidden, cell, gates = torch.ops.g2lstm.forward(
+            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, 0, 0, 0.0, no_words, None, False, True, False
+        )
+        ones = torch.ones(1, batch, size, dtype=dtype, device="cpu")
+        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, False, dtype)[1]
+        for found, wanted in ((hidden[1], expected), (gradient, expected_gradient)):
+            error = (found.float() - wanted).abs().max().item()
+            if not error <= tolerance * wanted.abs().max().item():
+                raise RuntimeError(f"wrong numbers in {str(dtype).removeprefix('torch.')} on this processor")

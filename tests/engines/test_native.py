@@ -237,3 +237,17 @@ def test_a_compiled_module_trains_with_the_same_numbers():
     compiled_rnn = torch.compile(rnn, backend="eager")
     found = torch.autograd.grad(compiled_rnn(x)[0].square().sum(), list(rnn.parameters()))
     torch.testing.assert_close(found, expected)
+
+
+UNDER_ANYTHING = """
+import torch
+from g2lstm.engines import compiled
+torch.set_default_dtype(torch.float64)
+with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    assert compiled.problem() is None, compiled.problem()
+"""
+
+
+def test_it_loads_under_autocast_inference_mode_and_another_default_dtype():
+    done = subprocess.run([sys.executable, "-c", UNDER_ANYTHING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
