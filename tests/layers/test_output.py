@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from g2lstm.engines import compiled
 from g2lstm.layers.output import linear_cross_entropy
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -53,6 +54,32 @@ def test_row_losses_match_cross_entropy():
         ours = linear_cross_entropy(x, weight, bias, targets, chunk=5, reduction="none")
         theirs = F.cross_entropy(F.linear(x, weight, bias), targets, reduction="none")
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("words", [11, 16, 35, 10_001])
+@pytest.mark.parametrize("shift", [0.0, -60.0, 60.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "tensor code"])
+def test_losses_and_gradients_do_not_depend_on_a_common_shift_of_the_logits(words, shift, dtype, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(compiled, "problem", lambda: "is switched off")
+    x, weight, bias, targets = (t.detach() for t in make(rows=7, words=words, dtype=torch.float32))
+    bias = bias + shift
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = linear_cross_entropy(*inputs, targets, chunk=4)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected = F.cross_entropy(F.linear(*exact), targets)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.2 if shift else 0.03  # bfloat16 keeps 8 bits of a logit near 60
+    assert relative_error(loss.double(), expected) < tolerance
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, exact), strict=True):
+        assert relative_error(ours.double(), theirs) < tolerance
+
+
+def test_a_target_outside_the_vocabulary_is_an_error():
+    x, weight, bias, targets = make(dtype=torch.float32)
+    with pytest.raises((IndexError, RuntimeError)):
+        linear_cross_entropy(x, weight, bias, targets + 20)
 
 
 def test_huge_logits_stay_finite_and_exact():
