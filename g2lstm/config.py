@@ -81,7 +81,7 @@ LARGEST_SEED = 2**32 - 1
 # What doesn't change a run's numbers, but for rounding, does not change its name.
 _NAMELESS = (
     *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device"),
-    *("record_unfinished", "log_every", "checkpoint_minutes", "profile", "data.dir", "data.download"),
+    *("record_weights", "record_unfinished", "log_every", "checkpoint_minutes", "profile", "data.dir", "data.download"),
 )
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau"}
 

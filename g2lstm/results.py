@@ -121,9 +121,10 @@ def is_recorded(config: DictConfig, results: Path) -> bool:
 
 
 def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config: DictConfig, results: Path) -> Path:
-    """Copies a finished run to its folder under `results`: all but the checkpoints; of small models the weights in bf16.
+    """Copies a finished run to its folder under `results`: all but the checkpoints.
 
-    What only this machine knows, as the corpus's folder, is left out of the config.
+    The best weights of a small model go with it in bf16, unless the config has record_weights=false. What only this
+    machine knows, as the corpus's folder, is left out of the config.
 
     Returns:
         the folder.
@@ -136,7 +137,7 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
         shutil.copyfile(run.path / name, target.path / name)
     write_atomically(target.config, OmegaConf.to_yaml(_anywhere(config)))
     summary = run.read_json("summary.json")
-    if summary["parameters"] <= LARGEST_RECORDED_MODEL:
+    if config.get("record_weights", True) and summary["parameters"] <= LARGEST_RECORDED_MODEL:
         content = load_checkpoint(run.best)
         content["model"] = {name: tensor.bfloat16() for name, tensor in content["model"].items()}
         save_checkpoint(target.best, content)

@@ -83,7 +83,7 @@ def check_weights(path: Path) -> Path:
     """
     best = RunDirectory(path).best
     if not best.is_file():
-        raise UserError(f"{path} has no weights ({best.name}): recorded runs of large models keep none, train it again")
+        raise UserError(f"{path} has no weights ({best.name}): not every recorded run keeps its own, train it again")
     return best
 
 

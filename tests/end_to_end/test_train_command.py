@@ -136,6 +136,14 @@ def test_a_large_models_weights_are_not_recorded(tiny, monkeypatch):
     assert len(list(Path("results").rglob("summary.json"))) == 1
 
 
+def test_weights_are_left_out_of_the_record_where_asked(tiny):
+    short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
+    assert command(*tiny, *short, "record=true", "record_weights=false") == 0
+    assert Path("run/best.safetensors").is_file()
+    assert not list(Path("results").rglob("*.safetensors"))
+    assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
 def test_only_a_finished_run_is_recorded_and_it_can_be_later(tiny):
     short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
     assert command(*tiny, *short, "record=true", "max_steps=3") == 0
