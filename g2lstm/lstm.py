@@ -242,9 +242,11 @@ class G2LSTM(Gated, nn.LSTM):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer in one direction: (T, B, D) -> hidden states (T, B, P), the last of them and the last cell state."""
-        if self._is_nn_lstm():
-            return self._one_step(x, layer, reverse, state)
-        weight_ih, weight_hh, bias, weight_hr = self._weights(layer, reverse)
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self._weights(layer, reverse)
+        if self._is_nn_lstm():  # and one step, or forward() would have handed it over whole
+            h, c = torch.lstm_cell(x[0], state, weight_ih, weight_hh, bias_ih, bias_hh)
+            return h.unsqueeze(0), h, c
+        bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
         if weight_mask is None and self.weight_dropout and self.training:
             weight_mask = self.draw_weight_mask(generator=generator)
         if weight_mask is not None:
@@ -265,13 +267,6 @@ class G2LSTM(Gated, nn.LSTM):
         last = 0 if reverse else -1  # a sequence keeps its state in the steps beyond its length
         return h, h[last], c[last]
 
-    def _one_step(self, x: Tensor, layer: int, reverse: bool, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        end = f"_l{layer}{'_reverse' if reverse else ''}"
-        biases = [getattr(self, f"bias_{part}{end}") if self.bias else None for part in ("ih", "hh")]
-        weights = [getattr(self, f"weight_{part}{end}") for part in ("ih", "hh")]
-        h, c = torch.lstm_cell(x[0], state, *weights, *biases)
-        return h.unsqueeze(0), h, c
-
     def _noise(
         self, given: Tensor | None, engine: str, x: Tensor, generator: torch.Generator | None
     ) -> Tensor | NoiseRecipe | None:
@@ -289,12 +284,12 @@ class G2LSTM(Gated, nn.LSTM):
         )  # fmt: skip
         return self._engine_noise(drawn, self.hidden_size)
 
-    def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """W_ih (4H, D), W_hh (4H, P), the sum of both biases (4H,) and W_hr (P, H) of one layer and direction."""
+    def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """W_ih (4H, D), W_hh (4H, P), both biases (4H,) and W_hr (P, H) of one layer and direction."""
         end = f"_l{layer}{'_reverse' if reverse else ''}"
-        bias = getattr(self, f"bias_ih{end}") + getattr(self, f"bias_hh{end}") if self.bias else None
+        bias_ih, bias_hh = (getattr(self, f"{name}{end}") if self.bias else None for name in ("bias_ih", "bias_hh"))
         weight_hr = getattr(self, f"weight_hr{end}") if self.proj_size else None
-        return getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}"), bias, weight_hr
+        return getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}"), bias_ih, bias_hh, weight_hr
 
     def draw_noise(self, time: int, batch: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         """The noise of one forward pass, for `forward(..., noise=...)`.

@@ -101,6 +101,32 @@ def test_evaluation_of_a_plain_gate_is_nn_lstm_bit_for_bit(options, layout, gate
     assert all(torch.equal(left, right) for left, right in zip(ours[1], theirs[1], strict=True))
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("shape", [(1, B, D), (1, D), (1, 0, D)], ids=["padded", "unbatched", "no batch"])
+@pytest.mark.parametrize("with_state", [False, True], ids=["zero state", "given state"])
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.bfloat16], ids=str)
+def test_one_step_of_evaluation_is_nn_lstms(options, shape, with_state, dtype):
+    lstm, rnn = twins(dtype=dtype, **options)
+    _, hx = arguments(lstm, "unbatched" if len(shape) == 2 else "padded", with_state)
+    if hx is not None and shape[1] == 0:
+        hx = hx[0][:, :0], hx[1][:, :0]
+    x = torch.randn(shape, dtype=dtype)
+    x = x.transpose(0, 1) if lstm.batch_first and x.dim() == 3 else x
+    with torch.no_grad():
+        (ours, our_state), (theirs, their_state) = rnn.eval()(x, hx), lstm.eval()(x, hx)
+    tolerance = TOLERANCE.get(dtype, {"rtol": 0.03, "atol": 0.03})
+    for left, right in zip((ours, *our_state), (theirs, *their_state), strict=True):
+        torch.testing.assert_close(left, right, **tolerance)
+
+
+def test_gradients_of_one_step_of_evaluation_are_nn_lstms():
+    lstm, rnn = twins(num_layers=2)
+    x, hx = arguments(lstm, "padded", True)
+    expected = results(lstm.eval(), "padded", (x[:1], hx))
+    for ours, theirs in zip(results(rnn.eval(), "padded", (x[:1], hx)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("engine", ["reference", "bptt"])
 def test_named_engines_evaluate_a_gumbel_gate_as_nn_lstm(engine):
     lstm, rnn = twins(GumbelGate(noise_p=1), engine, num_layers=2)

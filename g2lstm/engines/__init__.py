@@ -64,9 +64,9 @@ def choose(
     check_name(name)
     if torch.compiler.is_exporting() or (name == "auto" and steps == 1):
         return "reference"
-    asked = {"device": device, "dtype": dtype, "size": size, "projected": projected, "hard": hard}
     if name != "auto":
         return name  # which raises for what it can't do
+    asked = {"device": device, "dtype": dtype, "size": size, "projected": projected, "hard": hard}
     return next(engine for engine in FASTEST_FIRST if ENGINES[engine].lacks(**asked) is None)
 
 
