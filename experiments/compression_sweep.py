@@ -15,10 +15,11 @@ from rich.console import Console
 
 from g2lstm import build, cli
 from g2lstm.compression.presets import PRESETS, chosen_methods
-from g2lstm.compression.report import draw, gate_label, tables
+from g2lstm.compression.report import draw, tables
 from g2lstm.compression.sweep import Results, Row, Run, Subject, plan, run_sweep
 from g2lstm.compression.targets import Target
 from g2lstm.errors import UserError
+from g2lstm.figures import gate_label
 from g2lstm.files import write_atomically
 from g2lstm.runs import Overrides, check_weights, default_folder, find_runs, load_run, run_config
 from g2lstm.training.progress import duration, say

@@ -14,13 +14,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from g2lstm import cli
-from g2lstm.compression.report import gate_label, gate_order
 from g2lstm.data.text import EOS
 from g2lstm.errors import UserError
+from g2lstm.figures import gate_label, gate_order, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.heatmap import draw_heatmap, draw_units, draw_words
-from g2lstm.inspection.histogram import save
 from g2lstm.inspection.measure import BLOCK_NAMES, word_table
 from g2lstm.inspection.reading import chosen_layer, corpus_statistics, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_rows
@@ -79,7 +78,7 @@ def gate_heatmap(arguments: list[str]) -> int:
             if first:
                 where = f"{row['split']}, seen {row['min_count']} times or more"
                 title = f"Forget gate of {row['layer']}, {row['label']}, by word ({where})"
-                written += save(draw_words(word_types, title), out, f"words-{run.path.name}")
+                written += save_figure(draw_words(word_types, title), out, f"words-{run.path.name}")
     written += _draw(list(readings.values()), out)
     models = [
         {"gate": gate, "label": reading.label, "layer": reading.layer, "words": reading.words, "mean": reading.means()}
@@ -118,7 +117,7 @@ def _draw(readings: list[Reading], out: Path) -> list[Path]:
     heat = draw_heatmap(shown, [(name, v.mean(1).tolist()) for name, v in named], f"Gates of {layer} at each word{note}")
     in_order = [(name, v.T[cluster_order(v.T)].numpy()) for name, v in named]
     units = draw_units(shown, in_order, f"Units of {layer} at each word{note}")
-    return save(heat, out, "heatmap") + save(units, out, "units")
+    return save_figure(heat, out, "heatmap") + save_figure(units, out, "units")
 
 
 def _parser() -> cli.OptionParser:

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 
 from g2lstm import cli
-from g2lstm.compression.report import gate_label, gate_order
 from g2lstm.data.text import EOS
 from g2lstm.errors import UserError
+from g2lstm.figures import gate_label, gate_order, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.gates import has_temperature
-from g2lstm.inspection.histogram import draw_histograms, draw_modes, save
+from g2lstm.inspection.histogram import draw_histograms, draw_modes
 from g2lstm.inspection.measure import ALL, gate_table, measure
 from g2lstm.inspection.reading import chosen_layer, first_sentences
 from g2lstm.runs import NamedRun, default_folder, load_run, named_runs
@@ -54,9 +54,9 @@ def gate_histograms(arguments: list[str]) -> int:
     text = "\n\n".join(gate_table(content, kind) for kind in ("binary", "modes")) + "\n"
     write_atomically(written[1], text)
     for bins in BINS:
-        written += save(draw_histograms(content["rows"], layer, bins), out, f"histograms-{bins}")
+        written += save_figure(draw_histograms(content["rows"], layer, bins), out, f"histograms-{bins}")
     modes = draw_modes(content["rows"], layer)
-    written += save(modes, out, "training-and-test") if modes is not None else []
+    written += save_figure(modes, out, "training-and-test") if modes is not None else []
     print(text)
     say(console, "wrote " + ", ".join(map(str, written)))
     return 0

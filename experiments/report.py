@@ -15,10 +15,11 @@ from torch import nn
 
 from g2lstm import cli
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.compression.report import AXES, FAMILIES, gate_label, gate_order, tables
+from g2lstm.compression.report import AXES, FAMILIES, tables
 from g2lstm.config import as_dict
 from g2lstm.data.text import EOS, UNK, Vocabulary
 from g2lstm.errors import UserError
+from g2lstm.figures import gate_label, gate_order
 from g2lstm.files import write_atomically
 from g2lstm.gates import has_temperature
 from g2lstm.inspection.measure import ALL, measure

@@ -10,23 +10,17 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from g2lstm import cli
 from g2lstm.benchmark import report
 from g2lstm.errors import UserError
+from g2lstm.figures import COLOURS, DASHES, gate_kind, gate_label, gate_order, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.inspection import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/compression.md", "docs/gates.md")
-NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
-ORDER = tuple(NAMES)
-# Blue, orange, green of Okabe and Ito's palette, told apart by colour-blind readers; the dashes do it in print.
-STYLES = {"sigmoid": ("#0072B2", "--"), "sharpened": ("#E69F00", ":"), "gumbel": ("#009E73", "-")}
 COLUMNS = {
     "valid": "valid_perplexity",
     "test": "test_perplexity",
@@ -81,7 +75,7 @@ def run_groups(folder: Path) -> dict[str, list[Path]]:
     groups = defaultdict(list)
     for summary in sorted(folder.glob("*/summary.json")):
         groups[re.sub(r"-seed\d+$", "", summary.parent.name)].append(summary.parent)
-    return dict(sorted(groups.items(), key=lambda item: (ORDER.index(item[0].split("-")[0]), item[0])))
+    return dict(sorted(groups.items(), key=lambda item: gate_order(item[0])))
 
 
 def table(folder: Path) -> str:
@@ -91,8 +85,7 @@ def table(folder: Path) -> str:
     for name, runs in run_groups(folder).items():
         summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in runs]
         hardware |= {f"{s['hardware']}, torch {s['torch']}" for s in summaries}
-        gate, _, overrides = name.partition("-")
-        row = [NAMES[gate] + (f" ({overrides})" if overrides else "")]
+        row = [gate_label(name)]
         row += [spread([s[key] for s in summaries if s.get(key) is not None], 2) for key in COLUMNS.values()]
         row += [str(len(summaries)), f"{summaries[0]['parameters'] / 1e6:.2f}M"]
         row.append(", ".join(sorted({str(s["threads"]) for s in summaries})))
@@ -124,20 +117,17 @@ def draw_curves(folder: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     lowest = []
     for name, runs in run_groups(folder).items():
-        gate = name.split("-")[0]
-        colour, dashes = STYLES[gate]
+        gate = gate_kind(name)
         for index, run in enumerate(runs):
             points = validations(run)
-            label = NAMES[gate] + name[len(gate) :] if index == 0 else None
-            axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker=".", label=label)
+            label = gate_label(name) if index == 0 else None
+            axes.plot(*zip(*points, strict=True), color=COLOURS[gate], linestyle=DASHES[gate], marker=".", label=label)
             lowest.append(min(value for _, value in points))
     axes.set(xlabel="epoch", ylabel="validation perplexity", title=f"{folder.name}: Penn Treebank")
     axes.set_ylim(0.97 * min(lowest), 2.2 * min(lowest))
     axes.grid(alpha=0.3)
     axes.legend()
-    for kind in ("png", "svg"):
-        figure.savefig(folder / f"curves.{kind}", dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    plt.close(figure)
+    save_figure(figure, folder, "curves")
 
 
 if __name__ == "__main__":

@@ -7,20 +7,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from g2lstm.compression.methods import ORIGINAL, Method
+from g2lstm.figures import COLOURS, MARKERS, NAMES, gate_label, gate_order, save_figure
 
 Row = dict[str, Any]
-NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
-# Okabe and Ito's palette, told apart by colour-blind readers; the markers do it in print.
-STYLES = {"sigmoid": ("#0072B2", "o"), "sharpened": ("#E69F00", "s"), "gumbel": ("#009E73", "^")}
+# For variants: the rest of the palette.
 MORE_STYLES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
 MOST_SETTINGS = 6  # beside the original, in one table
 AXES = {
@@ -28,21 +24,6 @@ AXES = {
     "rank": "rank, mean over the blocks (dotted: the original)",
 }
 FAMILIES = {"rounding": "rounding", "bits": "few bits", "prune": "pruning", "svd": "low rank"}
-
-
-def gate_order(gate: str) -> tuple[int, str]:
-    """The paper's three gates first, each followed by its variants."""
-    names = list(NAMES)
-    kind = _kind(gate)
-    return (names.index(kind) if kind in names else len(names), gate)
-
-
-def gate_label(gate: str) -> str:
-    """ "gumbel-p0.5" -> "G2-LSTM (p0.5)"."""
-    kind = _kind(gate)
-    prefix, _, rest = gate.partition(kind)
-    extra = ", ".join(part for part in (prefix.strip("/"), rest.strip("-")) if part)
-    return NAMES.get(kind, kind) + (f" ({extra})" if extra else "")
 
 
 def tables(rows: list[Row]) -> str:
@@ -73,16 +54,11 @@ def draw(rows: list[Row], folder: Path) -> list[Path]:
     Returns:
         the files.
     """
-    written = []
+    written: list[Path] = []
     for name, axis in zip(("bits", "rank"), AXES, strict=True):
         compressed = [row for row in rows if row["setting"] != ORIGINAL and row[axis] is not None]
         if len({row["setting"] for row in compressed}) > 1:
-            figure = _figure(rows, axis)
-            for kind in ("png", "svg"):
-                path = folder / f"{name}.{kind}"
-                figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-                written.append(path)
-            plt.close(figure)
+            written += save_figure(_figure(rows, axis), folder, name)
     return written
 
 
@@ -167,7 +143,8 @@ def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
     """One line a gate through the settings of one operator, and hollow marks for those of several."""
     extra = itertools.cycle(MORE_STYLES)
     for gate in sorted({row["gate"] for row in rows}, key=gate_order):
-        colour, marker = STYLES.get(gate.rpartition("/")[2]) or next(extra)
+        plain = gate.rpartition("/")[2]
+        colour, marker = (COLOURS[plain], MARKERS[plain]) if plain in NAMES else next(extra)
         of_gate = [row for row in rows if row["gate"] == gate]
         original = [row for row in of_gate if row["setting"] == ORIGINAL]
         if axis == "rank" and original:
@@ -222,11 +199,6 @@ def _scale(axes: Axes, rows: list[Row], axis: str) -> None:
 
 def _few(y: float, _: int) -> str:
     return f"{y:g}" if str(f"{y:e}")[0] in "2357" else ""
-
-
-def _kind(gate: str) -> str:
-    """ "ptb_cpu/gumbel-p0.5" -> "gumbel"."""
-    return gate.rpartition("/")[2].partition("-")[0]
 
 
 def _words(metric: str) -> str:

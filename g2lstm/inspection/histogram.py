@@ -1,6 +1,5 @@
 """Figures 1 and 3 of the paper: how gate values are spread over [0, 1], and the same in training and in test."""
 
-from pathlib import Path
 from statistics import mean
 from textwrap import wrap
 from typing import Any
@@ -72,19 +71,6 @@ def draw_modes(rows: list[Row], layer: str) -> Figure | None:
     figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(labels) < 2 else 3, frameon=False)
     figure.suptitle(f"Gate values of {layer}, 50 bins", fontsize="medium")
     return figure
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with plt.rc_context({"svg.hashsalt": "g2lstm"}):
-        for kind in ("png", "svg"):
-            path = folder / f"{name}.{kind}"
-            figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-            written.append(path)
-    plt.close(figure)
-    return written
 
 
 def _grid(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:

@@ -1,6 +1,5 @@
 """A sweep evaluates every setting once, goes on after an interruption, and reports what it found."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compression_sweep import compression_sweep, load_subject
 
 from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
 from g2lstm.compression import Method, Target, compressed_copy
@@ -16,6 +16,7 @@ from g2lstm.compression import sweep as sweeping
 from g2lstm.config import compose_config
 from g2lstm.models.language_model import LanguageModel
 from g2lstm.runner import start
+from g2lstm.runs import default_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "compression_sweep.py"
@@ -33,26 +34,14 @@ SETTINGS = "settings=svd:H/4,round:0.2+clip:0.4"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("compression_sweep", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory) -> Path:
     """A folder with three recorded runs: a sharpened gate, and two seeds of a plain one."""
-    path, before = tmp_path_factory.mktemp("sweep"), Path.cwd()
-    os.chdir(path)
-    try:
+    path = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
         for gate, seed in (("sharpened", 1), ("sigmoid", 1), ("sigmoid", 2)):
             config = compose_config([*tiny, "optimizer=adamw", *LEARNS, f"gate={gate}", f"seed={seed}"])
             assert start(config, ["task=text"]) == 0  # named as if no option had been changed
-    finally:
-        os.chdir(before)
     return path
 
 
@@ -62,12 +51,12 @@ def _there(folder, monkeypatch):
 
 
 @pytest.fixture
-def sweep(script, text_dir, tmp_path):
+def sweep(text_dir, tmp_path):
     """Sweeps and gives the rows of sweep.json."""
 
     def run(*arguments: str) -> list[dict]:
         options = [f"data.dir={text_dir}", "device=cpu", f"out={tmp_path}", *arguments]
-        assert cli.guarded(lambda: script.compression_sweep(options)) == 0
+        assert cli.guarded(lambda: compression_sweep(options)) == 0
         return json.loads((tmp_path / "sweep.json").read_text())
 
     return run
@@ -87,12 +76,12 @@ def counted(monkeypatch) -> list[str]:
     return found
 
 
-def test_each_row_is_the_evaluation_of_a_compressed_model(sweep, script, text_dir) -> None:
+def test_each_row_is_the_evaluation_of_a_compressed_model(sweep, text_dir) -> None:
     rows = sweep("runs=results/text/*", SETTINGS)
     assert len(rows) == 3 * 2 * 3
     overrides = {"data.dir": str(text_dir), "device": "cpu"}
     for row in rows:
-        subject = script.load_subject(Path(row["run"]), overrides)
+        subject = load_subject(Path(row["run"]), overrides)
         model = compressed_copy(subject.model, Method.parse(row["setting"]))
         task = subject.task
         found = task.evaluate_with_cache(model, "test", subject.cache) if row["cache"] else task.evaluate(model, "test")
@@ -111,9 +100,7 @@ def test_the_original_is_what_the_run_found(sweep) -> None:
         assert row["value"] == pytest.approx(summary["test_perplexity_recorded_weights"], rel=1e-5)
 
 
-def test_an_interrupted_sweep_evaluates_only_what_is_missing(
-    sweep, script, counted, monkeypatch, text_dir, tmp_path
-) -> None:
+def test_an_interrupted_sweep_evaluates_only_what_is_missing(sweep, counted, monkeypatch, text_dir, tmp_path) -> None:
     arguments = ["runs=results/text/sigmoid-seed1", "cache=false"]
     add = sweeping.Results.add
 
@@ -125,7 +112,7 @@ def test_an_interrupted_sweep_evaluates_only_what_is_missing(
     with monkeypatch.context() as patch:
         patch.setattr(sweeping.Results, "add", stopping)
         options = [f"data.dir={text_dir}", "device=cpu", f"out={tmp_path}", *arguments, "preset=relative"]
-        assert cli.guarded(lambda: script.compression_sweep(options)) == 130
+        assert cli.guarded(lambda: compression_sweep(options)) == 130
     assert counted == ["original", "round:0.5"]
     rows = sweep(*arguments, "preset=relative")
     assert counted == [row["setting"] for row in rows]
@@ -191,9 +178,9 @@ def test_the_report_has_the_papers_table_and_its_figures(sweep, capsys, tmp_path
         assert (tmp_path / name).stat().st_size > 10_000
 
 
-def test_recorded_runs_go_to_results_and_others_to_runs(script) -> None:
+def test_recorded_runs_go_to_results_and_others_to_runs() -> None:
     def folder_of(*paths: str) -> Path:
-        return script.default_folder([Path(path) for path in paths], "compression")
+        return default_folder([Path(path) for path in paths], "compression")
 
     assert folder_of("results/text/a", "results/text/b") == Path("results/compression/text")
     assert folder_of("results/text/a", "results/ptb/b") == Path("runs/compression")
@@ -232,17 +219,17 @@ def test_a_task_without_cache_is_evaluated_without() -> None:
         (["runs=results/text/*", "out=broken"], "sweep.json is not what a sweep wrote: remove it, or set out=..."),
     ],
 )
-def test_a_mistake_is_one_line(script, capsys, folder, text_dir, arguments, message) -> None:
+def test_a_mistake_is_one_line(capsys, folder, text_dir, arguments, message) -> None:
     (folder / "broken").mkdir(exist_ok=True)
     (folder / "broken" / "sweep.json").write_text("[1]")
     where = [f"data.dir={text_dir}", "cache=false", *([] if "out=broken" in arguments else ["out=elsewhere"])]
-    assert cli.guarded(lambda: script.compression_sweep([*where, *arguments])) == 2
+    assert cli.guarded(lambda: compression_sweep([*where, *arguments])) == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]
     assert not any("Traceback" in line for line in lines)
 
 
-def test_a_recorded_run_without_weights_is_one_line(script, capsys) -> None:
+def test_a_recorded_run_without_weights_is_one_line(capsys) -> None:
     run = ROOT / "results" / "ptb_50_steps" / "sigmoid-seed1"
-    assert cli.guarded(lambda: script.compression_sweep([f"runs={run}"])) == 2
+    assert cli.guarded(lambda: compression_sweep([f"runs={run}"])) == 2
     assert "has no weights (best.safetensors)" in capsys.readouterr().err

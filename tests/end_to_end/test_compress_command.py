@@ -1,11 +1,11 @@
 """From a run to a small file, its evaluation and its ONNX."""
 
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
+from compress import compress
+from export_onnx import export_onnx
 
 import evaluate
 import train
@@ -16,32 +16,14 @@ from g2lstm.compression.model_file import save_model
 from g2lstm.results import deploy_run
 from g2lstm.training.rundir import RunDirectory
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def compress():
-    return script("compress").compress
-
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory) -> Path:
     """A folder in which a run with a sharpened gate was trained."""
-    path, before = tmp_path_factory.mktemp("compress"), Path.cwd()
-    os.chdir(path)
-    try:
+    path = tmp_path_factory.mktemp("compress")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
         assert train.main([*tiny, "gate=sharpened", "epochs=1", "finetune=false", "run_dir=run"]) == 0
-    finally:
-        os.chdir(before)
     return path
 
 
@@ -56,14 +38,14 @@ def perplexities(*arguments: str) -> dict[str, float]:
     return {name: value for name, value in found.items() if name != "run"}
 
 
-def test_an_uncompressed_file_evaluates_to_the_runs_summary(compress, text_dir) -> None:
+def test_an_uncompressed_file_evaluates_to_the_runs_summary(text_dir) -> None:
     assert compress(["run=run", "out=whole.g2"]) == 0
     summary = json.loads(Path("run/summary.json").read_text())
     for name, value in perplexities("run=whole.g2", f"data.dir={text_dir}").items():
         assert value == pytest.approx(summary[name], rel=1e-5), name
 
 
-def test_a_compressed_file_evaluates_to_what_the_compressed_model_does(compress, text_dir, monkeypatch) -> None:
+def test_a_compressed_file_evaluates_to_what_the_compressed_model_does(text_dir, monkeypatch) -> None:
     assert compress(["run=run", "method=svd", "rank=H/4", "out=deep/svd.g2"]) == 0
     found = perplexities("run=deep/svd.g2", f"data.dir={text_dir}")
     load = evaluate.load_best
@@ -71,7 +53,7 @@ def test_a_compressed_file_evaluates_to_what_the_compressed_model_does(compress,
     assert perplexities("run=run") == pytest.approx(found, rel=1e-5)
 
 
-def test_it_says_how_small_the_file_is(compress, capsys) -> None:
+def test_it_says_how_small_the_file_is(capsys) -> None:
     assert compress(["run=run", "method=round:0.2+clip:0.4", "rest=int8", "gates=ifgo", "out=small.g2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("round 0.2 & clip 0.4 of gates i, f, g, o of the input and recurrent matrices, all layers")
@@ -81,10 +63,10 @@ def test_it_says_how_small_the_file_is(compress, capsys) -> None:
 
 @pytest.mark.parametrize("source", ["run", "svd.g2"])
 @pytest.mark.parametrize("int8", ["false", "true"])
-def test_both_are_exported_and_checked(compress, source, int8, capsys) -> None:
+def test_both_are_exported_and_checked(source, int8, capsys) -> None:
     pytest.importorskip("onnxruntime")
     assert compress(["run=run", "method=svd", "rank=2", "out=svd.g2"]) == 0
-    assert script("export_onnx").export_onnx([f"run={source}", f"int8={int8}", "out=model.onnx"]) == 0
+    assert export_onnx([f"run={source}", f"int8={int8}", "out=model.onnx"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("largest difference of a logit in onnxruntime, over sequences of 1 and 35 words: ")
     assert float(last.split()[-1]) < (0.5 if int8 == "true" else 1e-5)
@@ -106,7 +88,7 @@ def test_both_are_exported_and_checked(compress, source, int8, capsys) -> None:
         (["run=run", "out=x.g2", "layers=7"], "there is no LSTM layer 7"),
     ],
 )
-def test_a_mistake_is_one_line(compress, capsys, arguments, message) -> None:
+def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
     assert cli.guarded(lambda: compress(arguments)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -1,7 +1,6 @@
 """python evaluate.py gives again what a run found, and says one line about a mistake."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,10 @@ from g2lstm import cli
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory) -> Path:
     """A folder in which a run was trained and recorded."""
-    path, before = tmp_path_factory.mktemp("evaluate"), Path.cwd()
-    os.chdir(path)
-    try:
+    path = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
         assert train.main([*tiny, "record=true", "epochs=1", "finetune=false", "run_dir=run"]) == 0
-    finally:
-        os.chdir(before)
     return path
 
 

@@ -1,6 +1,5 @@
 """The report of two small runs in a real browser: no error, every figure, nothing wider than the screen."""
 
-import importlib.util
 import json
 import os
 import re
@@ -11,10 +10,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+import report
 
 import train
-
-ROOT = Path(__file__).resolve().parents[2]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # What a reader would do, and what the page looks like then, told to the frame that the page is in.
@@ -58,14 +56,9 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def page(browser, tiny, text_dir, tmp_path_factory) -> Path:
     """The report of a plain and a G2 run."""
-    folder, before = tmp_path_factory.mktemp("report"), Path.cwd()
-    spec = importlib.util.spec_from_file_location("report", ROOT / "experiments" / "report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
-    os.chdir(folder)
-    try:
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         for gate in ("gumbel", "sigmoid"):
             options = [
                 *tiny,
@@ -77,8 +70,6 @@ def page(browser, tiny, text_dir, tmp_path_factory) -> Path:
             ]
             assert train.main(options) == 0
         assert report.report(["runs=runs/two/*", "out=report.html", "text=w1 zebra w3 an-unusually-long-word w4"]) == 0
-    finally:
-        os.chdir(before)
     return folder / "report.html"
 
 

@@ -1,29 +1,16 @@
 """python experiments/speed.py: its file and its answers to mistakes. No timing is judged here."""
 
-import importlib.util
 import json
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import pytest
+import speed
 import torch
 
 from g2lstm import cli
 from g2lstm.benchmark.cases import DEPLOYED, Group, deploy_group
 from g2lstm.benchmark.report import TABLES, markdown
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def speed():
-    spec = importlib.util.spec_from_file_location("speed", ROOT / "experiments" / "speed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +21,7 @@ def _threads_stay():
 
 
 @pytest.fixture
-def brief(speed, monkeypatch):
+def brief(monkeypatch):
     """The command with the fewest repeats, without processes for the memory, and the times it took."""
     taken: dict[Group, list[list[float]]] = {}
 
@@ -48,7 +35,7 @@ def brief(speed, monkeypatch):
     return taken
 
 
-def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(speed, brief, tmp_path, capsys):
+def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(brief, tmp_path, capsys):
     file = tmp_path / "deep" / "speed.json"
     arguments = ["--sections", "recurrence", "--sizes", "3x2x4x6", "--threads", "1", "--json", str(file)]
     assert speed.speed(arguments) == 0
@@ -82,7 +69,7 @@ def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(speed, brief,
         assert "| 3, 2, 4 -> 6 | float32 |" in markdown(file.parent, kind)
 
 
-def test_compressed_models_have_a_row_with_their_time_and_file(speed, brief, tmp_path, monkeypatch, capsys):
+def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
     file = tmp_path / "deploy.json"
     assert speed.speed(["--sections", "deploy", "--threads", "1", "--json", str(file)]) == 0
@@ -98,7 +85,7 @@ def test_compressed_models_have_a_row_with_their_time_and_file(speed, brief, tmp
     assert "| svd:64 |" in markdown(tmp_path, "deploy")
 
 
-def test_quick_says_what_it_left_out(speed, brief, tmp_path, monkeypatch, capsys):
+def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "QUICK_SECONDS", -1.0)
     assert speed.speed(["--quick", "--sections", "output_layer", f"json={tmp_path / 'x.json'}"]) == 0
     content = json.loads((tmp_path / "x.json").read_text())
@@ -108,7 +95,7 @@ def test_quick_says_what_it_left_out(speed, brief, tmp_path, monkeypatch, capsys
     assert "left out: by --quick the sizes (70, 20, 1150, 1150)" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_all_sections_are_planned(speed):
+def test_all_sections_are_planned():
     device = torch.device("cpu")
     groups = speed.make_plan(device, list(speed.SECTIONS), None, quick=False).groups
     assert len(groups) == 20 + 1 + 2 + 2 + 1
@@ -127,7 +114,7 @@ def test_all_sections_are_planned(speed):
         ("--device=nope", "device=nope can't be used"),
     ],
 )
-def test_a_mistake_is_one_line(speed, argument, message, capsys):
+def test_a_mistake_is_one_line(argument, message, capsys):
     assert cli.guarded(lambda: speed.speed([argument])) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -1,24 +1,12 @@
 """Tables come from recorded runs, and documents quote no other numbers."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import tables
 
 from g2lstm.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tables():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "experiments" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def recorded(folder: Path, name: str, **values: object) -> Path:
@@ -33,7 +21,7 @@ def recorded(folder: Path, name: str, **values: object) -> Path:
     return run
 
 
-def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(tables, tmp_path) -> None:
+def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(tmp_path) -> None:
     recorded(tmp_path / "x", "sigmoid-seed1", test_perplexity=88.0)
     recorded(tmp_path / "x", "sigmoid-seed2", test_perplexity=90.0)
     recorded(tmp_path / "x", "gumbel-p0.5-seed1", test_perplexity=86.0)
@@ -43,12 +31,12 @@ def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(tabl
     assert "a machine, torch 2.13" in rows[-1]
 
 
-def test_a_run_without_cache_has_a_dash(tables, tmp_path) -> None:
+def test_a_run_without_cache_has_a_dash(tmp_path) -> None:
     recorded(tmp_path / "x", "gumbel-seed1", valid_perplexity_cache=None, test_perplexity_cache=None)
     assert "| 88.00 | - | - | 1 |" in tables.table(tmp_path / "x")
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tables, tmp_path) -> None:
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path) -> None:
     recorded(tmp_path / "x", "sigmoid-seed1")
     document = "before\n<!-- table: x -->\nold\n<!-- end of table -->\nafter\n"
     filled = tables.filled(document, tmp_path)
@@ -57,7 +45,7 @@ def test_only_what_stands_between_the_marks_is_replaced(tables, tmp_path) -> Non
     assert tables.filled(filled, tmp_path) == filled
 
 
-def test_a_table_of_the_benchmark_is_made_from_its_file(tables, tmp_path) -> None:
+def test_a_table_of_the_benchmark_is_made_from_its_file(tmp_path) -> None:
     sizes = {"section": "recurrence", "size": [7, 2, 4, 6], "dtype": "float32", "mode": "train"}
     rows = [sizes | {"engine": "nn.LSTM", "ms": 12.34, "ratio": 1.0, "memory_mb": 5.0, "memory_ratio": 1.0}]
     rows += [sizes | {"engine": "auto", "ms": 6.17, "ratio": 0.5, "memory_mb": None, "memory_ratio": None}]
@@ -78,7 +66,7 @@ def test_a_table_of_the_benchmark_is_made_from_its_file(tables, tmp_path) -> Non
     assert "(no measurement is recorded yet)" in none
 
 
-def test_curves_are_drawn(tables, tmp_path) -> None:
+def test_curves_are_drawn(tmp_path) -> None:
     recorded(tmp_path / "x", "sigmoid-seed1")
     recorded(tmp_path / "x", "gumbel-seed1")
     tables.draw_curves(tmp_path / "x")
@@ -86,10 +74,10 @@ def test_curves_are_drawn(tables, tmp_path) -> None:
         assert (tmp_path / "x" / f"curves.{kind}").stat().st_size > 10_000
 
 
-def test_no_results_is_one_line(tables, tmp_path) -> None:
+def test_no_results_is_one_line(tmp_path) -> None:
     with pytest.raises(UserError, match="no folder"):
         tables.tables([f"results={tmp_path / 'none'}"])
 
 
-def test_the_documents_quote_what_results_has(tables) -> None:
+def test_the_documents_quote_what_results_has() -> None:
     assert tables.tables(["check=true"]) == 0

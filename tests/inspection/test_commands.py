@@ -1,15 +1,17 @@
 """The commands that show gates, from a run directory to their files; one line about a mistake."""
 
-import importlib.util
 import json
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import compression_sweep
+import gate_heatmap
+import gate_histograms
 import pytest
+import report as report_command
 
 import train
 from g2lstm import cli
@@ -17,25 +19,20 @@ from g2lstm import cli
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: cli.guarded(lambda: getattr(module, name)(list(arguments)))
+def command(main):
+    return lambda *arguments: cli.guarded(lambda: main(list(arguments)))
 
 
-histograms, heatmap, report = command("gate_histograms"), command("gate_heatmap"), command("report")
-sweep = command("compression_sweep")
+histograms, heatmap = command(gate_histograms.gate_histograms), command(gate_heatmap.gate_heatmap)
+report, sweep = command(report_command.report), command(compression_sweep.compression_sweep)
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory) -> Path:
     """A folder with recorded runs of two gates."""
-    path, before = tmp_path_factory.mktemp("gates"), Path.cwd()
-    os.chdir(path)
-    try:
+    path = tmp_path_factory.mktemp("gates")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
         for gate in ("gumbel", "sigmoid"):
             options = [
                 *tiny,
@@ -52,8 +49,6 @@ def folder(tiny, tmp_path_factory) -> Path:
             config = (run / "config.yaml").read_text()
             (run / "config.yaml").write_text(re.sub(r"(?m)^run_name: .*$", f"run_name: {gate}-seed1", config))
             run.rename(run.with_name(f"{gate}-seed1"))
-    finally:
-        os.chdir(before)
     return path
 
 

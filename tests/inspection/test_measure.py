@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
+from g2lstm.figures import save_figure
 from g2lstm.inspection.gates import GateRecord
-from g2lstm.inspection.histogram import draw_histograms, draw_modes, save
+from g2lstm.inspection.histogram import draw_histograms, draw_modes
 from g2lstm.inspection.measure import ALL, joined, markdown, modes_of, rows_of
 from g2lstm.inspection.statistics import GateStatistics
 
@@ -96,7 +97,7 @@ def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
         assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p0.5)", "", ""]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
         assert len(figure.axes[0].patches) == bins
-    files = save(figure, tmp_path, "histograms")
+    files = save_figure(figure, tmp_path, "histograms")
     assert [file.name for file in files] == ["histograms.png", "histograms.svg"]
     modes = draw_modes(rows, "layers.0")
     assert modes is not None

@@ -1,0 +1,51 @@
+"""How tables and figures show gates, their names, order and looks, and how a figure is written."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
+# Okabe and Ito's palette, told apart by colour-blind readers; dashes and markers do it in print.
+COLOURS = {"sigmoid": "#0072B2", "sharpened": "#E69F00", "gumbel": "#009E73"}
+DASHES = {"sigmoid": "--", "sharpened": ":", "gumbel": "-"}
+MARKERS = {"sigmoid": "o", "sharpened": "s", "gumbel": "^"}
+
+
+def gate_kind(gate: str) -> str:
+    """ "ptb_cpu/gumbel-p0.5" -> "gumbel"."""
+    return gate.rpartition("/")[2].partition("-")[0]
+
+
+def gate_order(gate: str) -> tuple[int, str]:
+    """The paper's three gates first, each followed by its variants."""
+    names, kind = list(NAMES), gate_kind(gate)
+    return (names.index(kind) if kind in names else len(names), gate)
+
+
+def gate_label(gate: str) -> str:
+    """ "gumbel-p0.5" -> "G2-LSTM (p0.5)"."""
+    kind = gate_kind(gate)
+    prefix, _, rest = gate.partition(kind)
+    extra = ", ".join(part for part in (prefix.strip("/"), rest.strip("-")) if part)
+    return NAMES.get(kind, kind) + (f" ({extra})" if extra else "")
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it.
+
+    Returns:
+        the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with plt.rc_context({"svg.hashsalt": "g2lstm"}):
+        for kind in ("png", "svg"):
+            path = folder / f"{name}.{kind}"
+            figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            written.append(path)
+    plt.close(figure)
+    return written
