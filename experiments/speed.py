@@ -30,6 +30,7 @@ from g2lstm.benchmark.cases import (
     Group,
     Size,
     deploy_group,
+    evaluation_group,
     output_layer_group,
     ptb_groups,
     recurrence_groups,
@@ -115,6 +116,8 @@ def make_plan(device: torch.device, sections: list[str], sizes: list[Size] | Non
     if "end_to_end" in sections:
         groups += token_groups(device, engines=engines)
         groups += [] if quick else ptb_groups()
+    if "evaluation" in sections and not quick:
+        groups.append(evaluation_group())
     if "deploy" in sections and device.type == "cpu" and not quick:
         groups.append(deploy_group(onnx=_onnx_is_there()))
     if quick:
@@ -191,8 +194,8 @@ def _always_left_out(options: argparse.Namespace) -> list[str]:
     found = ["onnxruntime, which is not installed"] if missing else []
     if options.quick:
         sizes = ", ".join(str(size) for size in SIZES if size not in QUICK_SIZES)
-        found += [f"by --quick the sizes {sizes}", "the reference engine", "the step of task=ptb", "compressed models"]
-        found += ["most of the peak memory"]
+        found += [f"by --quick the sizes {sizes}", "the reference engine", "the step of task=ptb", "its evaluation"]
+        found += ["compressed models", "most of the peak memory"]
     return found
 
 

@@ -23,7 +23,11 @@ DEPLOYED = {
     "svd:64+bits:8, rest int8": ("svd:64+bits:8", "int8"),
     "round:0.2+clip:0.4, rest int8": ("round:0.2+clip:0.4", "int8"),
 }
-SECTIONS = ("recurrence", "output_layer", "end_to_end", "deploy")
+EVALUATION, EVALUATION_WITH_CACHE = "evaluation", "evaluation with cache"
+# What no evaluation of a single stream can do without: its products, those with W_hh one after the other
+RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN = "recurrent products alone, torch.mv", "recurrent products alone, oneDNN"
+ALL_PRODUCTS = "all products alone, oneDNN"
+SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 SIZES: tuple[Size, ...] = (
@@ -37,6 +41,7 @@ PTB_SIZE: Size = (70, 20, 400, 1150)
 OUTPUT_SIZE: Size = (70, 20, 400, 10_000)
 TOKEN_SIZE: Size = (1, 1, 1150, 1150)
 DEPLOY_SIZE: Size = (1, 1, 400, 1150)
+EVALUATION_SIZE: Size = (140, 1, 400, 1150)
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,12 @@ class Case:
     Attributes:
         section: one of `SECTIONS`.
         task: what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`,
-            "deploy" the paper's three layers, one token after the other.
+            "evaluation" an evaluation of `task=ptb`, "deploy" the paper's three layers, one token after the other.
         size: (T, B, D, H); V in the place of H for the output layer.
         dtype: "float32", or "bfloat16" for autocast over float32 weights.
         mode: "train", forward and backward, or "eval", without gradients.
-        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, a name
-            in `DEPLOYED`, `ONNX` or `ONNX_INT8`.
+        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
+            `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED`, `ONNX` or `ONNX_INT8`.
     """
 
     section: str
@@ -112,6 +117,15 @@ def ptb_groups(size: Size = PTB_SIZE) -> list[Group]:
         cases = tuple(Case("end_to_end", "ptb", size, dtype, "train", name) for name in (LSTM, AUTO, LOOP))
         groups.append(Group(_title("training step of task=ptb", cases[0]), cases, cases[:1]))
     return groups
+
+
+def evaluation_group(size: Size = EVALUATION_SIZE) -> Group:
+    """The paper's language model reads one stream of text, against its recurrent products alone, the faster of two ways."""
+    products = (RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN, ALL_PRODUCTS)
+    names = (*products, EVALUATION, EVALUATION_WITH_CACHE)
+    cases = tuple(Case("evaluation", "evaluation", size, "float32", "eval", name) for name in names)
+    title = f"evaluation of task=ptb, one stream of {size[0]} words, layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}"
+    return Group(title, cases, cases[:2])
 
 
 def deploy_group(size: Size = DEPLOY_SIZE, *, onnx: bool = True) -> Group:

@@ -11,7 +11,8 @@ from rich.table import Table
 from g2lstm.benchmark.cases import AUTO, LOOP, LSTM, Group
 
 Row = dict[str, Any]
-TABLES = ("train", "eval", "memory", "output_layer", "end_to_end", "deploy")
+TABLES = ("train", "eval", "memory", "output_layer", "end_to_end", "evaluation", "deploy")
+PTB_TEST_WORDS = 82_430
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
 
@@ -34,7 +35,7 @@ def rows_of(group: Group, times: Sequence[Sequence[float]], memory: Sequence[flo
         row |= {"memory_mb": None if own is None else round(own, 2)}
         row |= {"memory_ratio": round(own / peers, 4) if own and peers else None}
         row |= {"peer": f"{peer.engine} {peer.dtype}", "repeats": len(values), "spread": round(_spread(values), 4)}
-        if case.task == "ptb":
+        if case.task in ("ptb", "evaluation"):
             row["words_per_second"] = round(1000 * case.size[0] * case.size[1] / ms, 1)
         rows.append(row)
     return rows
@@ -96,7 +97,7 @@ def markdown(folder: Path, kind: str) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         lines = _lines(content["rows"], kind)
         if lines:
-            names = 1 if kind == "deploy" else 2
+            names = 1 if kind in ("deploy", "evaluation") else 2
             lines.insert(1, ["---"] * names + ["---:"] * (len(lines[0]) - names))
             parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
             parts.append(_footnote(content, kind))
@@ -104,8 +105,8 @@ def markdown(folder: Path, kind: str) -> str:
 
 
 def _lines(rows: list[Row], kind: str) -> list[list[str]]:
-    if kind == "deploy":
-        return _deployed(rows)
+    if kind in ("deploy", "evaluation"):
+        return _deployed(rows) if kind == "deploy" else _evaluated(rows)
     return _wide(rows, kind) if kind in ("train", "eval", "memory") else _long(rows, kind)
 
 
@@ -142,6 +143,16 @@ def _deployed(rows: list[Row]) -> list[list[str]]:
     for row in chosen:
         line = [row["engine"], _number(row["ms"], 2), _number(1 / row["ratio"], 2)]
         lines.append([*line, _number(row["file_mb"], 1), _number(row["file_ratio"], 3)])
+    return lines
+
+
+def _evaluated(rows: list[Row]) -> list[list[str]]:
+    """A line for each way to evaluate: a word's time, and what that makes of a whole split."""
+    chosen = [row for row in rows if row["section"] == "evaluation"]
+    lines = [["what", "ms a word", "ratio", f"{PTB_TEST_WORDS:,} words of Penn Treebank test, s"]] if chosen else []
+    for row in chosen:
+        ms = row["ms"] / (row["size"][0] * row["size"][1])
+        lines.append([row["engine"], f"{ms:.2f}", _number(row["ratio"], 2), f"{ms * PTB_TEST_WORDS / 1000:.0f}"])
     return lines
 
 

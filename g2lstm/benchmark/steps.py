@@ -12,11 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g2lstm import build
-from g2lstm.benchmark.cases import CHUNKED_LOSS, LOOP, LSTM, LSTM_WITHOUT_ONEDNN, OUTPUT_SIZE, Case
+from g2lstm.benchmark.cases import (
+    ALL_PRODUCTS,
+    CHUNKED_LOSS,
+    EVALUATION,
+    EVALUATION_WITH_CACHE,
+    LOOP,
+    LSTM,
+    LSTM_WITHOUT_ONEDNN,
+    OUTPUT_SIZE,
+    RECURRENT_PRODUCTS,
+    Case,
+)
 from g2lstm.benchmark.deployed import deployed_step
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.config import compose_config
 from g2lstm.data.text import EOS, TextCorpus, Vocabulary
+from g2lstm.engines.products import product
 from g2lstm.gates import GumbelGate
 from g2lstm.layers.output import linear_cross_entropy
 from g2lstm.lstm import G2LSTM
@@ -31,7 +43,8 @@ GATE = GumbelGate(tau=0.9, noise_p=0.2)
 def prepare(case: Case, device: torch.device) -> Step:
     """The step of `case`, with its own weights and data, the same ones each time."""
     torch.manual_seed(1)
-    steps = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "deploy": deployed_step}
+    steps = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "evaluation": _evaluation_step}
+    steps |= {"deploy": deployed_step}
     return steps[case.task](case, device)
 
 
@@ -101,12 +114,12 @@ def _loss_step(case: Case, device: torch.device) -> Step:
 
 def _ptb_step(case: Case, device: torch.device) -> Step:
     """A training step of `task=ptb` as the training loop makes it, on random words."""
-    time, batch, embedding, hidden = case.size
+    time, batch = case.size[:2]
     peer = case.engine in (LSTM, LOOP)
-    sizes = [f"batch_size={batch}", f"bptt={time}", f"model.embedding_size={embedding}", f"model.hidden_size={hidden}"]
     engine = "auto" if peer else case.engine
+    sizes = [f"batch_size={batch}", f"bptt={time}"]
     options = ["random_length=false", f"precision={case.dtype}", f"model.engine={engine}", "eval.valid_batch_size=1"]
-    config = compose_config(["task=ptb", "gate=gumbel", *sizes, *options])
+    config = compose_config([*_ptb_model(case), *sizes, *options])
     task, settings = build.build_task(config, _random_text(batch * (time + 1)), device), build.build_settings(config)
     model = task.build_model()
     if peer:
@@ -114,6 +127,58 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
     model = model.to(device).train()
     optimizer = build_optimizer(settings.optimizer, model, lr=settings.lr, weight_decay=settings.weight_decay)
     return _training_step(task, model, optimizer, time, settings.clip, case)
+
+
+def _ptb_model(case: Case) -> list[str]:
+    return ["task=ptb", "gate=gumbel", f"model.embedding_size={case.size[2]}", f"model.hidden_size={case.size[3]}"]
+
+
+def _evaluation_step(case: Case, device: torch.device) -> Step:
+    """An evaluation of random words in T rows of B streams, or the products in it alone."""
+    time, batch = case.size[:2]
+    streams = [f"batch_size={batch}", f"eval.valid_batch_size={batch}", f"eval.test_batch_size={batch}"]
+    config = compose_config([*_ptb_model(case), *streams])
+    task = build.build_task(config, _random_text(batch * (time + 1)), device)
+    model = task.build_model().to(device).eval()
+    if case.engine not in (EVALUATION, EVALUATION_WITH_CACHE):
+        return _products_step(case, model, config.eval.bptt)
+    cache = build.build_cache(config.eval.cache)
+
+    def evaluate() -> None:
+        if case.engine == EVALUATION:
+            task.evaluate(model, "test")
+        else:
+            task.evaluate_with_cache(model, "test", cache)
+
+    return evaluate
+
+
+def _products_step(case: Case, model: LanguageModel, segment: int) -> Step:
+    """Layer by layer, and in a layer step by step, as an evaluation has to; the other products a segment at a time."""
+    time, batch = case.size[:2]
+    lengths = [min(segment, time - start) for start in range(0, time, segment)]
+    weights, batched = [], [model.decoder_weight.detach()]
+    for layer in model.layers:
+        assert isinstance(layer, G2LSTM)
+        weights.append(layer.weight_hh_l0.detach())
+        batched.append(layer.weight_ih_l0.detach())
+    device = weights[0].device
+    states = [torch.randn(batch, weight.shape[1], device=device) for weight in weights]
+    rows = [torch.randn(segment * batch, weight.shape[1], device=device) for weight in batched]
+
+    def multiply() -> None:
+        for length in lengths:
+            for weight, state in zip(weights, states, strict=True):
+                for _ in range(length):
+                    if case.engine == RECURRENT_PRODUCTS:
+                        torch.mv(weight, state[0])
+                    else:
+                        product(state, weight)
+            if case.engine == ALL_PRODUCTS:
+                for weight, x in zip(batched, rows, strict=True):
+                    product(x[: length * batch], weight)
+
+    return multiply
 
 
 def _training_step(

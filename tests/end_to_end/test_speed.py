@@ -9,7 +9,7 @@ import speed
 import torch
 
 from g2lstm import cli
-from g2lstm.benchmark.cases import DEPLOYED, Group, deploy_group
+from g2lstm.benchmark.cases import DEPLOYED, Group, deploy_group, evaluation_group
 from g2lstm.benchmark.report import TABLES, markdown
 
 
@@ -85,6 +85,18 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
     assert "| svd:64 |" in markdown(tmp_path, "deploy")
 
 
+def test_an_evaluation_stands_beside_its_products(brief, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "evaluation_group", partial(evaluation_group, size=(9, 2, 4, 6)))
+    assert speed.speed(["--sections", "evaluation", "--threads", "1", "--json", str(tmp_path / "x.json")]) == 0
+    rows = {row["engine"]: row for row in json.loads((tmp_path / "x.json").read_text())["rows"]}
+    products = [rows.pop(name) for name in list(rows) if "products" in name]
+    assert [row["ratio"] for row in products].count(1) >= 1
+    assert set(rows) == {"evaluation", "evaluation with cache"}
+    for engine, row in rows.items():
+        assert row["words_per_second"] == pytest.approx(1000 * 18 / row["ms"], rel=0.01)
+        assert f"| {engine} | {row['ms'] / 18:.2f} | {row['ratio']:.2f} |" in markdown(tmp_path, "evaluation")
+
+
 def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "QUICK_SECONDS", -1.0)
     assert speed.speed(["--quick", "--sections", "output_layer", f"json={tmp_path / 'x.json'}"]) == 0
@@ -98,7 +110,7 @@ def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
 def test_all_sections_are_planned():
     device = torch.device("cpu")
     groups = speed.make_plan(device, list(speed.SECTIONS), None, quick=False).groups
-    assert len(groups) == 20 + 1 + 2 + 2 + 1
+    assert len(groups) == 20 + 1 + 2 + 2 + 1 + 1
     quick = speed.make_plan(device, list(speed.SECTIONS), None, quick=True).groups
     assert len(quick) == 12 + 1 + 2
     assert all(case.engine != "reference" for group in quick for case in group.cases)
@@ -107,7 +119,7 @@ def test_all_sections_are_planned():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, deploy, got 'speed'"),
+        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, evaluation, deploy, got 'speed'"),
         ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
         ("--sizes=3x2x0x1", "got '3x2x0x1'"),
         ("--threads=0", "threads must be a whole number of at least 1, got '0'"),
