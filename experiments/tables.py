@@ -1,12 +1,14 @@
 """Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and into the documents.
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
-speed:KIND for a table of what experiments/speed.py measured, or gates/NAME:KIND of what experiments/gate_*.py measured.
+speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
+compression/NAME:sweep or NAME:study for what experiments/compression_sweep.py or study.py wrote.
 """
 
 import json
 import re
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -15,7 +17,7 @@ import matplotlib.pyplot as plt
 from g2lstm import cli
 from g2lstm.benchmark import report
 from g2lstm.errors import UserError
-from g2lstm.figures import COLOURS, DASHES, gate_kind, gate_label, gate_order, save_figure
+from g2lstm.figures import COLOURS, DASHES, MORE_LINES, gate_kind, gate_label, gate_order, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.inspection import measure
 
@@ -63,6 +65,9 @@ def filled(document: str, results: Path) -> str:
         folder, _, kind = match[1].partition(":")
         if not kind:
             content = table(results / folder)
+        elif kind in ("sweep", "study"):
+            path = results / folder / f"{kind}.md"
+            content = path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"(no {kind} is recorded yet)"
         else:
             content = (measure if kind in measure.TABLES else report).markdown(results / folder, kind)
         return f"<!-- table: {match[1]} -->\n{content}\n<!-- end of table -->"
@@ -115,13 +120,15 @@ def validations(run: Path) -> list[tuple[int, float]]:
 def draw_curves(folder: Path) -> None:
     """Validation perplexity over epochs, one line a run, as curves.png and curves.svg."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    lowest = []
+    lowest, more = [], cycle(MORE_LINES)
     for name, runs in run_groups(folder).items():
-        gate = gate_kind(name)
+        known = name in COLOURS
+        colour, marker = (COLOURS[name], ".") if known else next(more)
+        look = {"color": colour, "linestyle": DASHES[gate_kind(name)] if known else "-", "marker": marker, "markersize": 4}
         for index, run in enumerate(runs):
             points = validations(run)
             label = gate_label(name) if index == 0 else None
-            axes.plot(*zip(*points, strict=True), color=COLOURS[gate], linestyle=DASHES[gate], marker=".", label=label)
+            axes.plot(*zip(*points, strict=True), label=label, **look)
             lowest.append(min(value for _, value in points))
     axes.set(xlabel="epoch", ylabel="validation perplexity", title=f"{folder.name}: Penn Treebank")
     axes.set_ylim(0.97 * min(lowest), 2.2 * min(lowest))

@@ -13,6 +13,8 @@ NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G
 COLOURS = {"sigmoid": "#0072B2", "sharpened": "#E69F00", "gumbel": "#009E73"}
 DASHES = {"sigmoid": "--", "sharpened": ":", "gumbel": "-"}
 MARKERS = {"sigmoid": "o", "sharpened": "s", "gumbel": "^"}
+# Colour and marker of what is no gate, and of variants of one: the rest of the palette.
+MORE_LINES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
 
 
 def gate_kind(gate: str) -> str:

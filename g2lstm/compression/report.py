@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.figures import COLOURS, MARKERS, NAMES, gate_label, gate_order, save_figure
+from g2lstm.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
 
 Row = dict[str, Any]
-# For variants: the rest of the palette.
-MORE_STYLES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
 MOST_SETTINGS = 6  # beside the original, in one table
 AXES = {
     "bits_per_gate_parameter": "bits for each parameter of the compressed blocks",
@@ -141,7 +139,7 @@ def _belongs(row: Row, family: str) -> bool:
 
 def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
     """One line a gate through the settings of one operator, and hollow marks for those of several."""
-    extra = itertools.cycle(MORE_STYLES)
+    extra = itertools.cycle(MORE_LINES)
     for gate in sorted({row["gate"] for row in rows}, key=gate_order):
         plain = gate.rpartition("/")[2]
         colour, marker = (COLOURS[plain], MARKERS[plain]) if plain in NAMES else next(extra)

@@ -45,6 +45,14 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path) -> None:
     assert tables.filled(filled, tmp_path) == filled
 
 
+def test_what_a_command_wrote_is_quoted_whole(tmp_path) -> None:
+    (tmp_path / "compression" / "x").mkdir(parents=True)
+    (tmp_path / "compression" / "x" / "sweep.md").write_text("| a |\n| b |\n")
+    document = "<!-- table: compression/x:sweep -->\nold\n<!-- end of table -->"
+    assert "-->\n| a |\n| b |\n<!--" in tables.filled(document, tmp_path)
+    assert "(no study is recorded yet)" in tables.filled(document.replace("compression/x:sweep", "x:study"), tmp_path)
+
+
 def test_a_table_of_the_benchmark_is_made_from_its_file(tmp_path) -> None:
     sizes = {"section": "recurrence", "size": [7, 2, 4, 6], "dtype": "float32", "mode": "train"}
     rows = [sizes | {"engine": "nn.LSTM", "ms": 12.34, "ratio": 1.0, "memory_mb": 5.0, "memory_ratio": 1.0}]

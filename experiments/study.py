@@ -1,0 +1,37 @@
+"""What noise probability and temperature do, as a table and a figure: python experiments/study.py name=ptb_study.
+
+Before it: train.py -m, then compression_sweep.py and gate_histograms.py on the same runs.
+"""
+
+import signal
+from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+
+from rich.console import Console
+
+from g2lstm import cli
+from g2lstm.figures import save_figure
+from g2lstm.files import write_atomically
+from g2lstm.study import draw, read, table
+from g2lstm.training.progress import say
+
+
+def study(arguments: list[str]) -> int:
+    parser = cli.OptionParser(prog="experiments/study.py", description="Shows what noise probability and temperature do.")
+    parser.add_argument("--name", default="ptb_study", metavar="NAME", help="of the folders under compression and gates")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="%(default)s")
+    options = parser.parse_options(arguments)
+    runs = read(options.results, options.name)
+    folder = options.results / options.name
+    text = table(runs)
+    write_atomically(folder / "study.md", text + "\n")
+    print(text)
+    written = [folder / "study.md", *save_figure(draw(runs), folder, "study")]
+    say(Console(stderr=True), "wrote " + ", ".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main(study)

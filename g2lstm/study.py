@@ -1,0 +1,194 @@
+"""What the noise probability p and the temperature tau do: a compression sweep and the gates of the same runs, side by side.
+
+Reads what experiments/compression_sweep.py and experiments/gate_histograms.py wrote for runs that differ in p, tau and seed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from g2lstm.compression.methods import ORIGINAL, Method
+from g2lstm.errors import UserError
+from g2lstm.figures import COLOURS, MARKERS, MORE_LINES
+from g2lstm.inspection.measure import ALL, BLOCK_NAMES
+
+Value = Callable[["Measured"], float]
+BLOCKS = ("i", "f")
+LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        p, tau: noise probability and temperature of its gates; 0 and 1 of a plain LSTM.
+        metric: the metric of the test split by setting, ORIGINAL among them; without the cache pointer.
+        binary: share of values below 0.1 or above 0.9 by (mode, gate block), over all layers; mode "training" or "test".
+        hard: how much the validation metric grows where gates are cut to 0 or 1.
+    """
+
+    p: float
+    tau: float
+    metric: dict[str, float]
+    binary: dict[tuple[str, str], float]
+    hard: float
+
+    def loss(self, setting: str) -> float:
+        """How much the metric grows under a setting."""
+        return self.metric[setting] - self.metric[ORIGINAL]
+
+    def original(self) -> float:
+        """The metric without compression."""
+        return self.metric[ORIGINAL]
+
+    def percent(self, mode: str, block: str) -> float:
+        """Share of a gate's values that are binary."""
+        return 100 * self.binary[mode, block]
+
+
+def read(results: Path, name: str) -> list[Measured]:
+    """The runs of results/compression/<name>/sweep.json and results/gates/<name>/gates.json, by p and tau.
+
+    Raises:
+        UserError: a file is missing, or no run is in both.
+    """
+    sweep, gates = results / "compression" / name / "sweep.json", results / "gates" / name / "gates.json"
+    for path, command in ((sweep, "compression_sweep.py"), (gates, "gate_histograms.py")):
+        if not path.is_file():
+            raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
+    content = json.loads(gates.read_text(encoding="utf-8"))
+    found = [_measured(*group) for group in _by_run(json.loads(sweep.read_text(encoding="utf-8")), content)]
+    if not found:
+        raise UserError(f"{sweep} and {gates} have no run in common")
+    return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
+
+
+def settings(runs: Iterable[Measured]) -> list[str]:
+    """The settings that every run was measured under, in the sweep's order."""
+    runs = list(runs)
+    return [name for name in runs[0].metric if name != ORIGINAL and all(name in run.metric for run in runs)]
+
+
+def table(runs: list[Measured]) -> str:
+    """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
+    chosen = settings(runs)
+    columns: list[tuple[str, Value, str]] = [("test perplexity", Measured.original, ".2f")]
+    columns += [(Method.parse(name).label, partial(Measured.loss, setting=name), "+.2f") for name in chosen]
+    columns.append(("gates cut to 0 or 1", attrgetter("hard"), "+.2f"))
+    for block in BLOCKS:
+        for mode in ("training", "test"):
+            columns.append(
+                (f"{BLOCK_NAMES[block]} binary, {mode}", partial(Measured.percent, mode=mode, block=block), ".1f")
+            )
+    lines = [["p", "tau", *(title for title, _, _ in columns), "n"]]
+    lines.append(["---:"] * len(lines[0]))
+    for p, tau in dict.fromkeys((run.p, run.tau) for run in runs):
+        mine = [run for run in runs if (run.p, run.tau) == (p, tau)]
+        cells = [_spread([value(run) for run in mine], form) for _, value, form in columns]
+        lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
+    footnote = (
+        "Differences of the test perplexity under compression, and of the validation perplexity with gates cut to 0 or 1; no"
+        " cache pointer. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and"
+        " temperature. n seeds, mean ± standard deviation."
+    )
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", footnote])
+
+
+def draw(runs: list[Measured]) -> Figure:
+    """What p (left, at the usual tau) and tau (right, at the usual p) do to perplexity, its loss, and the gates."""
+    usual_tau, usual_p = _usual_tau(runs), _most_common(run.p for run in runs if run.tau != _usual_tau(runs))
+    axes_of: list[tuple[str, Value, list[Measured]]] = [
+        (f"noise probability p (tau {usual_tau:g})", attrgetter("p"), [run for run in runs if run.tau == usual_tau])
+    ]
+    if usual_p is not None:
+        chosen = [run for run in runs if run.p == usual_p]
+        axes_of.append((f"temperature tau (p {usual_p:g})", attrgetter("tau"), chosen))
+    size = (1.2 + 4.2 * len(axes_of), 9.6)
+    figure, panels = plt.subplots(
+        3, len(axes_of), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
+    )
+    losses: dict[str, Value] = {Method.parse(name).label: partial(Measured.loss, setting=name) for name in settings(runs)}
+    losses["gates cut to 0 or 1 (valid)"] = attrgetter("hard")
+    shares: dict[str, Value] = {
+        f"{BLOCK_NAMES[block]}, {mode}": partial(Measured.percent, mode=mode, block=block)
+        for block in BLOCKS
+        for mode in ("training", "test")
+    }
+    rows: dict[str, dict[str, Value]] = {
+        "test perplexity": {"original": Measured.original},
+        "loss of perplexity": losses,
+        "gate values outside [0.1, 0.9], %": shares,
+    }
+    for line, (title, values) in zip(panels, rows.items(), strict=True):
+        for axes, (_, place, chosen) in zip(line, axes_of, strict=True):
+            _lines(axes, chosen, place, values)
+        line[0].set_ylabel(title)
+        line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    panels[1, 0].set_ylim(bottom=0)
+    for axes, (label, _, _) in zip(panels[-1], axes_of, strict=True):
+        axes.set_xlabel(label)
+    return figure
+
+
+def _lines(
+    axes: Axes,
+    runs: list[Measured],
+    place: Value,
+    values: dict[str, Value],
+) -> None:
+    """Means over seeds joined by a line, with standard deviations as bars."""
+    for (label, value), (colour, marker) in zip(values.items(), LINES, strict=False):
+        places = sorted({place(run) for run in runs})
+        groups = [[value(run) for run in runs if place(run) == x] for x in places]
+        deviations = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
+        means = [mean(group) for group in groups]
+        axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+    axes.grid(alpha=0.3)
+
+
+def _by_run(rows: list[dict[str, Any]], gates: dict[str, Any]) -> Iterable[tuple[list, list, list]]:
+    """(sweep rows without cache, gate rows over all layers, metrics) of each run that both files have."""
+    for run in dict.fromkeys(row["run"] for row in rows):
+        swept = [row for row in rows if row["run"] == run and not row["cache"]]
+        found = [row for row in gates["rows"] if row["run"] == run and row["layer"] == ALL]
+        if swept and found:
+            yield swept, found, [row for row in gates["metrics"] if row["run"] == run]
+
+
+def _measured(swept: list[dict[str, Any]], gates: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> Measured:
+    binary = {(row["mode"], row["block"]): row["binary"] for row in gates if row["block"] in BLOCKS}
+    for block in BLOCKS:  # a gate without noise is in training as in test
+        binary.setdefault(("training", block), binary["test", block])
+    valid = {row["mode"]: row["perplexity"] for row in metrics}
+    about = gates[0]
+    p, tau = about["noise_p"] or 0.0, about["tau"] or 1.0
+    metric = {row["setting"]: row["value"] for row in swept}
+    return Measured(p, tau, metric, binary, valid["hard"] - valid["test"])
+
+
+def _usual_tau(runs: list[Measured]) -> float:
+    """The temperature at which most noise probabilities were tried."""
+    usual = _most_common(tau for _, tau in {(run.p, run.tau) for run in runs})
+    assert usual is not None
+    return usual
+
+
+def _most_common(values: Iterable[float]) -> float | None:
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None
+
+
+def _spread(values: list[float], form: str) -> str:
+    text = f"{mean(values):{form}}"
+    return f"{text} ± {stdev(values):{form.lstrip('+')}}" if len(values) > 1 else text

@@ -1,0 +1,90 @@
+"""What p and tau do: the sweep and the gates of the same runs come together by run, and seeds by p and tau."""
+
+import json
+from pathlib import Path
+
+import study as command
+from matplotlib import pyplot as plt
+
+from g2lstm import cli
+from g2lstm.study import draw, read, table
+
+
+def written(folder: Path, variants: list[tuple[float | None, float | None, int, float]]) -> Path:
+    """The two files of runs with (p, tau, seed, test perplexity)."""
+    sweep, rows, metrics = [], [], []
+    for p, tau, seed, value in variants:
+        run = {"run": f"runs/x/p{p}-tau{tau}-seed{seed}", "seed": seed}
+        for setting, loss in {"original": 0.0, "svd:H/16": 10.0 + seed, "round:0.5+clip:1": 2.0}.items():
+            sweep.append(run | {"setting": setting, "cache": False, "value": value + loss})
+            sweep.append(run | {"setting": setting, "cache": True, "value": 0.0})
+        for mode in ("test",) if p is None else ("training", "test"):
+            for block, binary in (("i", 0.4), ("f", 0.5)):
+                of_mode = binary + (0.2 if mode == "training" else 0.0)
+                about = run | {"noise_p": p, "tau": tau, "mode": mode, "block": block}
+                rows += [about | {"layer": "all layers", "binary": of_mode}, about | {"layer": "layers.0", "binary": 0.0}]
+        metrics += [run | {"mode": "test", "perplexity": 100.0}, run | {"mode": "hard", "perplexity": 103.5}]
+    for kind, content in (("compression", sweep), ("gates", {"rows": rows, "metrics": metrics})):
+        (folder / kind / "x").mkdir(parents=True)
+        (folder / kind / "x" / ("sweep.json" if kind == "compression" else "gates.json")).write_text(json.dumps(content))
+    return folder
+
+
+STUDY = [(0.2, 0.9, 1, 90.0), (0.2, 0.9, 2, 92.0), (0.0, 0.9, 1, 95.0), (1.0, 0.9, 1, 99.0), (0.2, 0.5, 1, 93.0)]
+
+
+def test_a_line_has_means_and_deviations_over_seeds(tmp_path) -> None:
+    lines = table(read(written(tmp_path, STUDY), "x")).splitlines()
+    head = "| p | tau | test perplexity | SVD H/16 | round 0.5 & clip 1 | gates cut to 0 or 1 | input gate binary, training"
+    assert lines[0].startswith(head)
+    shares = "60.0 | 40.0 | 70.0 | 50.0"
+    assert lines[2:6] == [
+        f"| 0 | 0.9 | 95.00 | +11.00 | +2.00 | +3.50 | {shares} | 1 |",
+        "| 0.2 | 0.9 | 91.00 ± 1.41 | +11.50 ± 0.71 | +2.00 ± 0.00 | +3.50 ± 0.00"
+        " | 60.0 ± 0.0 | 40.0 ± 0.0 | 70.0 ± 0.0 | 50.0 ± 0.0 | 2 |",
+        f"| 1 | 0.9 | 99.00 | +11.00 | +2.00 | +3.50 | {shares} | 1 |",
+        f"| 0.2 | 0.5 | 93.00 | +11.00 | +2.00 | +3.50 | {shares} | 1 |",
+    ]
+
+
+def test_a_plain_lstm_stands_at_p_0_and_tau_1_and_is_in_training_as_in_test(tmp_path) -> None:
+    lines = table(read(written(tmp_path, [*STUDY, (None, None, 1, 80.0)]), "x")).splitlines()
+    assert "| 0 | 1 | 80.00 | +11.00 | +2.00 | +3.50 | 40.0 | 40.0 | 50.0 | 50.0 | 1 |" in lines
+
+
+def test_the_figure_has_a_column_for_p_and_one_for_tau(tmp_path) -> None:
+    figure = draw(read(written(tmp_path, STUDY), "x"))
+    labels = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    assert labels == ["noise probability p (tau 0.9)", "temperature tau (p 0.2)"]
+    (bars,) = figure.axes[0].containers
+    assert bars.lines[0].get_xydata().tolist() == [[0.0, 95.0], [0.2, 91.0], [1.0, 99.0]]
+    (bars,) = figure.axes[1].containers
+    assert bars.lines[0].get_xydata().tolist() == [[0.5, 93.0], [0.9, 91.0]]
+    plt.close(figure)
+
+
+def test_without_other_temperatures_there_is_one_column(tmp_path) -> None:
+    figure = draw(read(written(tmp_path, STUDY[:-1]), "x"))
+    assert len(figure.axes) == 3
+    plt.close(figure)
+
+
+def test_the_command_writes_table_and_figure(tmp_path, capsys) -> None:
+    assert command.study(["name=x", f"results={written(tmp_path, STUDY)}"]) == 0
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"study.md", "study.png", "study.svg"}
+    assert capsys.readouterr().out == (tmp_path / "x" / "study.md").read_text()
+
+
+def test_a_missing_file_is_one_line_that_says_what_writes_it(tmp_path, capsys) -> None:
+    written(tmp_path, STUDY)
+    (tmp_path / "gates" / "x" / "gates.json").unlink()
+    assert cli.guarded(lambda: command.study(["name=x", f"results={tmp_path}"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gates.json: python experiments/gate_histograms.py runs='runs/x/*' out=" in line
+
+
+def test_files_of_other_runs_are_one_line(tmp_path, capsys) -> None:
+    folder = written(tmp_path, STUDY)
+    (folder / "gates" / "x" / "gates.json").write_text(json.dumps({"rows": [], "metrics": []}))
+    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
+    assert "have no run in common" in capsys.readouterr().err
