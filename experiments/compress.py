@@ -12,12 +12,13 @@ from g2lstm.compression.methods import EXAMPLES, Method
 from g2lstm.compression.model_file import save_model
 from g2lstm.compression.targets import Target
 from g2lstm.errors import UserError
-from g2lstm.results import deploy_run
+from g2lstm.results import check_output, deploy_run
 from g2lstm.training.rundir import RunDirectory
 
 
 def compress(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
+    check_output(options.out)
     run = RunDirectory.open(Path(options.run))
     try:
         method = parse_method(options.method, options.rank)

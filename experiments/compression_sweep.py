@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
 
+import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -17,11 +17,11 @@ from g2lstm import build, cli
 from g2lstm.compression.presets import PRESETS, chosen_methods
 from g2lstm.compression.report import draw, tables
 from g2lstm.compression.sweep import Results, Row, Run, Subject, plan, run_sweep
-from g2lstm.compression.targets import Target
+from g2lstm.compression.targets import Target, find_blocks
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_label
 from g2lstm.files import write_atomically
-from g2lstm.runs import Overrides, check_weights, default_folder, find_runs, load_run, run_config
+from g2lstm.runs import NamedRun, Overrides, check_weights, default_folder, load_run, named_runs, run_config
 from g2lstm.training.progress import duration, say
 from g2lstm.training.tasks import LanguageModelTask
 
@@ -30,7 +30,7 @@ CACHES = {"both": (False, True), "true": (True,), "false": (False,)}
 
 def compression_sweep(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
-    if min(options.jobs, options.threads or 1) < 1:
+    if min(options.jobs, 1 if options.threads is None else options.threads) < 1:
         raise UserError("jobs and threads must be at least 1")
     overrides = {"data.dir": getattr(options, "data.dir"), "device": options.device}
     try:
@@ -38,9 +38,11 @@ def compression_sweep(arguments: list[str]) -> int:
         presets = (options.preset or ("" if settings else "paper")).split(",")
         methods = chosen_methods([name for name in presets if name], settings)
         target = Target.parse(options.gates, options.matrices, options.layers)
-        runs = describe(find_runs(options.runs), overrides)
+        runs = describe(named_runs(options.runs, overrides), target, options.split)
         evaluations = plan(runs, methods, target, CACHES[options.cache], options.split)
         out = options.out or default_folder([run.path for run in runs], "compression")
+        if out.is_file():
+            raise UserError(f"out={out} is a file: name a folder")
         results = Results(out / "sweep.json")
         console = Console(stderr=True)
         done = sum(evaluation in results for evaluation in evaluations)
@@ -80,26 +82,32 @@ def _parser() -> cli.OptionParser:
     return parser
 
 
-def describe(paths: list[Path], overrides: Overrides) -> list[Run]:
-    """What the sweep's rows say of each run, by gate and seed.
+def describe(named: list[NamedRun], target: Target, split: str) -> list[Run]:
+    """What the sweep's rows say of each run.
 
     Raises:
-        UserError: a run has no weights.
+        UserError: a run's model has no such blocks.
     """
-    configs = {path: run_config(path, overrides) for path in paths}
-    several = len({config.experiment_name for config in configs.values()}) > 1
     runs = []
-    for path, config in configs.items():
-        best = check_weights(path)
-        gate = re.sub(r"-seed\d+$", "", config.run_name)
-        parts = [
-            hashlib.sha256(best.read_bytes()).hexdigest(),
-            *(OmegaConf.to_container(config[n]) for n in ("data", "eval")),
-        ]
-        identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-        name = f"{config.experiment_name}/{gate}" if several else gate
-        runs.append(Run(path, name, config.seed, hasattr(LanguageModelTask, "evaluate_with_cache"), identity))
+    for run in named:
+        vocabulary = build.vocabulary_of(run.path)
+        with torch.device("meta"):
+            model = build.build_language_model(run.config, len(vocabulary))
+        try:
+            find_blocks(model, target)
+        except ValueError as error:
+            raise UserError(f"{run.path}: {error}") from None
+        text = getattr(build.build_corpus(run.config.data, vocabulary), split)
+        settings = json.dumps(OmegaConf.to_container(run.config.eval), sort_keys=True)
+        weights = _digest(check_weights(run.path).read_bytes())
+        evaluated = _digest(text.numpy().tobytes() + settings.encode())
+        has_cache = hasattr(LanguageModelTask, "evaluate_with_cache")
+        runs.append(Run(run.path, run.gate, run.seed, has_cache, weights, evaluated))
     return runs
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:20]
 
 
 def load_subject(path: Path, overrides: Overrides) -> Subject:

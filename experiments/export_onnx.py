@@ -1,6 +1,8 @@
 """A trained or compressed model as ONNX: python experiments/export_onnx.py run=RUN_DIR out=model.onnx."""
 
+import math
 import signal
+import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -10,12 +12,13 @@ from g2lstm import cli
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import load_model
 from g2lstm.compression.onnx_export import export
-from g2lstm.compression.onnx_runtime import largest_difference, quantize_dynamically
+from g2lstm.compression.onnx_runtime import largest_difference, package, quantize_dynamically
 from g2lstm.errors import UserError
-from g2lstm.results import deploy_run
+from g2lstm.results import check_output, deploy_run
 from g2lstm.training.rundir import RunDirectory
 
 LENGTHS = (1, 35)
+LARGEST_DIFFERENCE = 1e-3  # of a logit in float32
 
 
 def export_onnx(arguments: list[str]) -> int:
@@ -24,16 +27,25 @@ def export_onnx(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="as model.onnx")
     parser.add_argument("--int8", type=cli.flag, default=False, help="true: quantised by onnxruntime")
     options = parser.parse_options(arguments)
+    check_output(options.out)
+    for name in ("onnx", "onnxruntime"):
+        package(name)
     path = Path(options.run)
     try:
         deployed = load_model(path) if path.is_file() else deploy_run(RunDirectory.open(path), Method())
-        size = export(options.out, deployed, tied=not options.int8)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".export") as folder:  # until it is checked
+            file = Path(folder) / "model.onnx"
+            export(file, deployed, tied=not options.int8)
+            if options.int8:
+                quantize_dynamically(file, file)
+            difference = largest_difference(file, deployed, LENGTHS)
+            if not difference < (math.inf if options.int8 else LARGEST_DIFFERENCE):
+                raise UserError(f"onnxruntime's numbers differ by {difference:.1e} from the model's: nothing is written")
+            file.replace(options.out)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if options.int8:
-        size = quantize_dynamically(options.out, options.out)
-    print(f"{options.out}: {size / 1e6:.2f} MB")
-    difference = largest_difference(options.out, deployed, LENGTHS)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
     lengths = " and ".join(map(str, LENGTHS))
     print(f"largest difference of a logit in onnxruntime, over sequences of {lengths} words: {difference:.1e}")
     return 0

@@ -110,6 +110,14 @@ def origin(deployed: Deployed, path: Path) -> tuple[DictConfig, Vocabulary]:
     return DictConfig(deployed.notes["config"]), Vocabulary(tuple(deployed.notes["vocabulary"]))
 
 
+def check_output(path: Path) -> None:
+    """Raises a UserError where a model's file can't be written to `path` without a loss."""
+    if path.is_dir():
+        raise UserError(f"out={path} is a folder: name a file in it")
+    if path.exists() and (path.parent / "config.yaml").is_file() and path.suffix not in (".g2", ".onnx"):
+        raise UserError(f"out={path} belongs to the run {path.parent}: choose another name, as model.g2")
+
+
 def recorded_folder(config: DictConfig, results: Path) -> Path:
     """`results/<experiment>/<run name>`."""
     return results / config.experiment_name / config.run_name

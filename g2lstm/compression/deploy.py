@@ -75,7 +75,7 @@ class Deployed:
             model: one of the same architecture, needed where the kind is "other"; it stays as it is.
 
         Raises:
-            ValueError: it is needed and not given.
+            ValueError: it is needed and not given, or has other parameters.
         """
         return self._assemble(model, lambda part, weights: InferenceLSTM(part.options, weights, part.scale))
 
@@ -84,6 +84,8 @@ class Deployed:
         return self._assemble(model, _dense_lstm)
 
     def _assemble(self, model: nn.Module | None, build: Callable[[LSTMPart, dict[str, list[Form]]], nn.Module]) -> nn.Module:
+        if model is not None:
+            self._check_fits(model)
         result = self._skeleton() if model is None else copy.deepcopy(model)
         inside: set[str] = set()
         for name, part in self.lstms.items():
@@ -95,6 +97,13 @@ class Deployed:
         others = {name: _tensor(forms) for name, forms in self.forms.items() if name not in inside}
         result.load_state_dict(others, strict=False, assign=True)
         return result.eval().requires_grad_(False)
+
+    def _check_fits(self, model: nn.Module) -> None:
+        ours, theirs = ({n: tuple(t.shape) for n, t in state.items()} for state in (self.state(), model.state_dict()))
+        for name in [*ours, *theirs]:
+            if ours.get(name) != theirs.get(name):
+                sizes = f"{ours.get(name)} in what was compressed, {theirs.get(name)} in it"
+                raise ValueError(f"the given model has another architecture: {name} is {sizes}")
 
     def _skeleton(self) -> nn.Module:
         """The model without values."""
@@ -133,12 +142,12 @@ def deploy(
         notes: JSON to keep with it.
 
     Raises:
-        ValueError: as `compress`; an unknown `rest`; a hard gate.
+        ValueError: as `compress`; an unknown `rest`; a hard gate; an LSTM that stands in two places.
     """
     if rest not in REST:
         raise ValueError(f"rest must be one of {', '.join(REST)}, got {rest!r}")
     method, target = method or Method(), target or Target()
-    lstms = {name: _part(module) for name, module in model.named_modules() if isinstance(module, nn.LSTM)}
+    lstms = {name: _part(module) for name, module in _lstms(model)}
     if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
         model = copy.deepcopy(model).cpu()
     compressed = compress(model, method, target)
@@ -175,6 +184,16 @@ def _tensor(forms: list[Form]) -> Tensor:
     parts = [form.matrix() for form in forms]
     parts = [part.float() if part.is_floating_point() else part for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _lstms(model: nn.Module) -> Iterator[tuple[str, nn.LSTM]]:
+    """The LSTM modules and their names."""
+    first: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.LSTM):
+            if first.setdefault(module, name) != name:
+                raise ValueError(f"{first[module]} and {name} are one module: put a copy.deepcopy of it in one place before")
+            yield name, module
 
 
 def _part(module: nn.LSTM) -> LSTMPart:

@@ -160,6 +160,9 @@ class InferenceLSTM(nn.Module):
             raise ValueError(f"h_0 and c_0 must be {sizes[0]} and {sizes[1]}, got {tuple(h.shape)} and {tuple(c.shape)}")
         return h, c
 
+    def flatten_parameters(self) -> None:
+        """Does nothing: for modules that call nn.LSTM's."""
+
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from g2lstm.compression.lowrank import Rank, factorize
 from g2lstm.compression.precision import clip_to, prune, quantize, round_to, ternarize
-from g2lstm.compression.storage import Codes, Dense, Factors, Form, cheapest, is_finite
+from g2lstm.compression.storage import Dense, Factors, Form, cheapest, is_finite
 
 Value = float | int | Rank | None
 ORIGINAL = "original"
@@ -50,12 +50,12 @@ class Method:
         return method
 
     def __str__(self) -> str:
-        return "+".join(name if value is None else f"{name}:{_text(value)}" for name, value in self.steps) or ORIGINAL
+        return "+".join(name if value is None else f"{name}:{_exactly(value)}" for name, value in self.steps) or ORIGINAL
 
     @property
     def label(self) -> str:
         """As a table's heading says it: "round 0.2 & clip 0.4"."""
-        parts = [LABELS[name] if value is None else f"{LABELS[name]} {_text(value)}" for name, value in self.steps]
+        parts = [LABELS[name] if value is None else f"{LABELS[name]} {_exactly(value)}" for name, value in self.steps]
         return " & ".join(parts) or ORIGINAL
 
     @property
@@ -93,16 +93,25 @@ class Method:
         for index, (name, value) in enumerate(self.steps):
             if isinstance(value, Rank):
                 if (rank := value.of(len(matrix))) < min(matrix.shape):
-                    return self._store_factors(matrix, rank, Method(self.steps[index + 1 :]))
+                    form = _store_factors(form.matrix(), rank, Method(self.steps[index + 1 :]))
+                    break
             else:
                 form = _step(name, value, form.matrix())
-        return form if isinstance(form, Codes) or not self.steps else cheapest(form.matrix())
+        result = form.matrix()
+        if not is_finite(result):
+            raise ValueError(f"{self} makes values that are not finite of these weights")
+        return form if isinstance(form, Factors) or not self.steps else _smaller(form, cheapest(result))
 
-    def _store_factors(self, matrix: Tensor, rank: int, rest: "Method") -> Form:
-        left, right = factorize(matrix, rank)
-        factors = Factors(rest.store(left), rest.store(right))
-        product = Dense(factors.matrix())
-        return factors if factors.bits < product.bits else product  # near full rank the product is smaller
+
+def _store_factors(matrix: Tensor, rank: int, rest: Method) -> Form:
+    left, right = factorize(matrix, rank)
+    factors = Factors(rest.store(left), rest.store(right))
+    return _smaller(Dense(factors.matrix()), factors)  # near full rank the product is smaller
+
+
+def _smaller(first: Form, second: Form) -> Form:
+    """The one of fewer bits, of equal ones the first."""
+    return second if second.bits < first.bits else first
 
 
 def _step(name: str, value: Value, matrix: Tensor) -> Form:
@@ -131,5 +140,5 @@ def _parse_step(part: str, text: str) -> tuple[str, Value]:
     raise ValueError(f"{part!r} is no compression setting: write for example {EXAMPLES}")
 
 
-def _text(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _exactly(value: Value) -> str:
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -72,7 +72,8 @@ def _pack(form: Form) -> Tree:
         there = form.values != 0
         mask = torch.from_numpy(np.packbits(there.cpu().numpy()))
         return {"form": "sparse", "shape": list(form.values.shape), "mask": mask, "values": form.values[there].float()}
-    return {"form": "dense", "values": form.values}
+    values = form.values.float() if form.values.dtype == torch.float64 else form.values  # 32 bits, as it states
+    return {"form": "dense", "values": values}
 
 
 def _unpack(tree: Tree) -> Form:

@@ -55,8 +55,11 @@ def draw(rows: list[Row], folder: Path) -> list[Path]:
     written: list[Path] = []
     for name, axis in zip(("bits", "rank"), AXES, strict=True):
         compressed = [row for row in rows if row["setting"] != ORIGINAL and row[axis] is not None]
-        if len({row["setting"] for row in compressed}) > 1:
+        if compressed:
             written += save_figure(_figure(rows, axis), folder, name)
+        else:  # what another sweep left there would be of other rows
+            for kind in ("png", "svg"):
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return written
 
 

@@ -30,6 +30,7 @@ from g2lstm.lstm import G2LSTM
 from g2lstm.training.tasks import CacheSettings, Task
 
 Row = dict[str, Any]
+NEEDED = {"run", "gate", "seed", "setting", "cache", "split", "metric", "value", "weights", "key"}  # in each row
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,16 @@ class Run:
         gate: its name without the seed, as "gumbel-p0.5".
         seed: its seed.
         has_cache: whether its task knows the cache pointer.
-        identity: all that the values depend on apart from compression: the digest of the weights, how they are evaluated.
+        weights: digest of its weights.
+        evaluated: digest of all else that the values depend on apart from compression: the text, and how it is read.
     """
 
     path: Path
     gate: str
     seed: int
     has_cache: bool
-    identity: str
+    weights: str
+    evaluated: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Evaluation:
     def key(self) -> str:
         """Names the evaluation by all that its result depends on."""
         parts = (
-            self.run.identity,
+            self.run.weights,
+            self.run.evaluated,
             str(self.method),
             "" if not self.method.steps else str(self.target),
             self.cache,
@@ -132,12 +136,12 @@ class Results:
             the rows of `evaluations`.
         """
         rows = self.rows(evaluations)
-        identities = {evaluation.run.path.as_posix(): evaluation.run.identity for evaluation in evaluations}
+        weights = {evaluation.run.path.as_posix(): evaluation.run.weights for evaluation in evaluations}
         keys = {row["key"] for row in rows}
         others = [
             row
             for row in (self._read() | self._rows).values()
-            if row["key"] not in keys and identities.get(row["run"], row["identity"]) == row["identity"]
+            if row["key"] not in keys and weights.get(row["run"], row["weights"]) == row["weights"]
         ]
         self._rows = {row["key"]: row for row in rows + others}
         write_atomically(self.path, json.dumps([*rows, *others], indent=1) + "\n")
@@ -146,10 +150,12 @@ class Results:
     def _read(self) -> dict[str, Row]:
         try:
             rows = json.loads(self.path.read_text(encoding="utf-8"))
+            if not all(row.keys() >= NEEDED for row in rows):
+                raise ValueError
             return {row["key"]: row for row in rows}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             raise UserError(f"{self.path} is not what a sweep wrote: remove it, or set out=...") from None
 
 
@@ -181,7 +187,7 @@ def evaluate(subject: Subject, evaluation: Evaluation) -> Row:
         "bits_per_gate_parameter": compressed.bits_per_parameter,
         "rank": compressed.mean_rank,
         "seconds": round(time.monotonic() - started, 2),
-        "identity": evaluation.run.identity,
+        "weights": evaluation.run.weights,
         "key": evaluation.key,
     }
 
@@ -259,9 +265,13 @@ class _Worker:
         self.loaded: tuple[Path, Subject] | None = None
 
     def __call__(self, evaluation: Evaluation) -> Row:
-        if self.loaded is None or self.loaded[0] != evaluation.run.path:
-            self.loaded = (evaluation.run.path, self.load(evaluation.run.path))
-        return evaluate(self.loaded[1], evaluation)
+        path = evaluation.run.path
+        try:
+            if self.loaded is None or self.loaded[0] != path:
+                self.loaded = (path, self.load(path))
+            return evaluate(self.loaded[1], evaluation)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; leave it out of runs=... to go on with the others") from None
 
 
 _worker: _Worker | None = None  # of a process that a sweep started

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from g2lstm.compression.methods import Method
-from g2lstm.compression.storage import Form
+from g2lstm.compression.storage import Form, is_finite
 from g2lstm.gates import BLOCKS
 
 MATRICES = {"input": "weight_ih", "recurrent": "weight_hh"}
@@ -150,17 +150,21 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
     """A model's state with every targeted block compressed. The model stays as it is.
 
     Raises:
-        ValueError: as `find_blocks`, and where weights are not finite.
+        ValueError: as `find_blocks`, and where values of the model are not finite.
     """
-    state = dict(model.state_dict())
+    originals = dict(model.state_dict())
+    for name, tensor in originals.items():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise ValueError(f"{name} holds values that are not finite: did the training diverge?")
+    state = dict(originals)
     forms: dict[Block, Form] = {}
     ranks: dict[Block, int] = {}
-    originals = dict(state)
     for block in find_blocks(model, target):
         original = block.of(originals)
         form = method.store(original)
         if state[block.parameter] is originals[block.parameter]:
-            state[block.parameter] = originals[block.parameter].clone()
+            copied = originals[block.parameter].clone()
+            state |= dict.fromkeys(_names_of(originals[block.parameter], originals), copied)
         block.of(state).copy_(form.matrix())
         forms[block] = form
         if (rank := method.rank(tuple(original.shape))) is not None:
@@ -171,6 +175,11 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
 def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
     """A copy of the model that computes with the compressed weights."""
     return compress(model, method, target).applied_to(model)
+
+
+def _names_of(tensor: Tensor, state: Mapping[str, Tensor]) -> list[str]:
+    """All names of a tensor in a `state_dict`: several where modules share it."""
+    return [name for name, other in state.items() if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape]
 
 
 def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:

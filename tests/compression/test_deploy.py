@@ -1,5 +1,7 @@
 """A deployed model gives the numbers of the evaluated one, in every form, and costs what it says."""
 
+import struct
+
 import pytest
 import torch
 from torch import nn
@@ -148,13 +150,15 @@ def test_other_models_need_one_of_their_kind_to_run(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("method", FORMS)
-def test_the_file_holds_the_bits_that_the_forms_state(tmp_path, method) -> None:
-    lstm = nn.LSTM(60, 80)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_file_holds_the_bits_that_the_forms_state(tmp_path, method, dtype) -> None:
+    lstm = nn.LSTM(60, 80, dtype=dtype)
     found = compress(lstm, Method.parse(method))
     size = save_model(tmp_path / "model.g2", deploy(lstm, Method.parse(method)))
+    (header,) = struct.unpack("<Q", (tmp_path / "model.g2").read_bytes()[:8])  # of names, shapes, JSON
     blocks = sum(form.bits for form in found.forms.values())
     rest = 32 * (sum(parameter.numel() for parameter in lstm.parameters()) - found.parameters)
-    assert 0 <= size - (blocks + rest) / 8 < 7000  # names, shapes, JSON
+    assert size - 8 - header == (blocks + rest) / 8
 
 
 def test_a_files_share_of_float32(tmp_path) -> None:
@@ -164,7 +168,23 @@ def test_a_files_share_of_float32(tmp_path) -> None:
     assert save_model(tmp_path / "model.g2", deployed) < 0.21 * deployed.float32_bytes
 
 
+def test_a_model_of_another_architecture_is_refused() -> None:
+    def model(hidden: int, name: str) -> nn.Module:
+        return nn.ModuleDict({"a": nn.LSTM(4, hidden), name: nn.Linear(2, 3)})
+
+    deployed = deploy(model(4, "out"))
+    with pytest.raises(ValueError, match=r"architecture: a.weight_ih_l0 is \(16, 4\) in what was .*, \(28, 4\) in it"):
+        deployed.model(model(7, "out"))
+    with pytest.raises(ValueError, match=r"another architecture: out.weight is \(3, 2\) in what was compressed, None in it"):
+        deployed.model(model(4, "head"))
+    deployed.model(model(4, "out")).get_submodule("a").flatten_parameters()
+
+
 def test_what_can_not_be_deployed_is_named() -> None:
+    twice = nn.ModuleList([nn.LSTM(2, 3)])
+    twice.append(twice[0])
+    with pytest.raises(ValueError, match="0 and 1 are one module: put a copy"):
+        deploy(twice)
     with pytest.raises(ValueError, match="rest must be one of float32, bf16, int8, got 'int4'"):
         deploy(nn.LSTM(2, 3), rest="int4")
     with pytest.raises(ValueError, match="a hard gate can't be deployed"):

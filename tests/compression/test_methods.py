@@ -5,18 +5,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2lstm.compression.lowrank import truncate
+from g2lstm.compression.lowrank import factorize, truncate
 from g2lstm.compression.methods import Method
-from g2lstm.compression.precision import clip_to, prune, quantize, round_to
+from g2lstm.compression.precision import clip_to, prune, quantize, round_to, ternarize
 from g2lstm.compression.presets import PRESETS, chosen_methods
 from g2lstm.compression.storage import Codes, Dense, Factors, Sparse
 
-EVERY = sorted({text for settings in PRESETS.values() for text in settings} | {"original", "ternary+prune:0.2", "clip:0.3"})
+OPERATORS = {"round": round_to, "clip": clip_to, "prune": prune}
+MORE = {"original", "ternary+prune:0.2", "clip:0.3", "round:0.3+svd:2"}
+EVERY = sorted({text for settings in PRESETS.values() for text in settings} | MORE)
 
 
 @pytest.mark.parametrize("text", EVERY)
 def test_a_text_names_the_setting_that_prints_it(text) -> None:
     assert str(Method.parse(text)) == text
+
+
+def test_a_value_is_named_with_all_its_digits() -> None:
+    assert str(Method.parse("round:0.1234561+prune:0.9999999")) == "round:0.1234561+prune:0.9999999"
 
 
 def test_settings_do_what_their_operators_do() -> None:
@@ -30,6 +36,8 @@ def test_settings_do_what_their_operators_do() -> None:
         "svd:H/8": truncate(matrix, 5),
         "svd:24": matrix,
         "svd:64+round:0.5": round_to(matrix, 0.5),
+        "round:0.5+svd:4": truncate(round_to(matrix, 0.5), 4),
+        "prune:0.9+svd:2": truncate(prune(matrix, 0.9), 2),
     }
     for text, result in expected.items():
         assert torch.equal(Method.parse(text).apply(matrix), result), text
@@ -66,11 +74,28 @@ def test_factors_that_would_be_larger_than_their_product_are_multiplied_out() ->
     assert Method.parse("svd:20").rank((40, 24)) == 20
 
 
+def computed(text: str, matrix: torch.Tensor) -> torch.Tensor:
+    """What a setting makes of a matrix, step by step."""
+    for place, step in enumerate(() if text == "original" else text.split("+")):
+        name, _, value = step.partition(":")
+        if name == "svd":
+            rank = max(1, len(matrix) // int(value[2:])) if value.startswith("H/") else int(value)
+            if rank < min(matrix.shape):
+                rest = "+".join(text.split("+")[place + 1 :]) or "original"
+                return torch.linalg.multi_dot([computed(rest, factor) for factor in factorize(matrix, rank)])
+        elif name in ("bits", "ternary"):
+            matrix = (quantize(matrix, int(value)) if name == "bits" else ternarize(matrix)).matrix()
+        else:
+            matrix = OPERATORS[name](matrix, float(value))
+    return matrix
+
+
 @given(st.sampled_from(EVERY), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
 def test_what_is_stored_is_what_is_evaluated(text, rows, columns, seed) -> None:
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     before, method = matrix.clone(), Method.parse(text)
     result = method.apply(matrix)
+    torch.testing.assert_close(result, computed(text, matrix))
     assert torch.equal(result, method.store(matrix).matrix())
     assert (result.shape, result.dtype) == (matrix.shape, matrix.dtype)
     assert result.data_ptr() != matrix.data_ptr()
@@ -98,6 +123,7 @@ def test_a_sparse_matrix_and_low_precision_parameters_keep_their_type() -> None:
         ("ternary:2", "'ternary:2' is no compression setting"),
         ("svd:8+svd:4", "svd:8+svd:4 has two SVDs"),
         ("svd:8+bits:1", "bits must be from 2 to 8, got 1"),
+        ("round:1e-46", "round:1e-46: round:1e-46 makes values that are not finite"),
         ("", "'' is no compression setting"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from g2lstm.config import compose_config
 from g2lstm.models.language_model import LanguageModel
 from g2lstm.runner import start
 from g2lstm.runs import default_folder
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "compression_sweep.py"
@@ -142,6 +144,39 @@ def test_other_weights_or_another_way_to_evaluate_are_evaluated_anew(sweep, coun
     assert len(rows) == 2  # those of the former weights are gone
 
 
+def test_the_text_counts_and_not_where_it_lies(sweep, counted, text_dir, tmp_path) -> None:
+    elsewhere = shutil.copytree(text_dir, tmp_path / "elsewhere")
+    arguments = ["runs=results/text/sigmoid-seed1", "settings=svd:1", "cache=false"]
+    sweep(*arguments)
+    sweep(*arguments, f"data.dir={elsewhere}")
+    assert len(counted) == 2
+    lines = (elsewhere / "test.txt").read_text().splitlines(keepends=True)
+    (elsewhere / "test.txt").write_text("".join(lines[:6]))
+    before, after = sweep(*arguments), sweep(*arguments, f"data.dir={elsewhere}")
+    assert len(counted) == 4
+    assert before[0]["value"] != after[0]["value"]
+    assert len(after) == 4  # those of the other text stay
+
+
+def test_a_run_that_can_not_be_evaluated_is_named(folder, text_dir, capsys) -> None:
+    run = shutil.copytree(folder / "runs" / "text" / "sigmoid-seed1", folder / "diverged")
+    content = load_checkpoint(run / "best.safetensors")
+    content["model"]["output_bias"][0] = float("nan")
+    save_checkpoint(run / "best.safetensors", content)
+    arguments = ["runs=diverged", "settings=svd:1", "cache=false", f"data.dir={text_dir}", "out=elsewhere"]
+    assert cli.guarded(lambda: compression_sweep(arguments)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: diverged: output_bias holds values that are not finite")
+    assert "leave it out of runs=" in line
+
+
+def test_a_single_setting_is_drawn_and_old_figures_go(sweep, tmp_path) -> None:
+    sweep("runs=results/text/sigmoid-seed1", "settings=svd:1", "cache=false")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"bits.png", "rank.png"}
+    sweep("runs=results/text/sigmoid-seed1", "settings=bits:4", "cache=false")
+    assert {path.name for path in tmp_path.iterdir()} == {"bits.png", "bits.svg", "sweep.json", "sweep.md"}
+
+
 def test_processes_find_the_same_numbers(folder, text_dir, tmp_path, sweep) -> None:
     command = [sys.executable, str(SCRIPT), "runs=results/text/sigmoid-*", f"data.dir={text_dir}", "device=cpu", "jobs=2"]
     done = subprocess.run(
@@ -200,7 +235,7 @@ def test_a_sharpened_layer_is_evaluated_as_the_lstm_it_is() -> None:
 
 
 def test_a_task_without_cache_is_evaluated_without() -> None:
-    run = sweeping.Run(Path("r"), "sigmoid", 1, False, "x")
+    run = sweeping.Run(Path("r"), "sigmoid", 1, False, "x", "y")
     evaluations = sweeping.plan([run], [Method()], Target(), (False, True), "test")
     assert [evaluation.cache for evaluation in evaluations] == [False]
 
@@ -216,13 +251,15 @@ def test_a_task_without_cache_is_evaluated_without() -> None:
         (["runs=results/text/*", "gates=x"], "gates must be some of i, f, g, o, got x"),
         (["runs=results/text/*", "layers=7"], "there is no LSTM layer 7: choose 0 to 1, or of layers.0.l0, layers.1.l0"),
         (["runs=results/text/*", "jobs=0"], "jobs and threads must be at least 1"),
+        (["runs=results/text/*", "threads=0"], "jobs and threads must be at least 1"),
+        (["runs=results/text/*", "out=broken/sweep.json"], "out=broken/sweep.json is a file: name a folder"),
         (["runs=results/text/*", "out=broken"], "sweep.json is not what a sweep wrote: remove it, or set out=..."),
     ],
 )
 def test_a_mistake_is_one_line(capsys, folder, text_dir, arguments, message) -> None:
     (folder / "broken").mkdir(exist_ok=True)
-    (folder / "broken" / "sweep.json").write_text("[1]")
-    where = [f"data.dir={text_dir}", "cache=false", *([] if "out=broken" in arguments else ["out=elsewhere"])]
+    (folder / "broken" / "sweep.json").write_text('[{"key": "x"}]')
+    where = [f"data.dir={text_dir}", "cache=false", "out=elsewhere"]
     assert cli.guarded(lambda: compression_sweep([*where, *arguments])) == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]

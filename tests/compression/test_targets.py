@@ -37,6 +37,24 @@ def test_the_default_is_the_gates_i_and_f_of_every_weight_matrix() -> None:
     assert changed_rows(model, Target()) == expected
 
 
+def test_what_is_shared_is_compressed_under_all_its_names() -> None:
+    model = nn.Sequential(nn.LSTM(3, 4), nn.LSTM(3, 4))
+    model.add_module("again", model[0])
+    model[1].weight_hh_l0 = model[0].weight_hh_l0
+    result = compressed_copy(model, ROUND, Target(layers=(0,)))
+    for name in ("0", "1", "again"):
+        found = result.get_submodule(name).weight_hh_l0[:8]
+        assert torch.equal(found, ROUND.apply(model[0].weight_hh_l0[:8])), name
+    assert torch.equal(result[1].weight_ih_l0, model[1].weight_ih_l0)
+
+
+def test_values_that_are_not_finite_are_named_wherever_they_are() -> None:
+    model = Model()
+    model.out.weight.data[1, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"^out\.weight holds values that are not finite: did the training diverge\?$"):
+        compress(model, ROUND)
+
+
 @pytest.mark.parametrize(
     ("gates", "rows"), [("i", range(4)), ("f", range(4, 8)), ("g", range(8, 12)), ("o,i", {0, 1, 2, 3, 12, 13, 14, 15})]
 )

@@ -1,6 +1,7 @@
 """From a run to a small file, its evaluation and its ONNX."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_both_are_exported_and_checked(source, int8, capsys) -> None:
     assert float(last.split()[-1]) < (0.5 if int8 == "true" else 1e-5)
 
 
+def test_a_file_that_does_not_compute_the_same_is_not_left_behind(monkeypatch, capsys) -> None:
+    pytest.importorskip("onnxruntime")
+    for difference in (0.01, float("nan")):
+        monkeypatch.setattr("export_onnx.largest_difference", lambda *_, found=difference: found)
+        assert cli.guarded(lambda: export_onnx(["run=run", "out=bad/model.onnx"])) == 2
+        assert "nothing is written" in capsys.readouterr().err
+        assert not list(Path("bad").iterdir())
+
+
+def test_a_missing_package_is_said_before_anything_is_written(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert cli.guarded(lambda: export_onnx(["run=run", "out=none/model.onnx"])) == 2
+    assert "the package onnxruntime is not installed: pip install 'g2lstm[onnx]'" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +103,8 @@ def test_both_are_exported_and_checked(source, int8, capsys) -> None:
         (["run=run", "out=x.g2", "method=zip"], "'zip' is no compression setting"),
         (["run=run", "out=x.g2", "rest=int4"], "invalid choice: 'int4'"),
         (["run=run", "out=x.g2", "layers=7"], "there is no LSTM layer 7"),
+        (["run=run", "out=run"], "out=run is a folder: name a file in it"),
+        (["run=run", "out=run/best.safetensors"], "belongs to the run run: choose another name, as model.g2"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
