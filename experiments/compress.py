@@ -50,7 +50,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
     parser.add_argument("--matrices", default="both", help="input, recurrent or both")
     parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="as model.g2")
+    parser.add_argument("--out", type=cli.file, required=True, metavar="FILE", help="as model.g2")
     return parser
 
 

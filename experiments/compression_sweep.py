@@ -21,7 +21,8 @@ from g2lstm.compression.targets import Target, find_blocks
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_label
 from g2lstm.files import write_atomically
-from g2lstm.runs import NamedRun, Overrides, check_weights, default_folder, load_run, named_runs, run_config
+from g2lstm.inspection.measure import weights_digest
+from g2lstm.runs import NamedRun, Overrides, default_folder, load_run, named_runs, run_config
 from g2lstm.training.progress import duration, say
 from g2lstm.training.tasks import LanguageModelTask
 
@@ -30,8 +31,6 @@ CACHES = {"both": (False, True), "true": (True,), "false": (False,)}
 
 def compression_sweep(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
-    if min(options.jobs, 1 if options.threads is None else options.threads) < 1:
-        raise UserError("jobs and threads must be at least 1")
     overrides = {"data.dir": getattr(options, "data.dir"), "device": options.device}
     try:
         settings = [text for text in options.settings.split(",") if text]
@@ -41,8 +40,6 @@ def compression_sweep(arguments: list[str]) -> int:
         runs = describe(named_runs(options.runs, overrides), target, options.split)
         evaluations = plan(runs, methods, target, CACHES[options.cache], options.split)
         out = options.out or default_folder([run.path for run in runs], "compression")
-        if out.is_file():
-            raise UserError(f"out={out} is a file: name a folder")
         results = Results(out / "sweep.json")
         console = Console(stderr=True)
         done = sum(evaluation in results for evaluation in evaluations)
@@ -74,11 +71,11 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--cache", choices=tuple(CACHES), default="both", help="with the cache pointer: both, true, false")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel processes")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of each; an equal share without it")
+    parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="parallel processes")
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads of each; an equal share without it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/compression/EXPERIMENT for recorded runs")
+    parser.add_argument("--out", type=cli.folder, metavar="DIR", help="results/compression/EXPERIMENT for recorded runs")
     return parser
 
 
@@ -99,15 +96,10 @@ def describe(named: list[NamedRun], target: Target, split: str) -> list[Run]:
             raise UserError(f"{run.path}: {error}") from None
         text = getattr(build.build_corpus(run.config.data, vocabulary), split)
         settings = json.dumps(OmegaConf.to_container(run.config.eval), sort_keys=True)
-        weights = _digest(check_weights(run.path).read_bytes())
-        evaluated = _digest(text.numpy().tobytes() + settings.encode())
+        evaluated = hashlib.sha256(text.numpy().tobytes() + settings.encode()).hexdigest()[:20]
         has_cache = hasattr(LanguageModelTask, "evaluate_with_cache")
-        runs.append(Run(run.path, run.gate, run.seed, has_cache, weights, evaluated))
+        runs.append(Run(run.path, run.gate, run.seed, has_cache, weights_digest(run.path), evaluated))
     return runs
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:20]
 
 
 def load_subject(path: Path, overrides: Overrides) -> Subject:

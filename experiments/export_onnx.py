@@ -24,7 +24,7 @@ LARGEST_DIFFERENCE = 1e-3  # of a logit in float32
 def export_onnx(arguments: list[str]) -> int:
     parser = cli.OptionParser(prog="experiments/export_onnx.py", description="Writes a model as ONNX and checks the file.")
     parser.add_argument("--run", required=True, metavar="RUN_DIR", help="a run directory, or a model.g2 of compress.py")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="as model.onnx")
+    parser.add_argument("--out", type=cli.file, required=True, metavar="FILE", help="as model.onnx")
     parser.add_argument("--int8", type=cli.flag, default=False, help="true: quantised by onnxruntime")
     options = parser.parse_options(arguments)
     check_output(options.out)

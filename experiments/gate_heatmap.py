@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from g2lstm import cli
 from g2lstm.data.text import EOS
 from g2lstm.errors import UserError
-from g2lstm.figures import gate_label, gate_order, save_figure
+from g2lstm.figures import gate_label, gate_order, lacking, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.heatmap import draw_heatmap, draw_units, draw_words
-from g2lstm.inspection.measure import BLOCK_NAMES, word_table
+from g2lstm.inspection.measure import BLOCK_NAMES, about_run, word_table
 from g2lstm.inspection.reading import chosen_layer, corpus_statistics, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_rows
-from g2lstm.runs import NamedRun, default_folder, load_run, named_runs
+from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import say
 from g2lstm.training.tasks import LanguageModelTask
 
 EXAMPLE = "the company said it expects to report a loss for the third quarter but analysts are n't surprised"
+ENDS = 20  # words with the lowest and with the highest gates in a figure
 
 
 @dataclass(frozen=True)
@@ -65,29 +66,36 @@ def gate_heatmap(arguments: list[str]) -> int:
     console = Console(stderr=True)
     readings: dict[str, Reading] = {}
     rows: list[dict[str, Any]] = []
-    written: list[Path] = []
+    types: dict[str, tuple[list[WordRow], str]] = {}  # of each figure by its name, with its title
     for run in runs:
-        task, model = load_run(run.path, run.config)
-        first = run.gate not in readings  # figures show one run of each gate
-        if first:
-            readings[run.gate] = _reading(run, task, model, options, console)
-        if options.words != "none":
-            row, word_types = _words(run, task, model, readings[run.gate].layer, options)
-            rows.append(row)
-            say(console, f"{row['label']} seed {row['seed']}: {_told(row['test'])}")
+        with blamed(run):
+            task, model = load_run(run.path, run.config)
+            first = run.gate not in readings  # figures show one run of each gate
             if first:
-                where = f"{row['split']}, seen {row['min_count']} times or more"
-                title = f"Forget gate of {row['layer']}, {row['label']}, by word ({where})"
-                written += save_figure(draw_words(word_types, title), out, f"words-{run.path.name}")
-    written += _draw(list(readings.values()), out)
+                readings[run.gate] = _reading(run, task, model, options, console)
+            if options.words != "none":
+                row, found = _words(run, task, model, readings[run.gate].layer, options)
+                rows.append(row)
+                say(console, f"{row['label']} seed {row['seed']}: {_told(row['test'])}")
+                if first:
+                    where = f"{row['split']}, seen {row['min_count']} times or more"
+                    title = f"Forget gate of {row['layer']}, {row['label']}, by word ({where})"
+                    types[f"words-{run.gate.replace('/', '-')}-seed{run.seed}"] = found, title
+    written = _draw(list(readings.values()), out)
+    for name, (found, title) in types.items():
+        written += save_figure(draw_words(found, title, ENDS), out, name)
+    texts = [text for reading in readings.values() for text in (reading.label, *reading.words)]
+    texts += [row.word for found, _ in types.values() for row in (*found[:ENDS], *found[-ENDS:])]
+    if boxes := lacking(texts):
+        say(console, f"the font lacks {boxes}: set font.family in a matplotlibrc to one that has them")
     models = [
         {"gate": gate, "label": reading.label, "layer": reading.layer, "words": reading.words, "mean": reading.means()}
         for gate, reading in readings.items()
     ]
     content = {"text": options.text, "models": models}
-    for name, found in (("heatmap.json", content), ("words.json", {"rows": rows})):
-        if found != {"rows": []}:
-            write_atomically(out / name, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    for name, shown in (("heatmap.json", content), ("words.json", {"rows": rows})):
+        if shown != {"rows": []}:
+            write_atomically(out / name, json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
             written.append(out / name)
     if rows:
         print(word_table(rows))
@@ -111,11 +119,12 @@ def _draw(readings: list[Reading], out: Path) -> list[Path]:
     shown = readings[0].words
     if any(reading.words != shown for reading in readings):
         raise UserError("the runs know different words of the text: give runs with the same vocabulary")
-    named = [(f"{r.label}, {BLOCK_NAMES[gate]}", v) for r in readings for gate, v in r.gates.items()]
+    named = [(r.label, BLOCK_NAMES[gate], v) for r in readings for gate, v in r.gates.items()]
     note = " (* unknown, read as <unk>)" if any(word.endswith("*") for word in shown) else ""
     layer = readings[0].layer
-    heat = draw_heatmap(shown, [(name, v.mean(1).tolist()) for name, v in named], f"Gates of {layer} at each word{note}")
-    in_order = [(name, v.T[cluster_order(v.T)].numpy()) for name, v in named]
+    means = [(model, gate, v.mean(1).tolist()) for model, gate, v in named]
+    heat = draw_heatmap(shown, means, f"Gates of {layer} at each word{note}")
+    in_order = [(model, gate, v.T[cluster_order(v.T)].numpy()) for model, gate, v in named]
     units = draw_units(shown, in_order, f"Units of {layer} at each word{note}")
     return save_figure(heat, out, "heatmap") + save_figure(units, out, "units")
 
@@ -133,12 +142,15 @@ def _parser() -> cli.OptionParser:
         "--words", choices=("train", "valid", "test", "none"), default="valid",
         help="the text over which words are compared; valid without it",
     )  # fmt: skip
-    parser.add_argument("--samples", type=int, metavar="N", help="its first N sentences; all without it")
-    parser.add_argument("--min_count", type=int, default=20, metavar="N", help="words seen less are left out; 20 without it")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--samples", type=cli.positive, metavar="N", help="its first N sentences; all without it")
+    parser.add_argument(
+        "--min_count", type=cli.positive, default=20, metavar="N",
+        help="words seen less are left out; 20 without it",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
+    parser.add_argument("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
     return parser
 
 
@@ -156,7 +168,7 @@ def _words(
     types = word_rows(sums, vocabulary.tokens, options.min_count)
     if not types:
         raise UserError(f"no word stands {options.min_count} times in {split}: set min_count lower, or words=train")
-    row: dict[str, Any] = {"run": str(run.path), "gate": run.gate, "label": gate_label(run.gate), "seed": run.seed}
+    row = about_run(run.path, run.gate, run.seed, model)
     row |= {"layer": layer, "split": split, "sentences": sentences, "words": len(tokens), "min_count": options.min_count}
     row |= {"types": len(types), "classes": class_means(types), "test": compare_classes(types)}
     ends = types if len(types) <= 100 else types[:50] + types[-50:]

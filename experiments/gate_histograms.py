@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -15,13 +14,12 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.data.text import EOS
 from g2lstm.errors import UserError
-from g2lstm.figures import gate_label, gate_order, save_figure
+from g2lstm.figures import gate_order, save_figure
 from g2lstm.files import write_atomically
-from g2lstm.gates import has_temperature
 from g2lstm.inspection.histogram import draw_histograms, draw_modes
-from g2lstm.inspection.measure import ALL, gate_table, measure
+from g2lstm.inspection.measure import ALL, about_run, gate_table, measure, text_read
 from g2lstm.inspection.reading import chosen_layer, first_sentences
-from g2lstm.runs import NamedRun, default_folder, load_run, named_runs
+from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import duration, say
 
 BINS = (10, 50)
@@ -31,7 +29,6 @@ def gate_histograms(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    count = _count(options.samples)
     runs = named_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
     runs.sort(key=lambda run: (gate_order(run.gate), run.seed))
     out = options.out or default_folder([run.path for run in runs], "gates")
@@ -41,8 +38,8 @@ def gate_histograms(arguments: list[str]) -> int:
     content: dict[str, Any] = {"split": options.split, "rows": [], "metrics": []}
     started = time.monotonic()
     for number, run in enumerate(runs, 1):
-        rows, metrics, read = _measure(run, options.split, count, metric_split)
-        content |= read
+        with blamed(run):
+            rows, metrics = _measure(run, options.samples, metric_split, content)
         content["rows"] += rows
         content["metrics"] += metrics
         left = (time.monotonic() - started) * (len(runs) / number - 1)
@@ -54,8 +51,8 @@ def gate_histograms(arguments: list[str]) -> int:
     text = "\n\n".join(gate_table(content, kind) for kind in ("binary", "modes")) + "\n"
     write_atomically(written[1], text)
     for bins in BINS:
-        written += save_figure(draw_histograms(content["rows"], layer, bins), out, f"histograms-{bins}")
-    modes = draw_modes(content["rows"], layer)
+        written += save_figure(draw_histograms(content["rows"], layer, bins, text_read(content)), out, f"histograms-{bins}")
+    modes = draw_modes(content["rows"], layer, text_read(content))
     written += save_figure(modes, out, "training-and-test") if modes is not None else []
     print(text)
     say(console, "wrote " + ", ".join(map(str, written)))
@@ -69,33 +66,33 @@ def _parser() -> cli.OptionParser:
     )
     parser.add_argument("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="train", help="the text that is read")
-    parser.add_argument("--samples", default="10000", metavar="N", help="its first N sentences, or all; 10000 without it")
+    parser.add_argument(
+        "--samples", type=_samples, default=10_000, metavar="N", help="its first N sentences, or all; 10000 without it"
+    )
     parser.add_argument("--layer", metavar="NAME", help="in the figures; the decoder's first layer, or the first")
     parser.add_argument("--metric", choices=("valid", "test", "none"), default="valid", help="split of each mode's metric")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
+    parser.add_argument("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
     return parser
 
 
-def _count(samples: str) -> int | None:
-    if samples == "all":
-        return None
-    if not samples.isdigit() or int(samples) < 1:
-        raise UserError(f"samples must be a number of sentences >= 1, or all, got {samples!r}")
-    return int(samples)
+def _samples(text: str) -> int | None:
+    """A number of sentences, or all."""
+    return None if text == "all" else cli.positive(text)
 
 
-def _measure(run: NamedRun, split: str, count: int | None, metric_split: str | None) -> tuple[list, list, dict[str, Any]]:
-    """The rows and metrics of a run, and what was read."""
+def _measure(run: NamedRun, count: int | None, metric_split: str | None, content: dict[str, Any]) -> tuple[list, list]:
+    """The rows and metrics of a run; what was read is written down in `content`, and is the same for all runs."""
     task, model = load_run(run.path, run.config)
-    tokens, sentences = first_sentences(getattr(task.corpus, split), task.corpus.vocabulary.index[EOS], count)
-    gate = next(module.gate for module in model.modules() if hasattr(module, "gate"))
-    about = {"run": str(run.path), "gate": run.gate, "label": gate_label(run.gate), "seed": run.seed}
-    about |= {"tau": gate.tau if has_temperature(gate) else None, "noise_p": getattr(gate, "noise_p", None)}
-    rows, metrics = measure(task, model, tokens, about, metric_split=metric_split)
-    return rows, metrics, {"sentences": sentences, "words": len(tokens)}
+    tokens, sentences = first_sentences(getattr(task.corpus, content["split"]), task.corpus.vocabulary.index[EOS], count)
+    read = {"sentences": sentences, "words": len(tokens)}
+    if content | read != read | content:
+        raise UserError(f"its text is not that of the runs before it ({text_read(content)}): give runs of one corpus")
+    content |= read
+    about = about_run(run.path, run.gate, run.seed, model)
+    return measure(task, model, tokens, about, metric_split=metric_split)
 
 
 def _told(rows: list[dict[str, Any]]) -> str:

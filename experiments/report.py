@@ -1,7 +1,9 @@
 """One page about trained models, in one file: python experiments/report.py runs='results/ptb_cpu/*'."""
 
 import json
+import math
 import signal
+from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,18 +23,23 @@ from g2lstm.data.text import EOS, UNK, Vocabulary
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_label, gate_order
 from g2lstm.files import write_atomically
-from g2lstm.gates import has_temperature
-from g2lstm.inspection.measure import ALL, measure
+from g2lstm.inspection.charts import Series
+from g2lstm.inspection.measure import ALL, about_run, measure, weights_digest
 from g2lstm.inspection.reading import chosen_layer, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.report import Sweep, report_page
 from g2lstm.inspection.report_gates import Reading
 from g2lstm.inspection.report_runs import Panel, RunFacts
-from g2lstm.runs import NamedRun, default_folder, load_run, named_runs
+from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import say
 from g2lstm.training.tasks import LanguageModelTask
 from g2lstm.training.tracking import build_tracker
 
 SAMPLES = 1000  # sentences, where the gates are not measured yet
+LARGEST = 2_000_000  # bytes of a page that opens quickly
+# What is used of the rows that other commands write.
+ABOUT_GATES = ("run", "mode", "layer", "block", "mean", "binary", "entropy", "histogram")
+ABOUT_METRICS = ("run", "mode", "split", "perplexity")
+ABOUT_SWEEPS = ("run", "setting", "cache", "split", "gates", "matrices", "layers", "metric", "value", "difference", *AXES)
 Row = dict[str, Any]
 
 
@@ -42,35 +49,38 @@ def report(arguments: list[str]) -> int:
         torch.set_num_threads(options.threads)
     if options.text is not None and not options.text.split():
         raise UserError("text has no words: set text='the company said it will ...', or leave it out")
-    if options.samples < 1:
-        raise UserError(f"samples must be a number of sentences >= 1, got {options.samples}")
     runs = named_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
     runs.sort(key=lambda run: (gate_order(run.gate), run.seed))
     paths, console = [run.path for run in runs], Console(stderr=True)
     facts = [RunFacts.read(run.path, gate_label(run.gate), run.seed, as_dict(run.config)) for run in runs]
-    gates = _recorded_gates(default_folder(paths, "gates") / "gates.json", facts, options.layer)
+    weights = {path.as_posix(): weights_digest(path) for path in paths}
+    gates = recorded_gates(default_folder(paths, "gates") / "gates.json", runs, weights, options.layer, console)
     readings: dict[str, Reading] = {}
     measured: Row = {"split": "valid", "rows": [], "metrics": []}
     for run in runs:
         if gates is not None and run.gate in readings:
             continue
         task, model = load_run(run.path, run.config)
-        if run.gate not in readings:  # the heat map shows one run of each gate
-            readings[run.gate] = _reading(run, task, model, options, console)
-        if gates is None:
-            say(console, f"measuring the gates of {run.path}")
-            _measure(run, task, model, options.samples, measured)
+        with blamed(run):
+            if run.gate not in readings:  # the heat map shows one run of each gate
+                readings[run.gate] = _reading(run, task, model, options, console)
+            if gates is None:
+                say(console, f"measuring the gates of {run.path}")
+                _measure(run, task, model, options.samples, measured)
     if gates is None:
         gates = measured | {"layer": next(iter(readings.values())).layer}
     shown = list(readings.values())
     if any(reading.words != shown[0].words for reading in shown):
         raise UserError("the runs know different words of the text: give runs with the same vocabulary")
-    sweep = _sweep(default_folder(paths, "compression") / "sweep.json", facts)
+    sweep = recorded_sweep(default_folder(paths, "compression") / "sweep.json", runs, weights, console)
     out = options.out or default_folder(paths, "gates") / "report.html"
     content = report_page(facts, gates=gates, readings=shown, sweep=sweep)
     write_atomically(out, content)
     _track(runs, content, console)
-    say(console, f"wrote {out} ({len(content.encode()) / 1e6:.2f} MB)")
+    size = len(content.encode())
+    say(console, f"wrote {out} ({size / 1e6:.2f} MB)")
+    if size > LARGEST:
+        say(console, f"more than {LARGEST / 1e6:g} MB open slowly: name fewer runs=, or a shorter text=")
     return 0
 
 
@@ -80,14 +90,16 @@ def _parser() -> cli.OptionParser:
         description="Writes one page about trained models: what was run, curves, metrics, compression, gates.",
     )
     parser.add_argument("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results/gates/EXPERIMENT/report.html for recorded runs")
+    parser.add_argument(
+        "--out", type=cli.file, metavar="FILE", help="results/gates/EXPERIMENT/report.html for recorded runs"
+    )
     parser.add_argument("--text", help="words of the heat map, as the corpus writes them; without it a sentence of valid")
     parser.add_argument("--layer", metavar="NAME", help="the decoder's first layer, or the first, without it")
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N",
+        "--samples", type=cli.positive, default=SAMPLES, metavar="N",
         help=f"first sentences of valid for gates that gate_histograms.py has not measured; {SAMPLES} without it",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     return parser
@@ -122,43 +134,58 @@ def _sentence(task: LanguageModelTask, vocabulary: Vocabulary) -> str:
 
 def _measure(run: NamedRun, task: LanguageModelTask, model: nn.Module, samples: int, found: Row) -> None:
     tokens, sentences = first_sentences(task.corpus.valid, task.corpus.vocabulary.index[EOS], samples)
-    gate = next(module.gate for module in model.modules() if hasattr(module, "gate"))
-    about = {"run": run.path.as_posix(), "gate": run.gate, "label": gate_label(run.gate), "seed": run.seed}
-    about |= {"tau": gate.tau if has_temperature(gate) else None, "noise_p": getattr(gate, "noise_p", None)}
-    rows, metrics = measure(task, model, tokens, about)
+    rows, metrics = measure(task, model, tokens, about_run(run.path, run.gate, run.seed, model))
     found |= {"sentences": sentences, "words": len(tokens)}
     found["rows"] += rows
     found["metrics"] += metrics
 
 
-def _recorded_gates(path: Path, facts: list[RunFacts], layer: str | None) -> Row | None:
-    """What gate_histograms.py measured, where it did so for all these runs as they are now."""
+def recorded_gates(
+    path: Path, runs: list[NamedRun], weights: dict[str, str], layer: str | None, console: Console
+) -> Row | None:
+    """What gate_histograms.py measured, where it did so for all these runs with the weights that they have now.
+
+    Args:
+        path: of `gates.json`.
+        runs: in the page's order.
+        weights: the digest of the weights of each run, by its directory.
+        layer: whose gates are shown.
+        console: is told why something is left out.
+    """
+    content, writer = _read(path), "gate_histograms.py"
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not {"split", "sentences", "words"} <= content.keys():
+        raise _foreign(path, writer)
+    metrics = _rows(path, content.get("metrics"), ABOUT_METRICS, writer)
+    rows = _current(path, _rows(path, content.get("rows"), ABOUT_GATES, writer), runs, weights, console)
+    if {row["run"] for row in rows} < weights.keys():
+        return None
+    metrics = [row for row in metrics if row["split"] == "valid"]
+    if not weights.keys() <= {row["run"] for row in metrics if row["mode"] == "test"}:
+        say(console, f"{path} has no perplexity on valid of these runs, as gate_histograms.py metric=valid writes it")
+        return None
+    names = list(dict.fromkeys(row["layer"] for row in rows if row["layer"] != ALL))
+    metrics = _current(path, metrics, runs, weights, console)
+    return content | {"rows": rows, "metrics": metrics, "layer": chosen_layer(names, layer)}
+
+
+def recorded_sweep(path: Path, runs: list[NamedRun], weights: dict[str, str], console: Console) -> Sweep | None:
+    """What compression_sweep.py found for these runs with the weights that they have now; of the targets that come first.
+
+    Args: as in `recorded_gates`, of `sweep.json`.
+    """
     content = _read(path)
     if content is None:
         return None
-    here = {fact.path for fact in facts}
-    rows = [row for row in content["rows"] if row["run"] in here]
-    metrics = [row for row in content["metrics"] if row["run"] in here]
-    measured = {row["run"]: row["perplexity"] for row in metrics if row["mode"] == "test" and row["split"] == "valid"}
-    if not all(_same(fact, "valid", measured.get(fact.path)) for fact in facts):
-        return None
-    names = list(dict.fromkeys(row["layer"] for row in rows if row["layer"] != ALL))
-    return content | {"rows": rows, "metrics": metrics, "layer": chosen_layer(names, layer) if layer else content["layer"]}
-
-
-def _sweep(path: Path, facts: list[RunFacts]) -> Sweep | None:
-    """What compression_sweep.py found, where it did so for these runs as they are now; of the targets that come first."""
-    known = {fact.path: fact for fact in facts}
-    rows = [row for row in _read(path) or [] if row["run"] in known]
-    rows = [r for r in rows if r["split"] == next((row["split"] for row in rows), None)]
-    originals = {r["run"]: r["value"] for r in rows if r["setting"] == ORIGINAL and not r["cache"]}
-    stale = {name for name, value in originals.items() if not _same(known[name], rows[0]["split"], value)}
-    compressed = [row for row in rows if row["setting"] != ORIGINAL and row["run"] not in stale]
+    rows = _current(path, _rows(path, content, ABOUT_SWEEPS, "compression_sweep.py"), runs, weights, console)
+    rows = [row for row in rows if row["split"] == rows[0]["split"]]
+    compressed = [row for row in rows if row["setting"] != ORIGINAL]
     if not compressed:
         return None
     target = [compressed[0][name] for name in ("gates", "matrices", "layers")]
     chosen = [row for row in compressed if [row[name] for name in ("gates", "matrices", "layers")] == target]
-    rows = [row for row in rows if row["setting"] == ORIGINAL and row["run"] not in stale] + chosen
+    rows = [row for row in rows if row["setting"] == ORIGINAL] + chosen
     return Sweep(tables(rows), _panels(rows))
 
 
@@ -172,38 +199,66 @@ def _panels(rows: list[Row]) -> list[Panel]:
             for axis, x in list(AXES.items())[: 2 if family == "svd" else 1]:  # only an SVD has a rank
                 x = x.partition(" (")[0].replace(" of the compressed blocks", "").replace("for each", "a")
                 gates = sorted({row["gate"] for row in mine}, key=gate_order)
-                points = {gate: _line([row for row in mine if row["gate"] == gate], family, axis) for gate in gates}
-                lines = [(gate_label(gate), found) for gate, found in points.items() if len(found) > 1]
+                lines = [line for gate in gates for line in _lines([r for r in mine if r["gate"] == gate], family, axis)]
                 if lines:
                     over = "rank" if axis == "rank" else "bits"
                     panels.append(Panel(f"{title.capitalize()}, over {over}{', with cache' if cache else ''}", x, y, lines))
     return panels
 
 
-def _line(rows: list[Row], family: str, axis: str) -> list[tuple[float, float]]:
-    """(place on the axis, mean over seeds) of each setting of one kind; over bits with the original."""
-    mine = [row for row in rows if row["setting"] != ORIGINAL and Method.parse(row["setting"]).family == family]
-    if mine and axis != "rank":
-        mine += [row for row in rows if row["setting"] == ORIGINAL]
-    settings = dict.fromkeys(row["setting"] for row in mine if row[axis])
-    groups = [[row for row in mine if row["setting"] == setting] for setting in settings]
-    return sorted((mean(row[axis] for row in group), mean(row["value"] for row in group)) for group in groups)
+def _lines(rows: list[Row], family: str, axis: str) -> list[Series]:
+    """What a gate bears of a kind: a line an operator, over bits to the original; hollow marks for several steps.
+
+    Each point is (place on the axis, mean over seeds) of a setting.
+    """
+    rows = [row for row in rows if row[axis] and math.isfinite(row["value"])]
+    originals = [] if axis == "rank" else [row for row in rows if row["setting"] == ORIGINAL]
+    kinds = defaultdict(list)
+    for row in rows:
+        method = Method.parse(row["setting"])
+        if row["setting"] != ORIGINAL and method.family == family:
+            kinds["several" if len(method.steps) > 1 else method.steps[0][0]].append(row)
+    lines = []
+    for kind, chosen in kinds.items():
+        settings = defaultdict(list)
+        for row in chosen + (originals if kind != "several" else []):
+            settings[Method.parse(row["setting"]).label].append(row)
+        points = sorted(
+            (mean(row[axis] for row in group), mean(row["value"] for row in group), name) for name, group in settings.items()
+        )
+        xs, ys, names = zip(*points, strict=True)
+        label = gate_label(chosen[0]["gate"])
+        lines.append(Series(label, list(zip(xs, ys, strict=True)), hollow=kind == "several", names=list(names)))
+    return lines
 
 
-def _same(fact: RunFacts, split: str, value: float | None) -> bool:
-    """Whether a measured perplexity is the run's own, which says that it was measured with these weights."""
-    names = (f"{split}_perplexity_recorded_weights", f"{split}_perplexity")
-    own = next((fact.summary[name] for name in names if fact.summary.get(name) is not None), None)
-    return value is not None and (own is None or abs(value / own - 1) < 0.01)
+def _rows(path: Path, rows: Any, names: tuple[str, ...], writer: str) -> list[Row]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= set(names) for row in rows):
+        raise _foreign(path, writer)
+    return rows
+
+
+def _current(path: Path, rows: list[Row], runs: list[NamedRun], weights: dict[str, str], console: Console) -> list[Row]:
+    """The rows that were measured with the runs' present weights, in the runs' order and with their names."""
+    other = dict.fromkeys(row["run"] for row in rows if row.get("weights") != weights.get(row["run"], row.get("weights")))
+    if other:
+        say(console, f"{path} is left out where it is not known to be of the present weights: {', '.join(other)}")
+    names = {run.path.as_posix(): {"gate": run.gate, "label": gate_label(run.gate)} for run in runs}
+    return [row | names[run] for run in names for row in rows if row["run"] == run and row["run"] not in other]
 
 
 def _read(path: Path) -> Any:
+    """The JSON of a file, None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         raise UserError(f"{path} is no JSON: remove it, or measure again") from None
+
+
+def _foreign(path: Path, writer: str) -> UserError:
+    return UserError(f"{path} is not what {writer} writes: remove it, or run {writer} again")
 
 
 def _track(runs: list[NamedRun], content: str, console: Console) -> None:

@@ -226,19 +226,13 @@ def _sizes(text: str | None) -> list[Size] | None:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(prog="experiments/speed.py", description="Times G2LSTM beside nn.LSTM and a loop over time.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--json", type=cli.file, metavar="FILE", help="write what was measured")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores: fewer sizes and repeats")
-    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads; 2 without it")
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads; 2 without it")
     parser.add_argument("--sections", default=",".join(SECTIONS), metavar="LIST", help="%(default)s")
     parser.add_argument("--sizes", metavar="TxBxDxH,...", help="of the recurrence; five without it")
     parser.add_argument("--device", default="auto")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"threads must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """How tables and figures show gates, their names, order and looks, and how a figure is written."""
 
+import io
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -7,6 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from g2lstm.files import write_atomically
 
 NAMES = {"sigmoid": "plain LSTM", "sharpened": "sharpened sigmoid", "gumbel": "G2-LSTM"}
 # Okabe and Ito's palette, told apart by colour-blind readers; dashes and markers do it in print.
@@ -36,18 +42,26 @@ def gate_label(gate: str) -> str:
     return NAMES.get(kind, kind) + (f" ({extra})" if extra else "")
 
 
+def lacking(texts: Iterable[str]) -> str:
+    """The characters that figures show as boxes because the font has no sign for them, each once."""
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in FontProperties().get_family()]
+    signs = dict.fromkeys(sign for text in texts for sign in text)
+    return "".join(sign for sign in signs if not any(font.get_char_index(ord(sign)) for font in fonts))
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it.
+    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it. On missing signs see `lacking`.
 
     Returns:
         the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with plt.rc_context({"svg.hashsalt": "g2lstm"}):
+    with plt.rc_context({"svg.hashsalt": "g2lstm"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         for kind in ("png", "svg"):
-            path = folder / f"{name}.{kind}"
-            figure.savefig(path, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            content, path = io.BytesIO(), folder / f"{name}.{kind}"
+            figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+            write_atomically(path, content.getvalue())
             written.append(path)
     plt.close(figure)
     return written

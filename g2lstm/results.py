@@ -112,8 +112,6 @@ def origin(deployed: Deployed, path: Path) -> tuple[DictConfig, Vocabulary]:
 
 def check_output(path: Path) -> None:
     """Raises a UserError where a model's file can't be written to `path` without a loss."""
-    if path.is_dir():
-        raise UserError(f"out={path} is a folder: name a file in it")
     if path.exists() and (path.parent / "config.yaml").is_file() and path.suffix not in (".g2", ".onnx"):
         raise UserError(f"out={path} belongs to the run {path.parent}: choose another name, as model.g2")
 

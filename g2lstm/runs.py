@@ -2,6 +2,8 @@
 
 import glob
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,8 @@ class NamedRun:
 
     Attributes:
         path: where it is.
-        gate: its name without the seed, as "gumbel-p0.5"; with its experiment's where runs of several are together.
+        gate: its name without the seed and without what all runs share, as "gumbel-p0.5"; with its experiment's where
+            runs of several are together.
         seed: its seed.
         config: how it was trained, with the command's overrides.
     """
@@ -67,12 +70,21 @@ def named_runs(patterns: str, overrides: Overrides) -> list[NamedRun]:
     """
     configs = {path: run_config(path, overrides) for path in find_runs(patterns)}
     several = len({config.experiment_name for config in configs.values()}) > 1
+    gates = _short_names(list(configs.values()))
     runs = []
-    for path, config in configs.items():
+    for (path, config), gate in zip(configs.items(), gates, strict=True):
         check_weights(path)
-        gate = re.sub(r"-seed\d+$", "", config.run_name)
         runs.append(NamedRun(path, f"{config.experiment_name}/{gate}" if several else gate, config.seed, config))
     return runs
+
+
+@contextmanager
+def blamed(run: NamedRun) -> Iterator[None]:
+    """A mistake is told with the run that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{run.path}: {error}") from error
 
 
 def check_weights(path: Path) -> Path:
@@ -101,6 +113,20 @@ def default_folder(paths: list[Path], kind: str) -> Path:
     if not parents and parent.parent == Path("results"):
         return Path("results") / kind / parent.name
     return Path("runs") / kind
+
+
+def _short_names(configs: list[DictConfig]) -> list[str]:
+    """The names of runs without seed, and without the overrides that all of them have, where these names stay distinct."""
+    names = [re.sub(r"-seed\d+$", "", config.run_name) for config in configs]
+    # A value may hold a "-" as well (lr1e-05): only what starts like an option is an override.
+    options = {option for config in configs for option in re.findall(r"(?m)^ *(\w+):", OmegaConf.to_yaml(config))}
+    start = re.compile(rf"-(?=(?:{'|'.join(sorted(options))})|p[\d.])")
+    parts = {name: start.split(name) for name in names}
+    shared = set.intersection(*(set(found[1:]) for found in parts.values()))
+    short = {
+        name: "-".join([first, *(part for part in more if part not in shared)]) for name, (first, *more) in parts.items()
+    }
+    return [short[name] for name in names] if len(set(short.values())) == len(short) > 1 else names
 
 
 def _short(path: Path) -> Path:

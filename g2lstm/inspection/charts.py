@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from g2lstm.inspection.page import Markup, tag
 
 WIDTH, HEIGHT = 400, 270  # about a telephone's width, so that texts keep their size there
-LOOKS = 8  # the classes look-0 to look-7 of report.css: a colour and dashes each
+LOOKS = 8  # colours and dashes of report.css; with the marks they make 4 * LOOKS looks that differ
 MARKS = ("circle", "square", "triangle", "diamond")
+MOST_MARKS = 30  # of a line, and lines with marks in a chart of runs
 Points = list[tuple[float, float]]
 
 
@@ -19,14 +20,18 @@ class Series:
     Attributes:
         label: what it is about.
         points: (x, y) from left to right.
-        look: which colour and dashes.
-        marks: whether each point has a mark.
+        look: which colour, dashes and mark.
+        marks: whether each point of a line has a mark, as long as they are few.
+        hollow: whether there are hollow marks and no line.
+        names: what each point is called where one hovers over it.
     """
 
     label: str
     points: Points
-    look: int
+    look: int = 0
     marks: bool = True
+    hollow: bool = False
+    names: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,9 @@ class Axis:
         """Round values in the range."""
         if self.base == 2:
             powers = range(math.ceil(math.log2(self.low)), math.floor(math.log2(self.high)) + 1)
-            return [2.0**n for n in powers]
-        if self.base:
+            if len(powers) > 1:
+                return [2.0**n for n in powers]
+        elif self.base:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
                 found = [m * 10.0**n for n in range(first, last + 1) for m in digits]
@@ -85,13 +91,14 @@ def line_chart(title: str, series: list[Series], x_label: str, y_label: str, *, 
     frame = _frame(title, (x_low, x_high, x_base), (y_low, y_high, y_base), x_label, y_label, short)
     drawn = []
     for one in series:
-        if len(one.points) > 1:
+        if len(one.points) > 1 and not one.hollow:
             path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in one.points)
-            drawn.append(tag("polyline", points=path, class_=f"curve look-{one.look}"))
-        if one.marks or len(one.points) == 1:
-            for x, y in one.points:
-                text = f"{one.label}: {y_label} {y:.5g} at {x_label} {x:.5g}"
-                drawn.append(mark(frame.x(x), frame.y(y), one.look, text))
+            drawn.append(tag("polyline", tag("title", one.label), points=path, class_=f"curve {look_classes(one.look)}"))
+        if one.hollow or len(one.points) == 1 or (one.marks and len(one.points) <= MOST_MARKS):
+            names = [f", {name}" for name in one.names] if one.names else [""] * len(one.points)
+            for (x, y), name in zip(one.points, names, strict=True):
+                text = f"{one.label}{name}: {y_label} {y:.5g} at {x_label} {x:.5g}"
+                drawn.append(mark(frame.x(x), frame.y(y), one.look, text, one.hollow))
     return frame.closed(drawn)
 
 
@@ -106,17 +113,18 @@ def bar_chart(title: str, shares: list[float], spans: list[tuple[float, float]] 
         look: which colour.
     """
     frame = _frame(title, (0, 1, 0), (0, top, 0), "gate value (0 shut, 1 open)", "share of values", percent, height=235)
-    drawn, count = [], len(shares)
+    bars, count = [], len(shares)
+    lines = ""
     for place, share in enumerate(shares):
         left, right = frame.x(place / count), frame.x((place + 1) / count)
         text = tag("title", f"{place / count:.2f} to {(place + 1) / count:.2f}: {share:.2%}")
         bar = {"x": f"{left:.1f}", "y": f"{frame.y(share):.1f}", "width": f"{max(right - left - 0.6, 0.5):.1f}"}
-        drawn.append(tag("rect", text, **bar, height=f"{frame.y(0) - frame.y(share):.1f}", class_=f"bar look-{look}"))
+        bars.append(tag("rect", text, **bar, height=f"{frame.y(0) - frame.y(share):.1f}"))
         if spans is not None:
-            middle = f"{(left + right) / 2:.1f}"
             low, high = (f"{frame.y(value):.1f}" for value in spans[place])
-            drawn.append(tag("line", x1=middle, x2=middle, y1=low, y2=high, class_="span"))
-    return frame.closed(drawn)
+            lines += f"M{(left + right) / 2:.1f} {low}V{high}"
+    group = tag("g", *bars, class_=f"bar {look_classes(look)}")
+    return frame.closed([group, tag("path", d=lines, class_="span")] if lines else [group])
 
 
 def stairs_chart(title: str, curves: list[tuple[str, list[float], int]], low: float, high: float) -> Markup:
@@ -126,7 +134,7 @@ def stairs_chart(title: str, curves: list[tuple[str, list[float], int]], low: fl
     for label, shares, look in curves:
         edges = [(edge / len(shares), share) for place, share in enumerate(shares) for edge in (place, place + 1)]
         path = " ".join(f"{frame.x(x):.1f},{frame.y(max(y, low)):.1f}" for x, y in edges)
-        drawn.append(tag("polyline", tag("title", label), points=path, class_=f"curve look-{look}"))
+        drawn.append(tag("polyline", tag("title", label), points=path, class_=f"curve {look_classes(look)}"))
     return frame.closed(drawn)
 
 
@@ -134,26 +142,32 @@ def legend(items: list[tuple[str, int]], marks: bool = True) -> Markup:
     """What each colour means: (label, look)."""
     entries = []
     for label, look in items:
-        line = tag("line", x1="1", x2="31", y1="7", y2="7", class_=f"curve look-{look}")
+        line = tag("line", x1="1", x2="31", y1="7", y2="7", class_=f"curve {look_classes(look)}")
         sample = [line, mark(16, 7, look, None)] if marks else [line]
         drawn = tag("svg", *sample, viewBox="0 0 32 14", width="32", height="14", aria_hidden="true")
         entries.append(tag("li", drawn, label))
     return tag("ul", *entries, class_="legend")
 
 
-def mark(x: float, y: float, look: int, text: str | None) -> Markup:
+def look_classes(look: int) -> str:
+    """The colour and dashes of a look: those of a colour's second turn differ from those of its first."""
+    return f"look-{look % LOOKS} dash-{(look + look // LOOKS) % LOOKS}"
+
+
+def mark(x: float, y: float, look: int, text: str | None, hollow: bool = False) -> Markup:
     """A mark of the look's shape, with a text to hover over."""
     inside = [] if text is None else [tag("title", text)]
-    shape, r = MARKS[look % len(MARKS)], 3.6
+    shape, r = MARKS[(look + look // LOOKS) % len(MARKS)], 3.6
+    kind = f"mark look-{look % LOOKS}{' hollow' if hollow else ''}"
     if shape == "circle":
-        return tag("circle", *inside, cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{r}", class_=f"mark look-{look}")
+        return tag("circle", *inside, cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{r}", class_=kind)
     shapes: dict[str, Points] = {
         "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         "triangle": [(0, -1.3), (1.2, 1), (-1.2, 1)],
         "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],
     }
     path = "M" + "L".join(f"{x + r * dx * 0.9:.1f} {y + r * dy * 0.9:.1f}" for dx, dy in shapes[shape]) + "Z"
-    return tag("path", *inside, d=path, class_=f"mark look-{look}")
+    return tag("path", *inside, d=path, class_=kind)
 
 
 def short(value: float) -> str:

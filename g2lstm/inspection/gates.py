@@ -75,12 +75,16 @@ def watched(
         gates: which of "i", "f", "o".
 
     Raises:
-        ValueError: there is no LSTM layer; or, in a forward pass, as in `gate_values`.
+        ValueError: there is no LSTM layer, or something else among the layers; or, in a forward pass, as in `gate_values`.
     """
     if isinstance(layers, nn.Module):
         named: dict[str, nn.Module] = dict(lstm_layers(layers))
     else:
         named = {str(place): layer for place, layer in enumerate(layers)}
+        others = [type(layer).__name__ for layer in named.values() if not isinstance(layer, nn.LSTM | nn.LSTMCell)]
+        if others or not named:
+            given = ", ".join(others) or "an empty list"
+            raise ValueError(f"layers must be a model, or a list of LSTM layers and cells such as G2LSTM, got {given}")
     names, calls = {layer: name for name, layer in named.items()}, dict.fromkeys(named, 0)
 
     @torch.no_grad()

@@ -24,27 +24,28 @@ CLASS_STYLES = {
 }
 
 
-def draw_heatmap(words: list[str], rows: list[tuple[str, list[float]]], title: str) -> Figure:
+def draw_heatmap(words: list[str], rows: list[tuple[str, str, list[float]]], title: str) -> Figure:
     """Words along the top, one row a model and gate, the value in each cell; long texts go on below.
 
     Args:
         words: N of them.
-        rows: label and N values in [0, 1] of each.
+        rows: model, gate and N values in [0, 1] of each.
         title: above all.
     """
     starts = range(0, len(words), WORDS_A_LINE)
     widest = min(len(words), WORDS_A_LINE)
     longest = max(map(len, words))
-    rows = [("\n".join(wrap(label, 44)[:2]), values) for label, values in rows]
-    labels = max(len(line) for label, _ in rows for line in label.splitlines())
+    labels = _labels([(model, gate) for model, gate, _ in rows], 44)
+    broad = max(len(line) for label in labels for line in label.splitlines())
+    high_row = 0.17 * max(2, *(label.count("\n") + 1 for label in labels)) + 0.02  # inches
     slanted = longest > 4
     above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
-    line = 0.36 * len(rows) + above
+    line = high_row * len(rows) + above
     figure, panels = plt.subplots(
-        len(starts), 1, figsize=(1.6 + 0.085 * labels + 0.44 * max(widest, 6), 0.7 + line * len(starts)),
+        len(starts), 1, figsize=(1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + line * len(starts)),
         squeeze=False, layout="constrained",
     )  # fmt: skip
-    values = np.array([row for _, row in rows])  # (rows, N)
+    values = np.array([row for _, _, row in rows])  # (rows, N)
     low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
     image: Any = None
     for axes, start in zip(panels[:, 0], starts, strict=True):
@@ -53,32 +54,35 @@ def draw_heatmap(words: list[str], rows: list[tuple[str, list[float]]], title: s
         part[:, : shown.shape[1]] = shown
         image = axes.imshow(part, vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
         _words_above(axes, words[start : start + widest], slanted)
-        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.spines[:].set_visible(False)
         for (y, x), value in np.ndenumerate(shown):
             dark = value < (low + high) / 2
             axes.text(x, y, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7,
                       color="white" if dark else "black")  # fmt: skip
     figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=max(8, 4 * len(rows)))
-    figure.suptitle(title, fontsize="medium")
+    _head(figure, title)
     return figure
 
 
-def draw_units(words: list[str], panels: list[tuple[str, np.ndarray]], title: str) -> Figure:
+def draw_units(words: list[str], panels: list[tuple[str, str, np.ndarray]], title: str) -> Figure:
     """Every unit's gate at every word.
 
     Args:
         words: N of them.
-        panels: label and (H, N) values of each, units in the order they are to be shown in.
+        panels: model, gate and (H, N) values of each, units in the order they are to be shown in.
         title: above all.
     """
     columns = 1 if len(words) > 30 else min(2, len(panels))
     lines = -(-len(panels) // columns)
     longest = max(map(len, words))
-    size = (1.2 + columns * (1.0 + 0.24 * max(len(words), 8)), 0.7 + lines * (3.2 + 0.085 * longest))
+    width = 0.24 * max(len(words), 8)  # inches
+    labels = _labels([(model, gate) for model, gate, _ in panels], int(width / 0.085))
+    below = 0.17 * max(label.count("\n") for label in labels)
+    size = (1.2 + columns * (1.0 + width), 0.7 + lines * (3.2 + 0.085 * longest + below))
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     image: Any = None
-    for place, (label, values) in zip(axes.flat, panels, strict=False):
+    for place, label, (_, _, values) in zip(axes.flat, labels, panels, strict=False):
         image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="nearest")
         _words_above(place, words, True)
         place.set_xlabel(label)
@@ -88,7 +92,7 @@ def draw_units(words: list[str], panels: list[tuple[str, np.ndarray]], title: st
         place.set_visible(False)
     figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
                     shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
-    figure.suptitle(title, fontsize="medium")
+    _head(figure, title)
     return figure
 
 
@@ -112,19 +116,46 @@ def draw_words(rows: list[WordRow], title: str, count: int = 20) -> Figure:
             xs, ys = [row.mean for _, row in mine], [place for place, _ in mine]
             widths = [[row.mean - row.low for _, row in mine], [row.high - row.mean for _, row in mine]]
             axes.errorbar(xs, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
-        axes.set_yticks(range(len(chosen)), [f"{row.word}  ({row.count:,})" for row in chosen])
+        axes.set_yticks(range(len(chosen)), [f"{row.word}  ({row.count:,})" for row in chosen], parse_math=False)
         axes.invert_yaxis()
         axes.set_title(f"{name} {len(chosen)} of {len(rows):,} word types", fontsize="medium")
-        axes.set_xlabel("forget gate, mean over units and occurrences")
+        axes.set_xlabel("forget gate, mean over units; bars: 95% interval;\n(n) occurrences")
         axes.grid(axis="x", alpha=0.3)
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(CLASSES), frameon=False)
-    figure.suptitle(title, fontsize="medium")
+    _head(figure, title)
     return figure
 
 
 def _words_above(axes: Any, words: list[str], slanted: bool) -> None:
     axes.xaxis.tick_top()
     turned = {"rotation": 90, "ha": "center", "va": "bottom"} if slanted else {}
-    axes.set_xticks(range(len(words)), [word.replace("$", r"\$") for word in words], **turned)
+    axes.set_xticks(range(len(words)), words, parse_math=False, **turned)
     axes.tick_params(length=0)
+
+
+def _head(figure: Figure, title: str) -> None:
+    figure.suptitle("\n".join(wrap(title, int(figure.get_figwidth() / 0.085))), fontsize="medium")
+
+
+def _labels(names: list[tuple[str, str]], width: int) -> list[str]:
+    """ "model, gate" of each; where one is longer than `width` characters, the gate has a line of its own.
+
+    The models then have as few lines as tell them apart, from two on, and an ellipsis at the end of what is cut.
+    """
+    if all(len(f"{model}, {gate}") <= width for model, gate in names):
+        return [f"{model}, {gate}" for model, gate in names]
+    broken = {model: wrap(f"{model},", width) for model, _ in names}
+    cut: dict[str, str] = {}
+    for most in range(2, max(2, *map(len, broken.values())) + 1):
+        cut = {model: _cut(lines, most, width) for model, lines in broken.items()}
+        if len(set(cut.values())) == len(cut):
+            break
+    return [f"{cut[model]}\n{gate}" for model, gate in names]
+
+
+def _cut(lines: list[str], most: int, width: int) -> str:
+    kept = lines[:most]
+    if len(lines) > most:
+        kept[-1] = f"{kept[-1][: width - 1]}…"
+    return "\n".join(kept)

@@ -25,34 +25,35 @@ CURVES = {
 MOST_COLUMNS = 6
 
 
-def draw_histograms(rows: list[Row], layer: str, bins: int) -> Figure:
+def draw_histograms(rows: list[Row], layer: str, bins: int, source: str) -> Figure:
     """One column a gate of the model, one row each for input and forget gates; over several seeds the mean and the range.
 
     Args:
         rows: as in `gates.json`, of the mode "test".
         layer: whose values are shown.
         bins: how many.
+        source: what was read.
     """
     chosen = [row for row in rows if row["layer"] == layer and row["mode"] == "test"]
-    labels = list(dict.fromkeys(row["label"] for row in chosen))
-    figure, panels = _grid(len(labels))
-    for label, pair in zip(labels, panels, strict=False):
+    titles = _titles(chosen)
+    figure, panels = _grid(list(titles.values()))
+    for label, pair in zip(titles, panels, strict=False):
         for axes, block in zip(pair, ("i", "f"), strict=True):
             runs = [joined(r["histogram"], bins) for r in chosen if (r["label"], r["block"]) == (label, block)]
             _bars(axes, runs, COLOURS[block])
-        pair[0].set_title(_titled(label, len(runs)), fontsize="medium")
-    _finish(panels, len(labels))
-    figure.suptitle(f"Gate values of {layer} in test, {bins} bins", fontsize="medium")
+        pair[0].set_title(titles[label], fontsize="medium")
+    _finish(panels, len(titles))
+    figure.suptitle(f"Gate values of {layer} in test, {bins} bins\n{source}", fontsize="medium")
     return figure
 
 
-def draw_modes(rows: list[Row], layer: str) -> Figure | None:
+def draw_modes(rows: list[Row], layer: str, source: str) -> Figure | None:
     """Training against test: a curve a mode, for the gates that are trained with noise; None where there are none."""
-    labels = list(dict.fromkeys(row["label"] for row in rows if row["mode"] == "training"))
-    if not labels:
+    titles = _titles([row for row in rows if row["mode"] == "training"])
+    if not titles:
         return None
-    figure, panels = _grid(len(labels))
-    for label, pair in zip(labels, panels, strict=False):
+    figure, panels = _grid(list(titles.values()))
+    for label, pair in zip(titles, panels, strict=False):
         for axes, block in zip(pair, ("i", "f"), strict=True):
             chosen = [row for row in rows if (row["label"], row["layer"], row["block"]) == (label, layer, block)]
             for mode, (colour, dashes, text) in CURVES.items():
@@ -61,22 +62,24 @@ def draw_modes(rows: list[Row], layer: str) -> Figure | None:
                     shares = [mean(values) for values in zip(*runs, strict=True)]
                     edges = [place / len(shares) for place in range(len(shares) + 1)]
                     axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.6, label=text)
-        pair[0].set_title(_titled(label, len({row["run"] for row in chosen})), fontsize="medium")
-    _finish(panels, len(labels))
-    for _, pair in zip(labels, panels, strict=False):
+        pair[0].set_title(titles[label], fontsize="medium")
+    _finish(panels, len(titles))
+    for pair in panels[: len(titles)]:
         for axes in pair:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     handles, texts = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(labels) < 2 else 3, frameon=False)
-    figure.suptitle(f"Gate values of {layer}, 50 bins", fontsize="medium")
+    figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(titles) < 2 else 3, frameon=False)
+    figure.suptitle(f"Gate values of {layer}, 50 bins\n{source}", fontsize="medium")
     return figure
 
 
-def _grid(count: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+def _grid(titles: list[str]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure and its (input gate, forget gate) panels; more than `MOST_COLUMNS` models go on below."""
-    columns, lines = min(count, MOST_COLUMNS), -(-count // MOST_COLUMNS)
-    size = (1.0 + 2.6 * max(columns, 1.5), 0.9 + 4.4 * lines)
+    starts = range(0, len(titles), MOST_COLUMNS)
+    columns, lines = min(len(titles), MOST_COLUMNS), len(starts)
+    above = sum(max(title.count("\n") + 1 for title in titles[start : start + MOST_COLUMNS]) for start in starts)
+    size = (1.0 + 2.6 * max(columns, 1.5), 1.0 + 4.2 * lines + 0.17 * above)  # inches
     figure, axes = plt.subplots(
         2 * lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
@@ -108,6 +111,11 @@ def _finish(panels: list[tuple[Axes, Axes]], count: int) -> None:
         pair[1].set_xlabel("gate value (0 shut, 1 open)")
 
 
-def _titled(label: str, seeds: int) -> str:
-    lines = [line for part in label.replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
-    return "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])
+def _titles(rows: list[Row]) -> dict[str, str]:
+    """Each label in lines that fit a panel, with the number of its seeds."""
+    titles = {}
+    for label in dict.fromkeys(row["label"] for row in rows):
+        lines = [line for part in label.replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
+        seeds = len({row["run"] for row in rows if row["label"] == label})
+        titles[label] = "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])
+    return titles

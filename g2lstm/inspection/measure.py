@@ -1,5 +1,6 @@
 """The numbers behind the gate figures: flat rows for `gates.json`, and the tables that are made from them."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g2lstm.gates import HardGate, SharpenedGate
-from g2lstm.inspection.modes import noisy_gate, training_gates, with_gate
+from g2lstm.figures import gate_label
+from g2lstm.gates import HardGate, SharpenedGate, has_temperature
+from g2lstm.inspection.modes import gated_layers, noisy_gate, training_gates, with_gate
 from g2lstm.inspection.reading import corpus_statistics, layer_name
 from g2lstm.inspection.statistics import GateStatistics, Tally
+from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.tasks import LanguageModelTask
 
 Row = dict[str, Any]
@@ -41,7 +44,26 @@ def modes_of(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, AbstractCon
     if found is not None:
         gate, tau = found
         yield "tempered", with_gate(model, SharpenedGate(tau, gate.gates))
-    yield "hard", with_gate(model, HardGate())
+    own = next((layer.gate.gates for layer in gated_layers(model)), ())
+    yield "hard", with_gate(model, HardGate(own) if own else HardGate())
+
+
+def about_run(path: Path, gate: str, seed: int, model: nn.Module) -> Row:
+    """What every row says of a run.
+
+    Args:
+        path, gate, seed: the run's directory, the name of its gate and its seed.
+        model: with the run's best weights, whose present temperature is told.
+    """
+    layer = gated_layers(model)[0]
+    row: Row = {"run": path.as_posix(), "gate": gate, "label": gate_label(gate), "seed": seed}
+    row |= {"weights": weights_digest(path), "tau": layer.tau if has_temperature(layer.gate) else None}
+    return row | {"noise_p": getattr(layer.gate, "noise_p", None)}
+
+
+def weights_digest(path: Path) -> str:
+    """What tells a run's best weights from any others."""
+    return hashlib.sha256(RunDirectory(path).best.read_bytes()).hexdigest()[:20]
 
 
 def measure(
@@ -52,7 +74,7 @@ def measure(
     Args:
         task, model: the model in eval mode, and what evaluates it.
         tokens: (N,) the text whose gate values are counted.
-        about: what every row says of the run.
+        about: what every row says of the run, as `about_run` gives it.
         metric_split: "valid", "test" or None for no metrics.
 
     Returns:
@@ -113,12 +135,16 @@ def markdown(folder: Path, kind: str) -> str:
     return word_table(content["rows"]) if kind == "words" else gate_table(content, kind)
 
 
+def text_read(content: Row) -> str:
+    """ "First 10,000 sentences of train (222,247 words)" of what `gates.json` holds."""
+    return f"First {content['sentences']:,} sentences of {content['split']} ({content['words']:,} words)"
+
+
 def gate_table(content: Row, kind: str) -> str:
     """The table "binary" or "modes" of what `gates.json` holds."""
     footnote = (
-        f"First {content['sentences']:,} sentences of {content['split']} ({content['words']:,} words)."
-        f" Binary: the share of gate values below 0.1 or above 0.9. n runs that differ in their seed; with several, mean ±"
-        " standard deviation."
+        f"{text_read(content)}. Binary: the share of gate values below 0.1 or above 0.9. n runs that differ in their seed;"
+        " with several, mean ± standard deviation."
     )
     return _lines(_modes(content), 2, footnote) if kind == "modes" else _lines(_binary(content), 1, footnote)
 

@@ -15,10 +15,15 @@ from g2lstm.gates import Gate, GumbelGate, has_temperature
 from g2lstm.lstm import G2LSTM
 
 
+def gated_layers(model: nn.Module) -> list[Gated]:
+    """The layers and cells of a model that have a gate, first to last."""
+    return [module for module in model.modules() if isinstance(module, Gated)]
+
+
 @contextmanager
 def with_gate(model: nn.Module, gate: Gate) -> Iterator[None]:
     """Every gated layer of `model` has `gate` here, and its own gate and temperature again afterwards."""
-    layers = [module for module in model.modules() if isinstance(module, Gated)]
+    layers = gated_layers(model)
     before = [(layer.gate, layer.tau) for layer in layers]
     try:
         for layer in layers:
@@ -50,8 +55,8 @@ def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[Non
 
 def noisy_gate(model: nn.Module) -> tuple[GumbelGate, float] | None:
     """The Gumbel gate of the model's layers and its present temperature, or None."""
-    for layer in model.modules():
-        if isinstance(layer, Gated) and isinstance(layer.gate, GumbelGate):
+    for layer in gated_layers(model):
+        if isinstance(layer.gate, GumbelGate):
             return layer.gate, layer.tau
     return None
 

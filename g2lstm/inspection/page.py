@@ -112,8 +112,13 @@ def from_markdown(text: str, caption: str) -> list[Markup]:
     return parts
 
 
-def page(title: str, introduction: str, sections: list[Section]) -> str:
+def page(title: str, introduction: list[str], sections: list[Section]) -> str:
     """The whole file.
+
+    Args:
+        title: its heading.
+        introduction: the paragraphs below.
+        sections: of different titles.
 
     Raises:
         ValueError: two sections have the same title.
@@ -137,7 +142,12 @@ def page(title: str, introduction: str, sections: list[Section]) -> str:
     body = tag(
         "body",
         tag("a", "Skip to the contents", href="#main", class_="skip"),
-        tag("header", tag("h1", title), tag("p", introduction), tag("nav", contents, aria_label="Sections")),
+        tag(
+            "header",
+            tag("h1", title),
+            *(tag("p", text) for text in introduction),
+            tag("nav", contents, aria_label="Sections"),
+        ),
         tag("main", *main, id="main"),
         tag("script", Markup(f"/*<![CDATA[*/\n{_own('report.js')}/*]]>*/")),
     )

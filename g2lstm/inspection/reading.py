@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from g2lstm.data.text import EOS, UNK, Vocabulary, batchify, segments
 from g2lstm.errors import UserError
 from g2lstm.inspection.gates import GateRecord, watched
-from g2lstm.inspection.statistics import GateStatistics, Key
+from g2lstm.inspection.statistics import GateStatistics, Key, check_numbers
 from g2lstm.models.language_model import LanguageModel
 
 GATES = ("i", "f")  # the ones the paper shows
@@ -37,19 +37,25 @@ def read(
     Args:
         model: a LanguageModel.
         tokens: the text; the N % B last ones are left out, and each stream's last is only predicted.
-        consume: gets each gate record and the (T, B) words it belongs to.
+        consume: gets each gate record and the (T, B) words it belongs to; its ValueErrors are the user's.
         batch_size: B.
         rows: read at a time; memory grows with it, the values don't depend on it.
         gates: which of "i", "f", "o".
+
+    Raises:
+        UserError: a gate value is no number, as of a model that diverged.
     """
     assert isinstance(model, LanguageModel)
     stream, state, words = batchify(tokens, batch_size), None, tokens
     device = model.output_bias.device
 
-    with torch.no_grad(), watched(model, lambda record: consume(record, words), gates):
-        for start, length in segments(len(stream), rows, random=False):
-            words = stream[start : start + length].to(device)
-            state = model(words, state).state
+    try:
+        with torch.no_grad(), watched(model, lambda record: consume(record, words), gates):
+            for start, length in segments(len(stream), rows, random=False):
+                words = stream[start : start + length].to(device)
+                state = model(words, state).state
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def corpus_statistics(
@@ -73,7 +79,7 @@ def read_sentence(model: nn.Module, vocabulary: Vocabulary, text: str) -> tuple[
         the words, `<eos>` last; those among them that the model doesn't know; (N, H) values of each layer and gate.
 
     Raises:
-        UserError: the text has no words or too many, or has one that the vocabulary can't take.
+        UserError: the text has no words or too many, or has one that the vocabulary can't take; or as in `read`.
     """
     if not text.split():
         raise UserError("text has no words: set text='the company said it will ...'")
@@ -85,7 +91,8 @@ def read_sentence(model: nn.Module, vocabulary: Vocabulary, text: str) -> tuple[
     found: dict[Key, Tensor] = {}
 
     def keep(record: GateRecord, _: Tensor) -> None:
-        for gate in record.values:
+        for gate, values in record.values.items():
+            check_numbers(values)
             found[Key(record.name, record.layer, record.reverse, gate)] = record.steps(gate)[1:]  # after the first <eos>
 
     # A stream's last token is only predicted, so one more follows.

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from g2lstm.inspection.charts import bar_chart, legend, stairs_chart
 from g2lstm.inspection.clustering import cluster_order
-from g2lstm.inspection.measure import BLOCK_NAMES, gate_table, joined
+from g2lstm.inspection.measure import BLOCK_NAMES, gate_table, joined, text_read
 from g2lstm.inspection.page import Child, Markup, Section, details, figure, from_markdown, grid, scrolling, tag
-from g2lstm.inspection.report_runs import looks
 
 COLOURS = "cividis"  # made to be read alike with and without colour blindness
 MODES = {"training": ("training: with noise and temperature", 5), "test": ("test", 0)}
 MODES |= {"tempered": ("test at training's temperature", 6)}
-MOST_CELLS = 300_000  # of all unit views; beyond it a row stands for several units that do alike
+MOST_CELLS = 200_000  # of all unit views; beyond it a row stands for several units that do alike
 MOST_HEADS = 40  # words above a unit view
 MOST_CLUSTERED = 1200  # units; the tree of more takes too long
 Row = dict[str, Any]
@@ -43,11 +42,11 @@ class Reading:
     gates: dict[str, Tensor]
 
 
-def histograms(content: Row) -> Section:
-    """Figures 1 and 3 of the paper from what `gates.json` holds."""
+def histograms(content: Row, look: dict[str, int]) -> Section:
+    """Figures 1 and 3 of the paper from what `gates.json` holds, in the look of each label."""
     rows, layer = _in_test(content), content["layer"]
-    body: list[Child] = [tag("p", f"{_text_read(content)} Gate values of {layer}, all panels on the same axes.")]
-    fine, coarse = _panels(rows, 50), _panels(rows, 10)
+    body: list[Child] = [tag("p", f"The {text_read(content).lower()}. Gate values of {layer}, all panels on the same axes.")]
+    fine, coarse = _panels(rows, look, 50), _panels(rows, look, 10)
     body += fine
     body += [details("The same in 10 bins", *coarse)]
     body += from_markdown(gate_table(content, "binary"), "How binary the gates are in test")
@@ -92,7 +91,7 @@ def heat_map(readings: list[Reading]) -> Section:
     heads = [tag("th", tag("span", word), scope="col", class_="word") for word in words]
     body = []
     for y, (name, values) in enumerate(rows):
-        cells = [_cell(v, low, high, f"{words[x]}: {name} {v:.4f}", not x and not y) for x, v in enumerate(values)]
+        cells = [_cell(v, low, high, not x and not y) for x, v in enumerate(values)]
         body.append(tag("tr", tag("th", name, scope="row"), *cells))
     caption = f"Gates of {layer} at each word, mean over units"
     inner = tag(
@@ -113,7 +112,14 @@ def units(readings: list[Reading]) -> Section:
     text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
     if width > 1:
         text += f" A row is the mean of {width} units that stand beside each other."
-    return Section("Unit by unit", (tag("p", f"{text} {hint}"), _scale(0.0, 1.0), grid(drawn, "wide")))
+    return Section(
+        "Unit by unit",
+        (
+            tag("p", f"{text} {hint}"),
+            _scale(0.0, 1.0),
+            tag("div", *drawn, class_="grid wide", data_words=json.dumps(readings[0].words, ensure_ascii=False)),
+        ),
+    )
 
 
 def _units(name: str, layer: str, values: Tensor, words: list[str], width: int) -> Markup:
@@ -127,11 +133,9 @@ def _units(name: str, layer: str, values: Tensor, words: list[str], width: int) 
     picture.save(file, "PNG", optimize=True)
     alt = f"{name} of {layer}: {values.shape[1]} units at {len(words)} words, from 0 (dark) to 1 (bright)"
     image = tag("img", src=f"data:image/png;base64,{_base64(file.getvalue())}", alt=alt)
-    names = [f"unit {part[0]}" if len(part) == 1 else f"units {', '.join(map(str, part))}" for part in parts]
     view = tag(
         "div", image, tag("span", class_="cross"), class_="units", tabindex="0", role="group", aria_label=alt,
-        data_values=_base64(levels.tobytes()), data_words=json.dumps(words, ensure_ascii=False),
-        data_units=json.dumps(names),
+        data_values=_base64(levels.tobytes()), data_units=json.dumps(parts, separators=(",", ":")),
     )  # fmt: skip
     summary = f"{name}: {len(words)} words from left to right, {values.shape[1]} units from top to bottom"
     heads = tag("div", *(tag("span", word) for word in words), class_="above", aria_hidden="true")
@@ -139,10 +143,9 @@ def _units(name: str, layer: str, values: Tensor, words: list[str], width: int) 
     return figure(summary, *shown, tag("p", "", class_="readout", aria_live="polite"))
 
 
-def _panels(rows: list[Row], bins: int) -> list[Child]:
+def _panels(rows: list[Row], look: dict[str, int], bins: int) -> list[Child]:
     """For each gate a heading and a histogram a model."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    look = looks(labels)
     top = max(share for row in rows for share in joined(row["histogram"], bins)) * 1.05
     parts: list[Child] = []
     for block in ("i", "f"):
@@ -163,17 +166,13 @@ def _in_test(content: Row) -> list[Row]:
     return [row for row in content["rows"] if row["mode"] == "test" and row["layer"] == content["layer"]]
 
 
-def _text_read(content: Row) -> str:
-    return f"The first {content['sentences']:,} sentences of {content['split']} ({content['words']:,} words)."
-
-
-def _cell(value: float, low: float, high: float, text: str, first: bool) -> Markup:
+def _cell(value: float, low: float, high: float, first: bool) -> Markup:
     red, green, blue, _ = matplotlib.colormaps[COLOURS]((value - low) / ((high - low) or 1))
     ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "#fff"
     colour = f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
     shown = f"{value:.2f}"[1:] if value < 0.995 else "1"
-    style, place = f"background:{colour};color:{ink}", "0" if first else "-1"
-    return tag("td", shown, style=style, title=text, data_value=f"{value:.4f}", tabindex=place)
+    style = f"background:{colour};color:{ink}"
+    return tag("td", shown, style=style, data_value=f"{value:.4f}", tabindex="0" if first else None)
 
 
 def _scale(low: float, high: float) -> Markup:

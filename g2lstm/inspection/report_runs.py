@@ -2,19 +2,20 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from g2lstm.inspection.charts import LOOKS, Points, Series, legend, line_chart
+from g2lstm.inspection.charts import MOST_MARKS, Points, Series, legend, line_chart
 from g2lstm.inspection.page import Child, Markup, Section, details, figure, from_markdown, grid, table, tag
 from g2lstm.inspection.paper import TABLE_1, TABLE_3, TABLE_3_COLUMNS
 from g2lstm.training.rundir import RunDirectory
 
 COLUMNS = {"valid": "valid", "test": "test", "valid_cache": "valid + cache", "test_cache": "test + cache"}
 PRIVATE = ("run_dir", "data.dir", "run_name", "experiment_name", "record", "seed", "tracker.")  # names, and this machine's
-MOST_POINTS = 150  # of a curve
+MOST_POINTS, ALL_POINTS = 150, 3000  # of a curve, and of all in a chart
 FIXED_LOOKS = {"plain LSTM": 0, "sharpened sigmoid": 1, "G2-LSTM": 2}
 
 
@@ -57,12 +58,12 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart of a sweep: the metric over bits or rank, a line a gate; logarithmic to base 2 across."""
+    """A chart of a sweep: the metric over bits or rank; logarithmic to base 2 across. The lines' labels give their looks."""
 
     title: str
     x_label: str
     y_label: str
-    lines: list[tuple[str, Points]]
+    lines: list[Series]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,18 +75,32 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def looks(labels: list[str]) -> dict[str, int]:
-    """The same colour for the same label everywhere: the paper's three gates have their own, others the next ones."""
-    free = [look for look in range(LOOKS) if look not in FIXED_LOOKS.values()]
-    others = [label for label in dict.fromkeys(labels) if label not in FIXED_LOOKS]
-    return FIXED_LOOKS | {label: free[place % len(free)] for place, label in enumerate(others)}
+    """A look for each label: the paper's three gates have their own, others the next ones."""
+    taken = {FIXED_LOOKS.get(label) for label in labels}
+    free = (look for look in count() if look not in taken)
+    return {label: FIXED_LOOKS[label] if label in FIXED_LOOKS else next(free) for label in dict.fromkeys(labels)}
+
+
+def run_names(runs: list[RunFacts]) -> list[str]:
+    """A name for each run; where two would have the same, with the directory."""
+    names = [f"{run.label}, seed {run.seed}" for run in runs]
+    return [f"{name}, {run.path}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+def options(runs: list[RunFacts]) -> list[list[str]]:
+    """For each option its name and the value in each run; without names and this machine's folders."""
+    names = dict.fromkeys(name for run in runs for name in run.config if not name.startswith(PRIVATE))
+    return [[name, *(_value(run.config[name]) if name in run.config else "-" for run in runs)] for name in names]
+
+
+def differing(rows: list[list[str]]) -> list[list[str]]:
+    """The rows of `options` in which the runs differ."""
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def what_was_run(runs: list[RunFacts]) -> Section:
     """Where the runs' options differ, on what they ran, and all options of each."""
-    names = list(dict.fromkeys(name for run in runs for name in run.config if not name.startswith(PRIVATE)))
-    shown = [[_value(run.config.get(name)) if name in run.config else "-" for run in runs] for name in names]
-    differing = [[name, *values] for name, values in zip(names, shown, strict=True) if len(set(values)) > 1]
-    heads = [f"{run.label}, seed {run.seed}" for run in runs]
+    everything, heads = options(runs), run_names(runs)
     facts = {
         "parameters": lambda r: f"{r.summary['parameters']:,}" if "parameters" in r.summary else "-",
         "epochs (best)": lambda r: f"{r.summary['epochs']} ({r.summary['best_epoch']})" if "epochs" in r.summary else "-",
@@ -99,21 +114,21 @@ def what_was_run(runs: list[RunFacts]) -> Section:
     }
     columns = len(heads) + 1
     body: list[Child] = [table(["", *heads], [[name, *map(of, runs)] for name, of in facts.items()], "The runs", columns)]
-    if differing:
+    if rows := differing(everything):
         body += [tag("h3", "Options in which they differ")]
-        body += [table(["option", *heads], differing, "Options in which the runs differ", columns)]
-    everything = [[name, *values] for name, values in zip(names, shown, strict=True)]
+        body += [table(["option", *heads], rows, "Options in which the runs differ", columns)]
     body += [details("All options", table(["option", *heads], everything, "All options of the runs", columns))]
     return Section("What was run", tuple(body))
 
 
-def training_curves(runs: list[RunFacts]) -> Section | None:
+def training_curves(runs: list[RunFacts], look: dict[str, int]) -> Section | None:
     """Perplexity in training and validation over steps, a line a run; None where no run has a curve."""
-    look = looks([run.label for run in runs])
     charts: list[Child] = []
+    names, most = run_names(runs), max(min(MOST_POINTS, ALL_POINTS // len(runs)), 2)
     for kind, text in (("train", "training"), ("valid", "validation")):
-        series = [Series(f"{r.label}, seed {r.seed}", _curve(r, kind), look[r.label], kind == "valid") for r in runs]
-        series = [one for one in series if one.points]
+        curves = [(name, _curve(run, kind, most), look[run.label]) for name, run in zip(names, runs, strict=True)]
+        marks = kind == "valid" and len(runs) <= MOST_MARKS
+        series = [Series(*curve, marks=marks) for curve in curves if curve[1]]
         if series:
             label = f"{text} perplexity"
             drawn = line_chart(f"{label} over steps, one line a run", series, "step", label, y_base=10)
@@ -154,19 +169,22 @@ def metrics(runs: list[RunFacts]) -> Section | None:
     return Section("Metrics", (table([*head, "n"], rows, "Perplexity of each gate"), tag("p", note, class_="note")))
 
 
-def compression(tables: str, panels: list[Panel], labels: list[str], *, penn_treebank: bool) -> Section:
+def compression(tables: str, panels: list[Panel], look: dict[str, int], *, penn_treebank: bool) -> Section:
     """What a compression sweep of these runs found.
 
     Args:
         tables: as Markdown.
         panels: charts.
-        labels: of all runs, for the same colours as elsewhere.
+        look: of each label.
         penn_treebank: whether the paper's Table 3 is to compare with.
     """
-    look = looks(labels)
-    body: list[Child] = [*from_markdown(tables, "Compression")]
+    note = (
+        "An original here is an evaluation of the run's stored weights, and may differ in the last digits from the table of"
+        " metrics, which has the run's own evaluation."
+    )
+    body: list[Child] = [*from_markdown(tables, "Compression"), tag("p", note, class_="note")]
     if panels:
-        names = list(dict.fromkeys(label for panel in panels for label, _ in panel.lines))
+        names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
         body += [legend([(name, look[name]) for name in names])]
         body += [grid([_panel(panel, look) for panel in panels], "wide")]
     if penn_treebank:
@@ -184,11 +202,11 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def _panel(panel: Panel, look: dict[str, int]) -> Markup:
-    series = [Series(label, points, look[label]) for label, points in panel.lines]
-    values = [y for _, points in panel.lines for _, y in points]
+    series = [replace(line, look=look[line.label]) for line in panel.lines]
+    values = [y for line in panel.lines for _, y in line.points]
     base = 10 if min(values) > 0 and max(values) > 3 * min(values) else 0
     drawn = line_chart(f"{panel.title}: {panel.y_label}", series, panel.x_label, panel.y_label, x_base=2, y_base=base)
-    return figure(panel.title, drawn)
+    return figure(panel.title + (" (hollow: in several steps)" if any(line.hollow for line in series) else ""), drawn)
 
 
 def _paper_gate(run: RunFacts) -> str | None:
@@ -197,13 +215,19 @@ def _paper_gate(run: RunFacts) -> str | None:
     return gate if run.config.get("task.name") == "ptb" and gate in TABLE_1 and "(" not in run.label else None
 
 
-def _curve(run: RunFacts, kind: str) -> Points:
-    """(step, perplexity); of many points each the mean loss of some neighbours. Infinite ones are left out."""
+def _curve(run: RunFacts, kind: str, most: int) -> Points:
+    """(step, perplexity); of more than `most` each the mean loss of neighbours in training, else every few a point.
+
+    Infinite ones are left out.
+    """
     found = [(r["step"], r["loss"]) for r in run.records if r["kind"] == kind and r.get("loss") is not None]
-    width = -(-len(found) // MOST_POINTS) if kind == "train" else 1
-    parts = [found[start : start + width] for start in range(0, len(found), max(width, 1))]
-    joined = [(mean(step for step, _ in part), mean(loss for _, loss in part)) for part in parts]
-    return [(step, math.exp(loss)) for step, loss in joined if math.isfinite(loss) and loss < 100]
+    width = max(-(-len(found) // most), 1)
+    if kind == "train":
+        parts = [found[start : start + width] for start in range(0, len(found), width)]
+        found = [(mean(step for step, _ in part), mean(loss for _, loss in part)) for part in parts]
+    else:
+        found = found[::-width][::-1]  # the last one stays
+    return [(step, math.exp(loss)) for step, loss in found if math.isfinite(loss) and loss < 100]
 
 
 def _value(value: Any) -> str:

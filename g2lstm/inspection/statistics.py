@@ -54,8 +54,7 @@ class Tally:
             ValueError: a value is no number.
         """
         total = values.sum(0)  # (H,)
-        if not bool(total.isfinite().all()):
-            raise ValueError("a gate value is not a number: the model diverged, or its weights are damaged")
+        check_numbers(total)
         size, bins = self.histogram.shape
         place = (values * bins).to(torch.int64).clamp_(max=bins - 1).add_(self._offset)  # (N, H)
         self.histogram += place.flatten().bincount(minlength=size * bins).view(size, bins)
@@ -125,6 +124,12 @@ class GateStatistics:
             if key not in self.tallies:
                 self.tallies[key] = Tally(values.shape[-1], self.bins, self.words, values.device)
             self.tallies[key].add(values.flatten(0, 1) if mask is None else values[mask], chosen)
+
+
+def check_numbers(values: Tensor) -> None:
+    """Raises a ValueError where a gate value, or a sum of them, is no number."""
+    if not bool(values.isfinite().all()):
+        raise ValueError("a gate value is not a number: the model diverged, or its weights are damaged")
 
 
 def binary_entropy(values: Tensor) -> Tensor:

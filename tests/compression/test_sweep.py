@@ -250,9 +250,9 @@ def test_a_task_without_cache_is_evaluated_without() -> None:
         (["runs=results/text/*", "settings=svd"], "'svd' is no compression setting: write for example"),
         (["runs=results/text/*", "gates=x"], "gates must be some of i, f, g, o, got x"),
         (["runs=results/text/*", "layers=7"], "there is no LSTM layer 7: choose 0 to 1, or of layers.0.l0, layers.1.l0"),
-        (["runs=results/text/*", "jobs=0"], "jobs and threads must be at least 1"),
-        (["runs=results/text/*", "threads=0"], "jobs and threads must be at least 1"),
-        (["runs=results/text/*", "out=broken/sweep.json"], "out=broken/sweep.json is a file: name a folder"),
+        (["runs=results/text/*", "jobs=0"], "jobs: must be a whole number of at least 1, got '0'"),
+        (["runs=results/text/*", "threads=0"], "threads: must be a whole number of at least 1, got '0'"),
+        (["runs=results/text/*", "out=broken/sweep.json"], "broken/sweep.json is a file: name a folder"),
         (["runs=results/text/*", "out=broken"], "sweep.json is not what a sweep wrote: remove it, or set out=..."),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_missing_package_is_said_before_anything_is_written(monkeypatch, capsy
         (["run=run", "out=x.g2", "method=zip"], "'zip' is no compression setting"),
         (["run=run", "out=x.g2", "rest=int4"], "invalid choice: 'int4'"),
         (["run=run", "out=x.g2", "layers=7"], "there is no LSTM layer 7"),
-        (["run=run", "out=run"], "out=run is a folder: name a file in it"),
+        (["run=run", "out=run"], "out: run is a folder: name a file in it"),
         (["run=run", "out=run/best.safetensors"], "belongs to the run run: choose another name, as model.g2"),
     ],
 )

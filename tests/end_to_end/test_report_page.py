@@ -25,15 +25,29 @@ for (const shown of document.querySelectorAll("figure svg.chart, figure img, fig
   if (!seen || (shown.tagName === "IMG" && !shown.naturalWidth)) found.empty.push(shown.outerHTML.slice(0, 200));
 }
 found.figures = document.querySelectorAll("figure").length;
-const press = (target, key) => target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const press = (target, key, held) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true, ...held}));
+const told = (shown) => shown.closest("figure").querySelector(".readout").textContent;
 const cell = document.querySelector(".heat td[tabindex='0']");
 cell.focus();
 press(cell, "ArrowRight");
-found.heat = document.querySelector(".heat").closest("figure").querySelector(".readout").textContent;
-const units = document.querySelector(".units");
+found.heat = told(cell);
+const [units, tapped] = document.querySelectorAll(".units");
 units.focus();
 press(units, "ArrowDown");
-found.units = units.closest("figure").querySelector(".readout").textContent;
+found.units = told(units);
+found.left = [{altKey: true}, {ctrlKey: true}, {metaKey: true}].every(
+  (held) => press(units, "ArrowRight", held) && press(cell, "ArrowRight", held));
+found.left &&= told(units) === found.units && told(cell) === found.heat;
+const box = tapped.querySelector("img").getBoundingClientRect();
+const at = {clientX: box.right - 2, clientY: box.bottom - 2, bubbles: true};
+found.tapped = [];
+for (const tap of [() => new PointerEvent("pointerdown", at), null, () => new MouseEvent("click", at)]) {
+  if (tap) tapped.dispatchEvent(tap());
+  else tapped.focus();
+  found.tapped.push(told(tapped));
+}
+found.paper = getComputedStyle(document.body).backgroundColor;
 document.activeElement.blur();
 scrollTo(0, 0);
 parent.postMessage(JSON.stringify(found), "*");
@@ -83,14 +97,18 @@ def opened(browser: str, page: Path, *options: str) -> subprocess.CompletedProce
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
 
 
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_telephone_and_a_desk_show_every_figure_without_an_error(width, browser, page, tmp_path) -> None:
+# preferredColorScheme: 0 is dark, 1 is light.
+@pytest.mark.parametrize(("width", "scheme", "paper"), [(400, 1, "rgb(255, 255, 255)"), (1400, 0, "rgb(20, 23, 27)")])
+def test_a_telephone_and_a_dark_desk_show_every_figure_without_an_error(
+    width, scheme, paper, browser, page, tmp_path
+) -> None:
     content = page.read_text(encoding="utf-8")
     (tmp_path / "page.html").write_text(content.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
     frame = tmp_path / "frame.html"  # a browser's window has a least width, a frame in it has none
     frame.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
 
-    result = opened(browser, frame, "--dump-dom", f"--window-size={width},1000")
+    colours = f"--blink-settings=preferredColorScheme={scheme}"
+    result = opened(browser, frame, "--dump-dom", f"--window-size={width},1000", colours)
     assert "CONSOLE" not in result.stderr, result.stderr
     found = json.loads(unescape(re.search(r'<pre id="told">(.*?)</pre>', result.stdout, re.DOTALL)[1]))
     assert found["figures"] == content.count("<figure>") > 8
@@ -99,9 +117,13 @@ def test_a_telephone_and_a_desk_show_every_figure_without_an_error(width, browse
     assert found["width"] <= width
     assert re.fullmatch(r"zebra\*: plain LSTM.*, input gate 0\.\d{4}", found["heat"])
     assert re.fullmatch(r"w1: unit \d+, [01]\.\d\d", found["units"])
+    assert found["left"]  # to the browser
+    assert all(re.fullmatch(r"<eos>: unit \d+, [01]\.\d\d", text) for text in found["tapped"])
+    assert len(set(found["tapped"])) == 1
+    assert found["paper"] == paper
 
     shutil.copy(page, tmp_path / "page.html")
     picture = tmp_path / "page.png"
-    opened(browser, frame, f"--screenshot={picture}", f"--window-size={width},3000")
+    opened(browser, frame, f"--screenshot={picture}", f"--window-size={width},3000", colours)
     assert int.from_bytes(picture.read_bytes()[20:24], "big") == 3000
     assert picture.stat().st_size > 30_000

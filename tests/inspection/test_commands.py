@@ -1,9 +1,12 @@
 """The commands that show gates, from a run directory to their files; one line about a mistake."""
 
+import argparse
+import hashlib
 import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +15,13 @@ import gate_heatmap
 import gate_histograms
 import pytest
 import report as report_command
+import torch
 
 import train
 from g2lstm import cli
+from g2lstm.runs import named_runs
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.rundir import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,6 +101,76 @@ def test_a_heat_map_marks_unknown_words_and_words_are_compared(text_dir, capsys)
     assert all(row["types"] == 21 and row["lowest_and_highest"][0]["count"] >= 5 for row in rows)
 
 
+def annealed(name: str, **changed: str) -> Path:
+    """A copy of the Gumbel run that ended at another temperature."""
+    path = Path(shutil.copytree(next(Path("results/text").glob("gumbel*")), name, dirs_exist_ok=True))
+    best, config = RunDirectory(path).best, path / "config.yaml"
+    save_checkpoint(best, load_checkpoint(best) | {"tau": 0.3095})
+    for key, value in changed.items():
+        config.write_text(re.sub(rf"(?m)^{key}: .*$", f"{key}: {value}", config.read_text()))
+    return path
+
+
+def test_rows_tell_the_temperature_and_the_weights_that_were_measured(text_dir) -> None:
+    run = annealed("annealed")
+    assert histograms(f"runs={run}", "samples=5", "metric=none", f"data.dir={text_dir}", "out=annealed-gates") == 0
+    rows = json.loads(Path("annealed-gates/gates.json").read_text())["rows"]
+    digest = hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest()[:20]
+    assert {(row["tau"], row["weights"]) for row in rows} == {(0.3095, digest)}
+
+
+def test_runs_of_equal_names_have_their_own_figures(text_dir) -> None:
+    for name in ("a", "b"):
+        annealed(f"{name}/gumbel-seed1", experiment_name=name)
+    assert heatmap("runs=a/*,b/*", "text=w1", "words=train", "min_count=5", f"data.dir={text_dir}", "out=both") == 0
+    assert {path.name for path in Path("both").glob("words-*.png")} == {
+        "words-a-gumbel-seed1.png",
+        "words-b-gumbel-seed1.png",
+    }
+
+
+def test_nothing_is_written_before_all_runs_are_read(text_dir, capsys) -> None:
+    other = annealed("c/gumbel-p0.5-seed1", run_name="gumbel-p0.5-seed1")
+    words = json.loads((other / "vocabulary.json").read_text())
+    (other / "vocabulary.json").write_text(json.dumps(words).replace('"w1"', '"v1"'))
+    runs = "runs=results/text/gumbel*,c/*"
+    assert heatmap(runs, "text=w1", "words=train", "min_count=5", f"data.dir={text_dir}", "out=none") == 2
+    assert "the runs know different words of the text" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_words_that_the_font_lacks_are_one_line(text_dir, capsys) -> None:
+    run = next(Path("results/text").glob("gumbel*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert heatmap(f"run={run}", "text=w1 \u4e2d\u6587 $^$", "words=none", f"data.dir={text_dir}", "out=signs") == 0
+    assert capsys.readouterr().err.count("the font lacks \u4e2d\u6587: set font.family") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "gates"),
+    [
+        (["gumbel", "gumbel-p0.5"], ["gumbel", "gumbel-p0.5"]),
+        (["gumbel-epochs3-p0-lr1e-05", "gumbel-epochs3-p0.5-lr1e-05"], ["gumbel-p0", "gumbel-p0.5"]),
+        (["gumbel-lr1e-05", "gumbel-lr1e-04"], ["gumbel-lr1e-05", "gumbel-lr1e-04"]),
+        (["sigmoid-epochs3", "gumbel-epochs3-tau0.5"], ["sigmoid", "gumbel-tau0.5"]),
+        (["gumbel-gatesi_f_o-namefoo-bar", "gumbel-gatesi_f_o-namefoo-baz"], ["gumbel-namefoo-bar", "gumbel-namefoo-baz"]),
+        (["gumbel-epochs3-p0.5", "gumbel-p0.5-epochs3"], ["gumbel-epochs3-p0.5", "gumbel-p0.5-epochs3"]),
+        (["gumbel-p0.5"], ["gumbel-p0.5"]),
+    ],
+)
+def test_names_leave_out_what_all_runs_share(names, gates, tmp_path) -> None:
+    source = next(Path("results/text").glob("gumbel*")).absolute()
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "best.safetensors").touch()
+        config = (source / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(re.sub(r"(?m)^run_name: .*$", f"run_name: {name}-seed1", config))
+    runs = named_runs(",".join(str(tmp_path / name) for name in names), {})
+    assert [run.gate for run in runs] == gates
+
+
 def test_without_words_only_the_sentence_is_read(text_dir) -> None:
     run = next(Path("results/text").glob("gumbel*"))
     assert heatmap(f"run={run}", "text=w1", "words=none", "layer=layers.1", f"data.dir={text_dir}", "out=one") == 0
@@ -124,8 +201,8 @@ def test_a_report_does_not_take_what_was_measured_with_other_weights(text_dir, c
     assert histograms("runs=results/text/*", "samples=50", f"data.dir={text_dir}") == 0
     path = Path("results/gates/text/gates.json")
     content = json.loads(path.read_text())
-    for row in content["metrics"]:
-        row["perplexity"] *= 1.1
+    for row in [*content["rows"], *content["metrics"]]:
+        row["weights"] = "of another time"
     path.write_text(json.dumps(content))
     assert report("runs=results/text/*", f"data.dir={text_dir}", "samples=5", "out=fresh.html") == 0
     assert "measuring the gates of" in capsys.readouterr().err
@@ -161,19 +238,68 @@ def test_a_report_goes_to_the_tracker_of_each_run_that_has_one(text_dir, monkeyp
         (heatmap, ["text= "], "text has no words"),
         (heatmap, ["text=w1", "layer=layers.9"], "no layer layers.9"),
         (heatmap, ["text=w1", "min_count=100000"], "no word stands 100000 times in valid"),
-        (histograms, ["samples=0"], "samples must be a number of sentences >= 1, or all, got '0'"),
+        (heatmap, ["samples=-3"], "samples: must be a whole number of at least 1, got '-3'"),
+        (heatmap, ["min_count=-7"], "min_count: must be a whole number of at least 1, got '-7'"),
+        (heatmap, ["threads=-1"], "threads: must be a whole number of at least 1, got '-1'"),
+        (heatmap, ["out=taken"], "taken is a file: name a folder"),
+        (histograms, ["samples=0"], "samples: must be a whole number of at least 1, got '0'"),
+        (histograms, ["samples=²"], "samples: must be a whole number of at least 1, got '²'"),
+        (histograms, ["threads=0"], "threads: must be a whole number of at least 1, got '0'"),
+        (histograms, ["out=taken/gates"], "taken is a file: name a folder"),
         (histograms, ["layer=layers.9"], "no layer layers.9"),
         (report, ["text= "], "text has no words"),
-        (report, ["samples=0"], "samples must be a number of sentences >= 1, got 0"),
+        (report, ["samples=0"], "samples: must be a whole number of at least 1, got '0'"),
         (report, ["layer=layers.9"], "no layer layers.9"),
     ],
 )
 def test_a_mistake_is_one_line(show, options, line, text_dir, capsys) -> None:
+    Path("taken").touch()
     assert show("runs=results/text/gumbel*", f"data.dir={text_dir}", "out=none", *options) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert line in error
+    assert line in only_error(capsys.readouterr().err)
     assert not Path("none").exists()
+
+
+def only_error(said: str) -> str:
+    """The one line about a mistake in what a command said."""
+    (error,) = (line for line in said.splitlines() if line.startswith("error:"))
+    assert said.splitlines()[-1] == error
+    assert "Traceback" not in said
+    return error
+
+
+@pytest.mark.parametrize(
+    ("show", "options"), [(heatmap, ["words=none"]), (heatmap, ["text=w1"]), (histograms, []), (report, ["samples=5"])]
+)
+def test_a_model_that_diverged_is_one_line(show, options, text_dir, capsys) -> None:
+    path = RunDirectory(annealed("diverged")).best
+    content = load_checkpoint(path)
+    content["model"] = {name: torch.full_like(tensor, torch.nan) for name, tensor in content["model"].items()}
+    save_checkpoint(path, content)
+    assert show("runs=diverged", f"data.dir={text_dir}", "out=none", *options) == 2
+    assert "a gate value is not a number: the model diverged" in only_error(capsys.readouterr().err)
+    assert not Path("none").exists()
+
+
+def test_runs_that_read_different_texts_are_refused(text_dir, capsys) -> None:
+    short = Path(shutil.copytree(text_dir, "short", dirs_exist_ok=True))
+    (short / "train.txt").write_text((text_dir / "train.txt").read_text().partition("\n")[2])
+    one, other = annealed("d/gumbel-seed1"), annealed("d/gumbel-seed2", seed="2")
+    for run, where in ((one, text_dir), (other, short.absolute())):
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(re.sub(r"(?m)^(data:\n(?:  .*\n)*?  dir:).*$", rf"\1 {where}", config))
+    assert histograms("runs=d/*", "metric=none", "out=none") == 2
+    error = only_error(capsys.readouterr().err)
+    assert "d/gumbel-seed2: its text is not that of the runs before it" in error
+    assert not Path("none").exists()
+
+
+def test_a_place_for_a_file_is_no_folder_and_lies_in_none_that_is_a_file(tmp_path) -> None:
+    (tmp_path / "taken").touch()
+    assert cli.file(str(tmp_path / "new" / "report.html")) == tmp_path / "new" / "report.html"
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder: name a file in it"):
+        cli.file(str(tmp_path))
+    with pytest.raises(argparse.ArgumentTypeError, match="taken is a file: name a folder"):
+        cli.file(str(tmp_path / "taken" / "report.html"))
 
 
 @pytest.mark.parametrize("show", [heatmap, histograms, report])

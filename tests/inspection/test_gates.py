@@ -164,6 +164,15 @@ def test_every_layer_of_a_model_is_found_by_its_name() -> None:
         lstm_layers(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize(
+    ("layers", "given"),
+    [([], "an empty list"), ([nn.Sequential(nn.LSTM(4, 4))], "Sequential"), ([nn.LSTM(4, 4), nn.GRU(4, 4)], "got GRU")],
+)
+def test_what_is_no_lstm_layer_is_not_watched(layers, given) -> None:
+    with pytest.raises(ValueError, match=given), recorded_gates(layers):
+        pass
+
+
 def test_watching_leaves_the_layer_and_its_output_as_they_are() -> None:
     rnn, x = G2LSTM(3, 5, num_layers=2).eval(), torch.randn(4, 2, 3)
     before = rnn(x)[0]
@@ -177,11 +186,21 @@ def test_watching_leaves_the_layer_and_its_output_as_they_are() -> None:
     inside.sum().backward()
 
 
-def test_half_precision_is_recorded_in_float32() -> None:
-    rnn = nn.LSTM(3, 5, dtype=torch.bfloat16).eval()
+@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
+@pytest.mark.parametrize("cls", [nn.LSTM, G2LSTM])
+def test_half_precision_is_recorded_in_float32(cls, how) -> None:
+    torch.manual_seed(5)
+    whole, x = cls(3, 5, 2, bidirectional=True).eval().bfloat16().float(), torch.randn(4, 2, 3).bfloat16().float()
+    rnn = cls(3, 5, 2, bidirectional=True).eval()
+    rnn.load_state_dict(whole.state_dict())
     with torch.no_grad(), recorded_gates(rnn) as records:
-        rnn(torch.randn(4, 2, 3, dtype=torch.bfloat16))
-    assert records[0].values["i"].dtype == torch.float32
+        if how == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                rnn(x)
+        else:
+            rnn.bfloat16()(x.bfloat16())
+    assert {values.dtype for record in records for values in record.values.values()} == {torch.float32}
+    check(records, step_by_step(whole, list(x.unbind(1))), 3e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,27 @@
 """Rows of gates.json and the tables made from them."""
 
+import hashlib
 import json
-from itertools import pairwise
+import os
+import warnings
+from itertools import combinations, pairwise
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
-from g2lstm.figures import save_figure
+from g2lstm.figures import lacking, save_figure
 from g2lstm.inspection.gates import GateRecord
 from g2lstm.inspection.histogram import draw_histograms, draw_modes
-from g2lstm.inspection.measure import ALL, joined, markdown, modes_of, rows_of
+from g2lstm.inspection.measure import ALL, about_run, joined, markdown, modes_of, rows_of, text_read
 from g2lstm.inspection.statistics import GateStatistics
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays():
+    yield
+    plt.close("all")
 
 
 def test_a_noisy_gate_has_four_modes_and_others_two() -> None:
@@ -24,6 +34,24 @@ def test_a_noisy_gate_has_four_modes_and_others_two() -> None:
     assert seen == expected | {"hard": (HardGate(), False)}
     for plain in (SigmoidGate(), SharpenedGate()):
         assert [mode for mode, _ in modes_of(G2LSTM(3, 5, gate=plain).eval())] == ["test", "hard"]
+
+
+@pytest.mark.parametrize("gate", [GumbelGate(gates=("i", "f", "o")), SharpenedGate(gates=("f",)), SigmoidGate()])
+def test_the_gates_that_were_trained_are_cut(gate) -> None:
+    rnn = G2LSTM(3, 5, gate=gate).eval()
+    with dict(modes_of(rnn))["hard"]:
+        assert rnn.gate.gates == (gate.gates or ("i", "f"))
+
+
+def test_a_run_is_told_with_its_present_temperature_and_weights(tmp_path) -> None:
+    (tmp_path / "best.safetensors").write_bytes(b"weights")
+    rnn = G2LSTM(3, 5, gate=GumbelGate(tau=0.9, noise_p=0.5)).eval()
+    rnn.tau = 0.3
+    found = about_run(tmp_path, "gumbel-p0.5", 3, rnn)
+    expected = {"run": tmp_path.as_posix(), "gate": "gumbel-p0.5", "label": "G2-LSTM (p0.5)", "seed": 3}
+    assert found == expected | {"weights": hashlib.sha256(b"weights").hexdigest()[:20], "tau": 0.3, "noise_p": 0.5}
+    plain = about_run(tmp_path, "sigmoid", 1, G2LSTM(3, 5, gate=SigmoidGate()))
+    assert (plain["tau"], plain["noise_p"]) == (None, None)
 
 
 def test_rows_of_layers_add_up_to_the_row_of_all() -> None:
@@ -92,32 +120,69 @@ def test_the_table_of_words_has_the_test(tmp_path) -> None:
 def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
     rows = content()["rows"]
     for bins in (10, 50):
-        figure = draw_histograms(rows, "layers.0", bins)
+        figure = draw_histograms(rows, "layers.0", bins, text_read(content()))
+        assert "First 1,000 sentences of train" in figure.get_suptitle()
         titles = [axes.get_title() for axes in figure.axes]
         assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p0.5)", "", ""]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
         assert len(figure.axes[0].patches) == bins
     files = save_figure(figure, tmp_path, "histograms")
     assert [file.name for file in files] == ["histograms.png", "histograms.svg"]
-    modes = draw_modes(rows, "layers.0")
+    modes = draw_modes(rows, "layers.0", text_read(content()))
     assert modes is not None
+    assert "First 1,000 sentences of train" in modes.get_suptitle()
     assert [axes.get_title() for axes in modes.axes] == ["G2-LSTM\n(p0.5)", ""]
     assert [len(axes.patches) for axes in modes.axes] == [3, 3]
-    assert draw_modes([row for row in rows if row["label"] == "plain LSTM"], "layers.0") is None
+    assert draw_modes([row for row in rows if row["label"] == "plain LSTM"], "layers.0", "text") is None
 
 
 def test_long_names_are_broken_into_lines() -> None:
     rows = [
         row | {"label": f"G2-LSTM (tau0.{n}-noise_p0.5-weight_dropout0.25)"} for n in range(3) for row in content()["rows"]
     ]
-    figure = draw_histograms(rows, "layers.0", 10)
+    figure = draw_histograms(rows, "layers.0", 10, "text")
     figure.canvas.draw()
     boxes = [axes.title.get_window_extent() for axes in figure.axes[:3]]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
+def test_titles_of_many_lines_take_no_room_from_the_panels() -> None:
+    name = "-".join(f"weight_dropout0.{n}" for n in range(9))
+    rows = [row | {"label": f"G2-LSTM ({name}-{n})"} for n in range(8) for row in content()["rows"]]
+    for figure in (draw_histograms(rows, "layers.0", 10, "text"), draw_modes(rows, "layers.0", "text")):
+        assert figure is not None
+        figure.canvas.draw()
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        assert len(shown[0].get_title().splitlines()) > 8
+        assert all(axes.get_window_extent().height > 1.5 * figure.dpi for axes in shown)
+        labels = [axes.yaxis.label.get_window_extent() for axes in shown if axes.get_ylabel()]
+        assert len(labels) == 4
+        assert not any(one.overlaps(other) for one, other in combinations(labels, 2))
+
+
 def test_many_models_go_on_below() -> None:
     rows = [row | {"label": f"model {n}"} for n in range(8) for row in content()["rows"][:6]]
-    figure = draw_histograms(rows, "layers.0", 10)
+    figure = draw_histograms(rows, "layers.0", 10, "text")
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [f"model {n}" for n in range(8)]
     assert sum(axes.get_visible() for axes in figure.axes) == 16
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.png").write_text("old")
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(plt.figure(), tmp_path, "a")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "old")]
+
+
+def test_signs_that_the_font_lacks_are_named_once_and_raise_no_warnings(tmp_path) -> None:
+    assert lacking(["a grün word…", "\u4e2d\u6587", "\u6587"]) == "\u4e2d\u6587"
+    figure = plt.figure()
+    figure.suptitle("\u4e2d\u6587")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(figure, tmp_path, "a")
