@@ -21,13 +21,12 @@ from g2lstm.files import write_atomically
 from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.heatmap import draw_heatmap, draw_units, draw_words
 from g2lstm.inspection.measure import BLOCK_NAMES, about_run, word_table
-from g2lstm.inspection.reading import chosen_layer, corpus_statistics, first_sentences, layer_name, read_sentence
+from g2lstm.inspection.reading import EXAMPLE, chosen_layer, corpus_statistics, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_rows
 from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import say
 from g2lstm.training.tasks import LanguageModelTask
 
-EXAMPLE = "the company said it expects to report a loss for the third quarter but analysts are n't surprised"
 ENDS = 20  # words with the lowest and with the highest gates in a figure
 
 

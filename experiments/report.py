@@ -25,7 +25,7 @@ from g2lstm.figures import gate_label, gate_order
 from g2lstm.files import write_atomically
 from g2lstm.inspection.charts import Series
 from g2lstm.inspection.measure import ALL, about_run, measure, weights_digest
-from g2lstm.inspection.reading import chosen_layer, first_sentences, layer_name, read_sentence
+from g2lstm.inspection.reading import EXAMPLE, chosen_layer, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.report import Sweep, report_page
 from g2lstm.inspection.report_gates import Reading
 from g2lstm.inspection.report_runs import Panel, RunFacts
@@ -93,7 +93,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument(
         "--out", type=cli.file, metavar="FILE", help="results/gates/EXPERIMENT/report.html for recorded runs"
     )
-    parser.add_argument("--text", help="words of the heat map, as the corpus writes them; without it a sentence of valid")
+    parser.add_argument("--text", help="words of the heat map, as the corpus writes them; an example without it")
     parser.add_argument("--layer", metavar="NAME", help="the decoder's first layer, or the first, without it")
     parser.add_argument(
         "--samples", type=cli.positive, default=SAMPLES, metavar="N",
@@ -118,7 +118,11 @@ def _reading(run: NamedRun, task: LanguageModelTask, model: nn.Module, options: 
 
 
 def _sentence(task: LanguageModelTask, vocabulary: Vocabulary) -> str:
-    """The first sentence of valid that is neither short nor long and has no unknown word; else what valid begins with."""
+    """The example where its words are known; else the first sentence of valid that is neither short nor long and has no
+    unknown word; else what valid begins with.
+    """
+    if all(word in vocabulary.index for word in EXAMPLE.split()):
+        return EXAMPLE
     sentence: list[str] = []
     for token in task.corpus.valid[:50_000].tolist():
         word = vocabulary.tokens[token]

@@ -13,6 +13,8 @@ from g2lstm.models.language_model import LanguageModel
 
 GATES = ("i", "f")  # the ones the paper shows
 MOST_WORDS = 200
+# A sentence of our own in words that the Penn Treebank has.
+EXAMPLE = "the company said it expects to report a loss for the third quarter but analysts are n't surprised"
 
 
 def first_sentences(tokens: Tensor, end: int, count: int | None) -> tuple[Tensor, int]:
