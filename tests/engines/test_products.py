@@ -93,6 +93,7 @@ def test_empty_factors_give_empty_or_zero_products(shape):
     assert torch.equal(product(left, right), left @ right.mT)
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 def test_other_dtypes_and_a_switched_off_library_are_left_to_torch():
     assert not fast_products(draw(2, 2, dtype=torch.float64))
     assert not fast_products(draw(2, 2, dtype=torch.float16))
