@@ -64,6 +64,23 @@ def _there(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
+def test_what_was_measured_before_is_not_measured_again(text_dir, tmp_path, monkeypatch, folder) -> None:
+    measured = []
+    measure = gate_histograms.measure
+    monkeypatch.setattr(gate_histograms, "measure", lambda *a, **k: measured.append(a[3]["gate"]) or measure(*a, **k))
+    arguments = ["split=valid", f"data.dir={text_dir}", f"out={tmp_path}"]
+    assert histograms("runs=results/text/sigmoid-seed1", *arguments) == 0
+    first = json.loads((tmp_path / "gates.json").read_text())
+    assert histograms("runs=results/text/*", *arguments) == 0
+    assert measured == ["sigmoid", "gumbel"]
+    rows = json.loads((tmp_path / "gates.json").read_text())["rows"]
+    assert [row for row in rows if row["gate"] == "sigmoid"] == first["rows"]
+    assert histograms("runs=results/text/*", "metric=test", *arguments) == 0
+    assert histograms("runs=results/text/*", "samples=3", *arguments) == 0
+    assert histograms("runs=results/text/*", *arguments) == 0
+    assert len(measured) == 2 + 2 + 2 + 2
+
+
 def test_histograms_of_recorded_runs_lie_beside_them(text_dir, capsys) -> None:
     assert histograms("runs=results/text/*", "samples=50", f"data.dir={text_dir}") == 0
     out = Path("results/gates/text")
