@@ -132,6 +132,7 @@ def draw_curves(folder: Path) -> None:
             lowest.append(min(value for _, value in points))
     axes.set(xlabel="epoch", ylabel="validation perplexity", title=f"{folder.name}: Penn Treebank")
     axes.set_ylim(0.97 * min(lowest), 2.2 * min(lowest))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, folder, "curves")
