@@ -24,6 +24,7 @@ from g2lstm.inspection.measure import ALL, BLOCK_NAMES
 
 Value = Callable[["Measured"], float]
 BLOCKS = ("i", "f")
+TARGET = ("gates", "matrices", "layers")
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 
@@ -61,14 +62,18 @@ def read(results: Path, name: str) -> list[Measured]:
     """The runs of results/compression/<name>/sweep.json and results/gates/<name>/gates.json, by p and tau.
 
     Raises:
-        UserError: a file is missing, or no run is in both.
+        UserError: a file is missing or lacks something, or no run is in both.
     """
     sweep, gates = results / "compression" / name / "sweep.json", results / "gates" / name / "gates.json"
     for path, command in ((sweep, "compression_sweep.py"), (gates, "gate_histograms.py")):
         if not path.is_file():
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
-    content = json.loads(gates.read_text(encoding="utf-8"))
-    found = [_measured(*group) for group in _by_run(json.loads(sweep.read_text(encoding="utf-8")), content)]
+    try:
+        rows, content = (json.loads(path.read_text(encoding="utf-8")) for path in (sweep, gates))
+        found = [_measured(*group) for group in _by_run(_of_one_target(rows), content)]
+    except (KeyError, TypeError, ValueError) as error:
+        text = f"{sweep} or {gates} lacks what a study needs ({error!r})"
+        raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
     if not found:
         raise UserError(f"{sweep} and {gates} have no run in common")
     return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
@@ -157,10 +162,17 @@ def _lines(
     axes.grid(alpha=0.3)
 
 
+def _of_one_target(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The originals and what was compressed as the first compressed row was, on the test split without cache."""
+    rows = [row for row in rows if row["split"] == "test" and not row["cache"]]
+    target = next(([row[name] for name in TARGET] for row in rows if row["setting"] != ORIGINAL), None)
+    return [row for row in rows if row["setting"] == ORIGINAL or [row[name] for name in TARGET] == target]
+
+
 def _by_run(rows: list[dict[str, Any]], gates: dict[str, Any]) -> Iterable[tuple[list, list, list]]:
-    """(sweep rows without cache, gate rows over all layers, metrics) of each run that both files have."""
+    """(sweep rows, gate rows over all layers, metrics) of each run that both files have."""
     for run in dict.fromkeys(row["run"] for row in rows):
-        swept = [row for row in rows if row["run"] == run and not row["cache"]]
+        swept = [row for row in rows if row["run"] == run]
         found = [row for row in gates["rows"] if row["run"] == run and row["layer"] == ALL]
         if swept and found:
             yield swept, found, [row for row in gates["metrics"] if row["run"] == run]

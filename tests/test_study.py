@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import study as command
 from matplotlib import pyplot as plt
 
@@ -15,9 +16,11 @@ def written(folder: Path, variants: list[tuple[float | None, float | None, int, 
     sweep, rows, metrics = [], [], []
     for p, tau, seed, value in variants:
         run = {"run": f"runs/x/p{p}-tau{tau}-seed{seed}", "seed": seed}
+        target = {"split": "test", "gates": "if", "matrices": "input+recurrent", "layers": "all"}
         for setting, loss in {"original": 0.0, "svd:H/16": 10.0 + seed, "round:0.5+clip:1": 2.0}.items():
-            sweep.append(run | {"setting": setting, "cache": False, "value": value + loss})
-            sweep.append(run | {"setting": setting, "cache": True, "value": 0.0})
+            row = run | target | {"setting": setting, "cache": False, "value": value + loss}
+            sweep += [row, row | {"cache": True, "value": 0.0}, row | {"split": "valid", "value": 1.0}]
+            sweep += [] if setting == "original" else [row | {"gates": "ifgo", "value": 1e3}]
         for mode in ("test",) if p is None else ("training", "test"):
             for block, binary in (("i", 0.4), ("f", 0.5)):
                 of_mode = binary + (0.2 if mode == "training" else 0.0)
@@ -81,6 +84,22 @@ def test_a_missing_file_is_one_line_that_says_what_writes_it(tmp_path, capsys) -
     assert cli.guarded(lambda: command.study(["name=x", f"results={tmp_path}"])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "gates.json: python experiments/gate_histograms.py runs='runs/x/*' out=" in line
+
+
+@pytest.mark.parametrize("gates", [{}, [1], {"rows": None, "metrics": []}])
+def test_a_file_of_something_else_is_one_line(tmp_path, capsys, gates) -> None:
+    folder = written(tmp_path, STUDY)
+    (folder / "gates" / "x" / "gates.json").write_text(json.dumps(gates))
+    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
+    assert "lacks what a study needs" in capsys.readouterr().err
+
+
+def test_gates_without_a_metric_are_one_line(tmp_path, capsys) -> None:
+    folder = written(tmp_path, STUDY)
+    path = folder / "gates" / "x" / "gates.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": []}))
+    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
+    assert "gate_histograms.py with metric=valid" in capsys.readouterr().err
 
 
 def test_files_of_other_runs_are_one_line(tmp_path, capsys) -> None:
