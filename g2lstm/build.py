@@ -59,20 +59,24 @@ def build_corpus(config: DictConfig, vocabulary: Vocabulary | None = None) -> Te
 def build_language_model(config: DictConfig, vocabulary_size: int) -> LanguageModel:
     """The model of `config`, with the gate of `config`."""
     model = config.model
-    return LanguageModel(
-        vocabulary_size,
-        model.embedding_size,
-        model.hidden_size,
-        model.num_layers,
-        tied=model.tied,
-        dropout_input=model.dropout_input,
-        dropout_hidden=model.dropout_hidden,
-        dropout_output=model.dropout_output,
-        dropout_embedding=model.dropout_embedding,
-        weight_dropout=model.weight_dropout,
-        gate=build_gate(config.gate),
-        engine=model.engine,
-    )
+    try:
+        return LanguageModel(
+            vocabulary_size,
+            model.embedding_size,
+            model.hidden_size,
+            model.num_layers,
+            tied=model.tied,
+            dropout_input=model.dropout_input,
+            dropout_hidden=model.dropout_hidden,
+            dropout_output=model.dropout_output,
+            dropout_embedding=model.dropout_embedding,
+            dropout_scale=model.get("dropout_scale", 1.0),
+            weight_dropout=model.weight_dropout,
+            gate=build_gate(config.gate),
+            engine=model.engine,
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
 
 
 def build_task(config: DictConfig, corpus: TextCorpus, device: torch.device) -> LanguageModelTask:

@@ -49,6 +49,7 @@ _AT_LEAST: dict[str, float] = {
     "model.embedding_size": 1,
     "model.hidden_size": 1,
     "model.num_layers": 1,
+    "model.dropout_scale": 0,
     "model.alpha": 0,
     "model.beta": 0,
     "optimizer.lr": 0,
@@ -83,7 +84,7 @@ _NAMELESS = (
     *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device"),
     *("record_weights", "record_unfinished", "log_every", "checkpoint_minutes", "profile", "data.dir", "data.download"),
 )
-_SHORT = {"gate.noise_p": "p", "gate.tau": "tau"}
+_SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
 
 
 def compose_config(overrides: list[str]) -> DictConfig:

@@ -362,6 +362,13 @@ class G2LSTM(Gated, nn.LSTM):
         return rnn.train(lstm.training)
 
 
+def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The names of the engines that train a model's layers on a device, with products in a dtype, each once."""
+    layers = [module for module in model.modules() if isinstance(module, G2LSTM)]
+    asked: dict[str, Any] = {"device": device, "dtype": dtype}
+    return sorted({engines.choose(rnn.engine, size=rnn.hidden_size, projected=rnn.proj_size > 0, **asked) for rnn in layers})
+
+
 def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
     weight = lstm.weight_hh_l0

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from g2lstm.build import build_cache, build_gate, build_language_model, vocabulary_of
 from g2lstm.compression.deploy import Deployed, deploy
@@ -18,9 +19,10 @@ from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.gates import has_temperature
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.environment import checkout, commit
 from g2lstm.training.loop import Position, set_temperature
 from g2lstm.training.rundir import RunDirectory
-from g2lstm.training.tasks import LanguageModelTask
+from g2lstm.training.tasks import LanguageModelTask, metrics_of
 
 LARGEST_RECORDED_MODEL = 4_000_000  # parameters
 
@@ -34,15 +36,24 @@ def load_best(run: RunDirectory, model: nn.Module, *, before_finetune: bool = Fa
 
 
 def evaluate_model(
-    task: LanguageModelTask, model: nn.Module, splits: tuple[str, ...], config: DictConfig
+    task: LanguageModelTask,
+    model: nn.Module,
+    splits: tuple[str, ...],
+    config: DictConfig,
+    losses: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Perplexity in float32 of each split, without and, where the config has it enabled, with the cache pointer."""
+    """Perplexity in float32 of each split, without and, where the config has it enabled, with the cache pointer.
+
+    The losses of the single words go to `losses` as float16, by split, "_cache" behind it with the cache pointer.
+    """
     metrics: dict[str, float] = {}
+    variants = {"": None, "_cache": build_cache(config.eval.cache)} if config.eval.cache.enabled else {"": None}
     for split in splits:
-        metrics[f"{split}_perplexity"] = task.evaluate(model, split)["perplexity"]
-        if config.eval.cache.enabled:
-            cached = task.evaluate_with_cache(model, split, build_cache(config.eval.cache))
-            metrics[f"{split}_perplexity_cache"] = cached["perplexity"]
+        for name, cache in variants.items():
+            found = task.token_losses(model, split, cache)
+            metrics[f"{split}_perplexity{name}"] = metrics_of(found)["perplexity"]
+            if losses is not None:
+                losses[f"{split}{name}"] = found.half()
     return metrics
 
 
@@ -56,7 +67,9 @@ def write_summary(
     """
     started = time.monotonic()
     gate = build_gate(config.gate)
-    metrics = evaluate_model(task, load_best(run, model), ("valid", "test"), config)
+    losses: dict[str, Tensor] = {}
+    metrics = evaluate_model(task, load_best(run, model), ("valid", "test"), config, losses)
+    write_atomically(run.losses, save(losses))
     if run.best_before_finetune.is_file():
         earlier = evaluate_model(task, load_best(run, model, before_finetune=True), ("valid", "test"), config)
         metrics |= {f"{name}_without_finetune": value for name, value in earlier.items()}
@@ -121,6 +134,13 @@ def recorded_folder(config: DictConfig, results: Path) -> Path:
     return results / config.experiment_name / config.run_name
 
 
+def check_recordable(results: Path) -> None:
+    """Raises a UserError where a record would say a commit that its run did not come from."""
+    root = checkout()
+    if root is not None and results.absolute().is_relative_to(root) and commit().endswith("-dirty"):
+        raise UserError(f"record=true writes to {results}, with uncommitted changes in {root}: commit them, or record=false")
+
+
 def is_recorded(config: DictConfig, results: Path) -> bool:
     """Whether a run of this name stands under `results`."""
     return (recorded_folder(config, results) / "summary.json").is_file()
@@ -139,7 +159,7 @@ def record(run: RunDirectory, task: LanguageModelTask, model: nn.Module, config:
     target = RunDirectory(folder.with_name(f".{folder.name}"))  # takes its name when it is complete
     shutil.rmtree(target.path, ignore_errors=True)
     target.path.mkdir(parents=True)
-    for name in ("environment.json", "metrics.jsonl", "vocabulary.json"):
+    for name in ("environment.json", "metrics.jsonl", "vocabulary.json", run.losses.name):
         shutil.copyfile(run.path / name, target.path / name)
     write_atomically(target.config, OmegaConf.to_yaml(_anywhere(config)))
     summary = run.read_json("summary.json")

@@ -13,7 +13,8 @@ from g2lstm import build
 from g2lstm.config import as_dict, check_values, experiment_name, load_config, run_name
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.results import is_recorded, record, recorded_folder, write_summary
+from g2lstm.lstm import engines_of
+from g2lstm.results import check_recordable, is_recorded, record, recorded_folder, write_summary
 from g2lstm.training.environment import environment, processor_has_bfloat16
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Trainer
@@ -45,8 +46,11 @@ def start(config: DictConfig, overrides: list[str], console: Console | None = No
     corpus = build.build_corpus(config.data)
     task = build.build_task(config, corpus, device)
     config = _named(config, overrides)
+    if config.record:
+        check_recordable(RESULTS)
+    found = _environment(config, task, device)
     run = RunDirectory.create(Path(config.run_dir or f"runs/{config.experiment_name}/{config.run_name}"))
-    run.write_json("environment.json", environment(device, config.model.engine))
+    run.write_json("environment.json", found)
     corpus.vocabulary.save(run.vocabulary)
     write_atomically(run.config, OmegaConf.to_yaml(config))  # last: with it the folder is a run
     say(console, f"{corpus.origin}: {len(corpus.train):,} words to train on; writing to {run.path}")
@@ -76,9 +80,11 @@ def resume(arguments: list[str], console: Console | None = None) -> int:
         raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
     run.remove_unfinished()
     device = _prepare(config, console)
-    _warn_if_elsewhere(run, environment(device, config.model.engine), console)
-    corpus = build.build_corpus(config.data, build.vocabulary_of(run.path))
-    return _train(run, config, build.build_task(config, corpus, device), device, console, resumed=True)
+    if config.record:
+        check_recordable(RESULTS)
+    task = build.build_task(config, build.build_corpus(config.data, build.vocabulary_of(run.path)), device)
+    _warn_if_elsewhere(run, _environment(config, task, device), console)
+    return _train(run, config, task, device, console, resumed=True)
 
 
 def _resume_options(arguments: list[str]) -> dict[str, Any]:
@@ -102,6 +108,14 @@ def _prepare(config: DictConfig, console: Console) -> torch.device:
     if config.precision == "bfloat16" and device.type == "cpu" and not processor_has_bfloat16():
         say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
     return device
+
+
+def _environment(config: DictConfig, task: LanguageModelTask, device: torch.device) -> dict[str, Any]:
+    """What the run runs on, with the engines that train its layers."""
+    with torch.device("meta"):
+        model = task.build_model()
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    return environment(device, ", ".join(engines_of(model, device, dtype)))
 
 
 def _named(config: DictConfig, overrides: list[str]) -> DictConfig:

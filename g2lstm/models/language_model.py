@@ -46,6 +46,7 @@ class LanguageModel(nn.Module):
         dropout_hidden: variational dropout between layers.
         dropout_output: variational dropout on the last layer.
         dropout_embedding: share of words dropped from the embedding in a forward pass.
+        dropout_scale: what these four are multiplied by.
         weight_dropout: DropConnect on each W_hh.
         gate, engine: as in `G2LSTM`.
     """
@@ -62,14 +63,17 @@ class LanguageModel(nn.Module):
         dropout_hidden: float = 0.25,
         dropout_output: float = 0.4,
         dropout_embedding: float = 0.1,
+        dropout_scale: float = 1.0,
         weight_dropout: float = 0.5,
         gate: Gate | None = None,
         engine: str = "auto",
     ) -> None:
         super().__init__()
         sizes = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
-        self.dropout_input, self.dropout_hidden = dropout_input, dropout_hidden
-        self.dropout_output, self.dropout_embedding = dropout_output, dropout_embedding
+        rates = [dropout_scale * rate for rate in (dropout_input, dropout_hidden, dropout_output, dropout_embedding)]
+        if not all(0 <= rate < 1 for rate in rates):
+            raise ValueError(f"dropout rates must be in [0, 1), got {rates} with dropout_scale {dropout_scale}")
+        self.dropout_input, self.dropout_hidden, self.dropout_output, self.dropout_embedding = rates
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         self.layers = nn.ModuleList(
             G2LSTM(size_in, size_out, gate=gate, weight_dropout=weight_dropout, engine=engine)

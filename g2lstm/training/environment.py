@@ -51,9 +51,18 @@ def _processor() -> tuple[str, set[str]]:
 
 def commit() -> str:
     """The commit of the checkout this package is in, with "-dirty" where tracked files were changed; "" outside one."""
-    folder = Path(__file__).parent
+    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def checkout() -> Path | None:
+    """The folder of the checkout this package is in, None outside one."""
+    found = _git("rev-parse", "--show-toplevel")
+    return Path(found) if found else None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -13,7 +13,8 @@ class RunDirectory:
 
     `config.yaml` the resolved config, `environment.json` versions and hardware, `vocabulary.json`, `metrics.jsonl` the
     curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
-    run, `summary.json` the results, `trace.json.gz` and `profile.txt` where steps were profiled.
+    run, `summary.json` the results, `losses.safetensors` the loss of each evaluated word as float16, in reading order;
+    `trace.json.gz` and `profile.txt` where steps were profiled.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +62,10 @@ class RunDirectory:
     @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "losses.safetensors"
 
     @property
     def best_before_finetune(self) -> Path:

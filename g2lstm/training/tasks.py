@@ -119,12 +119,19 @@ class LanguageModelTask:
         return LossResult(objective, loss, targets.numel(), detached(features.state), scale)
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        batch_size = self.valid_batch_size if split == "valid" else self.test_batch_size
-        return evaluate_language_model(model, self._stream(split, batch_size), self.eval_bptt)
+        return metrics_of(self.token_losses(model, split))
 
     def evaluate_with_cache(self, model: nn.Module, split: str, cache: CacheSettings) -> dict[str, float]:
-        """As `evaluate`, mixed with the cache pointer; always one stream, so that the cache sees the words before."""
-        return evaluate_language_model(model, self._stream(split, 1), self.eval_bptt, cache)
+        """As `evaluate`, mixed with the cache pointer."""
+        return metrics_of(self.token_losses(model, split, cache))
+
+    def token_losses(self, model: nn.Module, split: str, cache: CacheSettings | None = None) -> Tensor:
+        """(N,) losses in nats of a split's words in reading order, the first word of each stream left out.
+
+        With a cache pointer the split is always one stream, so that the cache sees the words before.
+        """
+        batch_size = 1 if cache is not None else self.valid_batch_size if split == "valid" else self.test_batch_size
+        return token_losses(model, self._stream(split, batch_size), self.eval_bptt, cache).t().flatten()
 
     def restore(self, carried: Any, device: torch.device) -> Any:
         return None if carried is None else [(h.to(device), c.to(device)) for h, c in carried]
@@ -140,7 +147,18 @@ class LanguageModelTask:
 def evaluate_language_model(
     model: nn.Module, stream: Tensor, bptt: int, cache: CacheSettings | None = None
 ) -> dict[str, float]:
-    """Perplexity of a stream of text, the state carried over from segment to segment.
+    """ "loss" in nats a word and "perplexity" of streams of text; arguments as in `token_losses`."""
+    return metrics_of(token_losses(model, stream, bptt, cache))
+
+
+def metrics_of(losses: Tensor) -> dict[str, float]:
+    """ "loss" in nats a word and "perplexity" of the losses of words."""
+    loss = losses.double().mean().item()
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def token_losses(model: nn.Module, stream: Tensor, bptt: int, cache: CacheSettings | None = None) -> Tensor:
+    """The loss of each word of streams of text but the first, the state carried over from segment to segment.
 
     Args:
         model: a LanguageModel in eval mode.
@@ -149,11 +167,11 @@ def evaluate_language_model(
         cache: mixes the model with a continuous cache pointer.
 
     Returns:
-        "loss" in nats a word and "perplexity".
+        (rows - 1, B) nats, on the CPU.
     """
     assert isinstance(model, LanguageModel)
     pointer = None if cache is None else ContinuousCache(cache.window, cache.theta, cache.weight)
-    total, state = 0.0, None
+    found, state = [], None
     with torch.no_grad():
         for start, length in segments(len(stream), bptt, random=False):
             tokens, targets = _inputs_and_targets(stream, start, length)
@@ -162,9 +180,8 @@ def evaluate_language_model(
             losses = model.loss(features.dropped, targets, reduction="none")  # (T, B)
             if pointer is not None:
                 losses = -pointer.mix(features.raw, targets, -losses)
-            total += losses.double().sum().item()
-    loss = total / ((len(stream) - 1) * stream.shape[1])
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+            found.append(losses.float().cpu())
+    return torch.cat(found)
 
 
 def _inputs_and_targets(stream: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 import train
 from g2lstm import cli
 from g2lstm.training.checkpoint import load_checkpoint
-from g2lstm.training.tasks import LanguageModelTask
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,7 +57,7 @@ def test_a_finished_run_leaves_everything(tiny, capsys):
     run = next(Path("runs/text").iterdir())
     assert {path.name for path in run.iterdir()} == {
         *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.safetensors"),
-        *("summary.json", "best-before-finetune.safetensors"),
+        *("summary.json", "best-before-finetune.safetensors", "losses.safetensors"),
     }
     found = summary(str(run))
     assert set(found) >= SUMMARY
@@ -117,7 +117,8 @@ def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
     assert recorded.name.startswith("gumbel-")
     assert recorded.name.endswith("-p0.5-epochs1-finetunefalse-seed1")
     assert {path.name for path in recorded.iterdir()} == {
-        *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "summary.json", "best.safetensors")
+        *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "summary.json", "best.safetensors"),
+        "losses.safetensors",
     }
     assert str(text_dir) not in "".join(path.read_text() for path in recorded.iterdir() if path.suffix != ".safetensors")
     weights = load_checkpoint(recorded / "best.safetensors")["model"]
@@ -132,7 +133,7 @@ def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
 def test_a_large_models_weights_are_not_recorded(tiny, monkeypatch):
     monkeypatch.setattr("g2lstm.results.LARGEST_RECORDED_MODEL", 100)
     assert command(*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false") == 0
-    assert not list(Path("results").rglob("*.safetensors"))
+    assert not list(Path("results").rglob("best.safetensors"))
     assert len(list(Path("results").rglob("summary.json"))) == 1
 
 
@@ -140,7 +141,7 @@ def test_weights_are_left_out_of_the_record_where_asked(tiny):
     short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
     assert command(*tiny, *short, "record=true", "record_weights=false") == 0
     assert Path("run/best.safetensors").is_file()
-    assert not list(Path("results").rglob("*.safetensors"))
+    assert not list(Path("results").rglob("best.safetensors"))
     assert len(list(Path("results").rglob("summary.json"))) == 1
 
 
@@ -254,7 +255,7 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(tiny, capsys, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LanguageModelTask, "evaluate_with_cache", interrupt)
+        patched.setattr("g2lstm.results.build_cache", interrupt)
         assert command(*tiny, "run_dir=run", "record=true", "epochs=1", "finetune=false") == 130
     assert capsys.readouterr().out.splitlines()[-1] == "stopped and saved; go on with: python train.py resume=run"
     assert not Path("run/summary.json").exists()
@@ -308,3 +309,37 @@ def test_ctrl_c_during_the_imports_shows_no_traceback():
         _, errors = started.communicate()
     assert started.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in errors
+
+
+def test_uncommitted_code_does_not_record_into_its_own_results(tiny, monkeypatch, capsys):
+    short = [*tiny, "record=true", "epochs=1", "finetune=false", "run_dir=run"]
+    monkeypatch.setattr("g2lstm.results.commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr("g2lstm.results.checkout", lambda: Path.cwd())
+    assert command(*short) == 2
+    assert "uncommitted changes" in capsys.readouterr().err
+    assert not Path("run").exists()
+    monkeypatch.setattr("g2lstm.results.checkout", lambda: Path.cwd() / "elsewhere")
+    assert command(*short) == 0
+
+
+def test_the_engine_that_trains_is_written_down(tiny):
+    assert command(*tiny, "max_steps=1", "run_dir=run", "model.engine=bptt") == 0
+    assert json.loads(Path("run/environment.json").read_text())["engine"] == "bptt"
+    assert command(*tiny, "max_steps=1", "run_dir=other") == 0
+    assert json.loads(Path("other/environment.json").read_text())["engine"] in ("native", "bptt", "triton")
+
+
+def test_the_losses_of_all_words_give_the_perplexity(tiny):
+    assert command(*tiny, "max_steps=3", "run_dir=run") == 0
+    losses, found = load_file("run/losses.safetensors"), summary("run")
+    for split in ("valid", "test"):
+        for cache in ("", "_cache"):
+            values = losses[f"{split}{cache}"]
+            assert values.dtype == torch.float16
+            assert values.float().mean().exp().item() == pytest.approx(found[f"{split}_perplexity{cache}"], rel=1e-3)
+
+
+def test_dropout_is_scaled_or_refused_in_one_line(tiny, capsys):
+    assert command(*tiny, "max_steps=1", "run_dir=run", "model.dropout_scale=9") == 2
+    assert "dropout rates must be in [0, 1)" in capsys.readouterr().err
+    assert not Path("run").exists()
