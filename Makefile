@@ -1,4 +1,4 @@
-# make demo   the paper's point in two minutes      make test   lint has its own target
+# make demo   the paper's method in two minutes      make test   lint has its own target
 # Each target makes the virtual environment .venv when it is missing or pyproject.toml changed.
 PYTHON ?= python3
 VENV := .venv

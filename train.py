@@ -17,7 +17,7 @@ OVERVIEW = """\
 g2lstm trains LSTMs whose gates are plain, sharpened, or relaxed coin flips (G2-LSTM).
 
   python train.py task=ptb                          the paper's language model (24M parameters; days without a GPU)
-  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, half an hour on two cores; gate=sigmoid|sharpened too
+  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, an hour on one core; gate=sigmoid|sharpened too
   python train.py task=text data.dir=MYDIR          any folder with train, valid and test text
   python train.py task=builtin                      needs no data: the English that comes with Python
   python train.py resume=RUN_DIR                    goes on with a run that was stopped, bit for bit

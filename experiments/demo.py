@@ -1,4 +1,4 @@
-"""The paper's point in two minutes: a plain LSTM and a G2-LSTM of equal size, trained side by side.
+"""The paper's method in two minutes: a plain LSTM and a G2-LSTM of equal size, trained side by side.
 
 Run by `make demo`. Needs no network and no data: it trains on the English that comes with Python.
 """

@@ -22,7 +22,7 @@ from g2lstm.files import write_atomically
 from g2lstm.inspection import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/compression.md", "docs/gates.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/compression.md", "docs/gates.md", "docs/tuning-log.md")
 COLUMNS = {
     "valid": "valid_perplexity",
     "test": "test_perplexity",

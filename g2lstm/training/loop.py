@@ -198,7 +198,7 @@ class Trainer:
         at, settings = self.at, self.settings
         self._save()  # a run that is stopped while it evaluates loses nothing
         metrics = self._evaluate("valid")
-        if metrics["loss"] < at.best:  # deviation: the best of both stages; AWD-LSTM's finetune stage keeps its own
+        if metrics["loss"] < at.best:  # of both stages: finetune starts from the best weights' loss
             at.best, at.best_epoch = metrics["loss"], at.epoch + 1
             self._save_weights(metrics)
         fired = self.trigger.update(metrics["loss"])
