@@ -22,7 +22,8 @@ from g2lstm.files import write_atomically
 from g2lstm.inspection import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/compression.md", "docs/gates.md", "docs/tuning-log.md")
+PAGES = ("reproduction", "performance", "compression", "gates", "tuning-log")
+DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 COLUMNS = {
     "valid": "valid_perplexity",
     "test": "test_perplexity",
