@@ -15,13 +15,14 @@ from rich.console import Console
 
 from g2lstm import build, cli
 from g2lstm.compression.presets import PRESETS, chosen_methods
-from g2lstm.compression.report import draw, tables
 from g2lstm.compression.sweep import Results, Row, Run, Subject, plan, run_sweep
 from g2lstm.compression.targets import Target, find_blocks
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_label
 from g2lstm.files import write_atomically
 from g2lstm.inspection.measure import weights_digest
+from g2lstm.reporting.sweep_curves import draw
+from g2lstm.reporting.sweep_tables import tables
 from g2lstm.runs import NamedRun, Overrides, default_folder, load_run, named_runs, run_config
 from g2lstm.training.progress import duration, say
 from g2lstm.training.tasks import LanguageModelTask

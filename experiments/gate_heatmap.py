@@ -19,10 +19,11 @@ from g2lstm.errors import UserError
 from g2lstm.figures import gate_label, gate_order, lacking, save_figure
 from g2lstm.files import write_atomically
 from g2lstm.inspection.clustering import cluster_order
-from g2lstm.inspection.heatmap import draw_heatmap, draw_units, draw_words
-from g2lstm.inspection.measure import BLOCK_NAMES, about_run, word_table
+from g2lstm.inspection.measure import BLOCK_NAMES, about_run
 from g2lstm.inspection.reading import EXAMPLE, chosen_layer, corpus_statistics, first_sentences, layer_name, read_sentence
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_rows
+from g2lstm.reporting.gate_tables import word_table
+from g2lstm.reporting.heatmap import draw_heatmap, draw_units, draw_words
 from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import say
 from g2lstm.training.tasks import LanguageModelTask

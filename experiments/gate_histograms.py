@@ -18,9 +18,10 @@ from g2lstm.data.text import EOS
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_order, save_figure
 from g2lstm.files import write_atomically
-from g2lstm.inspection.histogram import draw_histograms, draw_modes
-from g2lstm.inspection.measure import ALL, about_run, gate_table, measure, text_read
+from g2lstm.inspection.measure import ALL, about_run, measure
 from g2lstm.inspection.reading import chosen_layer, first_sentences
+from g2lstm.reporting.gate_tables import gate_table, text_read
+from g2lstm.reporting.histograms import draw_histograms, draw_modes
 from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import duration, say
 

@@ -17,18 +17,19 @@ from torch import nn
 
 from g2lstm import cli
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.compression.report import AXES, FAMILIES, tables
 from g2lstm.config import as_dict
 from g2lstm.data.text import EOS, UNK, Vocabulary
 from g2lstm.errors import UserError
 from g2lstm.figures import gate_label, gate_order
 from g2lstm.files import write_atomically
-from g2lstm.inspection.charts import Series
 from g2lstm.inspection.measure import ALL, about_run, measure, weights_digest
 from g2lstm.inspection.reading import EXAMPLE, chosen_layer, first_sentences, layer_name, read_sentence
-from g2lstm.inspection.report import Sweep, report_page
-from g2lstm.inspection.report_gates import Reading
-from g2lstm.inspection.report_runs import Panel, RunFacts
+from g2lstm.reporting.charts import Series
+from g2lstm.reporting.report import Sweep, report_page
+from g2lstm.reporting.report_gates import Reading
+from g2lstm.reporting.report_runs import Panel, RunFacts
+from g2lstm.reporting.sweep_curves import AXES, FAMILIES
+from g2lstm.reporting.sweep_tables import tables
 from g2lstm.runs import NamedRun, blamed, default_folder, load_run, named_runs
 from g2lstm.training.progress import say
 from g2lstm.training.tasks import LanguageModelTask

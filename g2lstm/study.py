@@ -21,6 +21,7 @@ from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.figures import COLOURS, MARKERS, MORE_LINES
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES
+from g2lstm.reporting.tables import SPREAD, markdown, spread
 
 Value = Callable[["Measured"], float]
 BLOCKS = ("i", "f")
@@ -88,26 +89,25 @@ def settings(runs: Iterable[Measured]) -> list[str]:
 def table(runs: list[Measured]) -> str:
     """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
     chosen = settings(runs)
-    columns: list[tuple[str, Value, str]] = [("test perplexity", Measured.original, ".2f")]
-    columns += [(Method.parse(name).label, partial(Measured.loss, setting=name), "+.2f") for name in chosen]
-    columns.append(("gates cut to 0 or 1", attrgetter("hard"), "+.2f"))
+    columns: list[tuple[str, Value, int, str]] = [("test perplexity", Measured.original, 2, "")]
+    columns += [(Method.parse(name).label, partial(Measured.loss, setting=name), 2, "+") for name in chosen]
+    columns.append(("gates cut to 0 or 1", attrgetter("hard"), 2, "+"))
     for block in BLOCKS:
         for mode in ("training", "test"):
             columns.append(
-                (f"{BLOCK_NAMES[block]} binary, {mode}", partial(Measured.percent, mode=mode, block=block), ".1f")
+                (f"{BLOCK_NAMES[block]} binary, {mode}", partial(Measured.percent, mode=mode, block=block), 1, "")
             )
-    lines = [["p", "tau", *(title for title, _, _ in columns), "n"]]
-    lines.append(["---:"] * len(lines[0]))
+    lines = [["p", "tau", *(title for title, *_ in columns), "n"]]
     for p, tau in dict.fromkeys((run.p, run.tau) for run in runs):
         mine = [run for run in runs if (run.p, run.tau) == (p, tau)]
-        cells = [_spread([value(run) for run in mine], form) for _, value, form in columns]
+        cells = [spread([value(run) for run in mine], digits, sign) for _, value, digits, sign in columns]
         lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
     footnote = (
         "Differences of the test perplexity under compression, and of the validation perplexity with gates cut to 0 or 1; no"
         " cache pointer. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and"
-        " temperature. n seeds, mean ± standard deviation."
+        f" temperature. n seeds, {SPREAD}."
     )
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", footnote])
+    return markdown(lines, footnote, texts=0)
 
 
 def draw(runs: list[Measured]) -> Figure:
@@ -199,8 +199,3 @@ def _usual_tau(runs: list[Measured]) -> float:
 def _most_common(values: Iterable[float]) -> float | None:
     counted = Counter(values).most_common(1)
     return counted[0][0] if counted else None
-
-
-def _spread(values: list[float], form: str) -> str:
-    text = f"{mean(values):{form}}"
-    return f"{text} ± {stdev(values):{form.lstrip('+')}}" if len(values) > 1 else text

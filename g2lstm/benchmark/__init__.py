@@ -1,1 +1,1 @@
-"""Speed and memory beside `nn.LSTM`: cases, their steps, measuring, the report. `experiments/speed.py` runs it."""
+"""Speed and memory beside `nn.LSTM`: cases, their steps, measuring, rows. `experiments/speed.py` runs it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from g2lstm.engines import ENGINES
+from g2lstm.errors import UserError
 
 Size = tuple[int, int, int, int]
 
@@ -140,6 +141,28 @@ def available(size: Size, dtype: str, device: torch.device, engines: Sequence[st
     asked = {"device": device, "dtype": DTYPES[dtype], "size": size[3], "projected": False, "hard": False}
     names = ENGINES if engines is None else engines
     return [name for name in names if ENGINES[name].lacks(**asked) is None]
+
+
+def chosen_sections(text: str) -> list[str]:
+    """ "recurrence,deploy" -> ["recurrence", "deploy"]"""
+    names = text.split(",")
+    for name in names:
+        if name not in SECTIONS:
+            raise UserError(f"sections must be of {', '.join(SECTIONS)}, got {name!r}")
+    return names
+
+
+def parse_sizes(text: str | None) -> list[Size] | None:
+    """ "70x20x400x1150,40x64x256x256" -> [(70, 20, 400, 1150), (40, 64, 256, 256)]"""
+    if text is None:
+        return None
+    sizes: list[Size] = []
+    for part in text.split(","):
+        numbers = [int(number) if number.isdecimal() else 0 for number in part.split("x")]
+        if len(numbers) != 4 or min(numbers) < 1:
+            raise UserError(f"sizes are written TxBxDxH, as 70x20x400x1150, got {part!r}")
+        sizes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
+    return sizes
 
 
 def _title(what: str, case: Case) -> str:

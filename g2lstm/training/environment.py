@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from g2lstm.errors import UserError
 from g2lstm.version import __version__
 
 
@@ -47,6 +48,12 @@ def _processor() -> tuple[str, set[str]]:
         return platform.processor() or platform.machine(), set()
     lines = {name.strip(): value.strip() for name, _, value in pairs}
     return lines.get("model name", platform.machine()), set(lines.get("flags", "").split())
+
+
+def check_committed(path: Path) -> None:
+    """Raises a UserError where `path` lies in results/ and the code is not what its commit says."""
+    if "results" in path.resolve().parts and commit().endswith("-dirty"):
+        raise UserError(f"{path} is a record, and the code has uncommitted changes: commit them, or write elsewhere")
 
 
 def commit() -> str:

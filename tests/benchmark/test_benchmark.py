@@ -23,8 +23,9 @@ from g2lstm.benchmark.cases import (
     token_groups,
 )
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
-from g2lstm.benchmark.report import markdown, rows_of, summary
+from g2lstm.benchmark.rows import over_passes, rows_of, rows_of_before, summary
 from g2lstm.benchmark.steps import prepare, surroundings
+from g2lstm.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -175,6 +176,26 @@ def test_the_summary_is_a_geometric_mean_over_the_float32_sizes():
     assert summary(rows) == {"train_speedup_over_loop": 4.0}
 
 
-def test_an_unknown_table_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="the table must be one of train, eval, memory"):
-        markdown(tmp_path, "speed")
+def test_passes_become_their_median_and_range():
+    about = {"engine": "auto", "repeats": 3, "memory_mb": None, "memory_ratio": None}
+    rows = [about | {"ms": ms, "ratio": ratio, "spread": 0.1} for ms, ratio in ((4.0, 0.8), (9.0, 1.1), (5.0, 0.9))]
+    found = over_passes(rows)
+    assert (found["ms"], found["ms_range"]) == (5.0, [4.0, 9.0])
+    assert (found["ratio"], found["ratio_range"]) == (0.9, [0.8, 1.1])
+    assert found["memory_mb"] is None
+    assert "memory_mb_range" not in found
+    assert found["passes"] == 3
+    assert over_passes(rows[:1]) == rows[0] | {"passes": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"hardware": 1, "rows": [{}]}', '{"hardware": 1, "commit": "", "rows": [{}]}']
+)
+def test_another_file_is_no_measurement(tmp_path, text):
+    about = dict.fromkeys(("hardware", "torch", "threads", "device", "quick")) | {"hardware": 1}
+    (tmp_path / "x.json").write_text(text)
+    if text == "{}":  # of no machine
+        assert rows_of_before(tmp_path / "x.json", about) == []
+        return
+    with pytest.raises(UserError, match=r"x\.json is no measurement of speed"):
+        rows_of_before(tmp_path / "x.json", about)

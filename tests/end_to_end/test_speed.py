@@ -9,8 +9,10 @@ import speed
 import torch
 
 from g2lstm import cli
-from g2lstm.benchmark.cases import DEPLOYED, Group, deploy_group, evaluation_group
-from g2lstm.benchmark.report import TABLES, markdown
+from g2lstm.benchmark import plan
+from g2lstm.benchmark.cases import DEPLOYED, SECTIONS, Group, deploy_group, evaluation_group
+from g2lstm.reporting.speed_tables import TABLES, recorded
+from g2lstm.training import environment
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +31,9 @@ def brief(monkeypatch):
         taken[cases] = real(cases, device, seconds=0, least=2, turn=0)
         return taken[cases]
 
-    real = speed.alternate
-    monkeypatch.setattr(speed, "alternate", alternate)
-    monkeypatch.setattr(speed, "peak_memory", lambda *_: 7.0)
+    real = plan.alternate
+    monkeypatch.setattr(plan, "alternate", alternate)
+    monkeypatch.setattr(plan, "peak_memory", lambda *_: 7.0)
     return taken
 
 
@@ -66,11 +68,40 @@ def test_the_file_has_a_row_for_each_engine_with_ratios_of_medians(brief, tmp_pa
     assert "ETA" in printed
     assert "one layer, T 3, B 2, 4 -> 6, bfloat16, eval" in printed
     for kind in TABLES[:3]:
-        assert "| 3, 2, 4 -> 6 | float32 |" in markdown(file.parent, kind)
+        assert "| 3, 2, 4 -> 6 | float32 |" in recorded(file.parent, kind)
+
+
+def test_several_passes_give_medians_and_ranges(brief, tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    arguments = ["--sections", "recurrence", "--sizes", "3x2x4x6", "--threads", "1", "--json", str(file), "passes=3"]
+    assert speed.speed(arguments) == 0
+    assert "12/12  ETA" in capsys.readouterr().out
+    content = json.loads(file.read_text())
+    assert content["left_out"] == []
+    rows = content["rows"]
+    assert len({(row["dtype"], row["mode"], row["engine"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert row["passes"] == 3
+        assert row["ms_range"][0] <= row["ms"] <= row["ms_range"][1]
+    (auto,) = (row for row in rows if (row["engine"], row["dtype"], row["mode"]) == ("auto", "float32", "train"))
+    low, high = auto["ratio_range"]
+    table = recorded(tmp_path, "train")
+    assert f"{auto['ratio']:.2f} ({low:.2f} to {high:.2f})" in table
+    assert "Median and, in brackets, range over 3 whole passes." in table
+
+
+def test_nothing_is_recorded_from_uncommitted_code(brief, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "commit", lambda: "0123-dirty")
+    file = tmp_path / "results" / "speed" / "x.json"
+    arguments = ["sections=recurrence", "sizes=3x2x4x6", "threads=1"]
+    assert cli.guarded(lambda: speed.speed([*arguments, f"json={file}"])) == 2
+    assert "is a record, and the code has uncommitted changes: commit them" in capsys.readouterr().err
+    assert not file.parent.exists()
+    assert speed.speed([*arguments, f"json={tmp_path / 'x.json'}"]) == 0
 
 
 def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
+    monkeypatch.setattr(plan, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
     file = tmp_path / "deploy.json"
     assert speed.speed(["--sections", "deploy", "--threads", "1", "--json", str(file)]) == 0
     rows = {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
@@ -82,11 +113,11 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["ms"] / rows["dense"]["ms"], rel=0.05)
     assert "file MB" in capsys.readouterr().out
-    assert "| svd:64 |" in markdown(tmp_path, "deploy")
+    assert "| svd:64 |" in recorded(tmp_path, "deploy")
 
 
 def test_an_evaluation_stands_beside_its_products(brief, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "evaluation_group", partial(evaluation_group, size=(9, 2, 4, 6)))
+    monkeypatch.setattr(plan, "evaluation_group", partial(evaluation_group, size=(9, 2, 4, 6)))
     assert speed.speed(["--sections", "evaluation", "--threads", "1", "--json", str(tmp_path / "x.json")]) == 0
     rows = {row["engine"]: row for row in json.loads((tmp_path / "x.json").read_text())["rows"]}
     products = [rows.pop(name) for name in list(rows) if "products" in name]
@@ -94,11 +125,11 @@ def test_an_evaluation_stands_beside_its_products(brief, tmp_path, monkeypatch):
     assert set(rows) == {"evaluation", "evaluation with cache"}
     for engine, row in rows.items():
         assert row["words_per_second"] == pytest.approx(1000 * 18 / row["ms"], rel=0.01)
-        assert f"| {engine} | {row['ms'] / 18:.2f} | {row['ratio']:.2f} |" in markdown(tmp_path, "evaluation")
+        assert f"| {engine} | {row['ms'] / 18:.2f} | {row['ratio']:.2f} |" in recorded(tmp_path, "evaluation")
 
 
 def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "QUICK_SECONDS", -1.0)
+    monkeypatch.setattr(plan, "QUICK_SECONDS", -1.0)
     assert speed.speed(["--quick", "--sections", "output_layer", f"json={tmp_path / 'x.json'}"]) == 0
     content = json.loads((tmp_path / "x.json").read_text())
     assert content["quick"] is True
@@ -109,9 +140,9 @@ def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
 
 def test_all_sections_are_planned():
     device = torch.device("cpu")
-    groups = speed.make_plan(device, list(speed.SECTIONS), None, quick=False).groups
+    groups = plan.make_plan(device, SECTIONS, None, quick=False).groups
     assert len(groups) == 20 + 1 + 2 + 2 + 1 + 1
-    quick = speed.make_plan(device, list(speed.SECTIONS), None, quick=True).groups
+    quick = plan.make_plan(device, SECTIONS, None, quick=True).groups
     assert len(quick) == 12 + 1 + 2
     assert all(case.engine != "reference" for group in quick for case in group.cases)
 
@@ -122,6 +153,7 @@ def test_all_sections_are_planned():
         ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, evaluation, deploy, got 'speed'"),
         ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
         ("--sizes=3x2x0x1", "got '3x2x0x1'"),
+        ("--passes=0", "passes: must be a whole number of at least 1, got '0'"),
         ("--threads=0", "threads: must be a whole number of at least 1, got '0'"),
         ("--device=nope", "device=nope can't be used"),
     ],
@@ -131,3 +163,8 @@ def test_a_mistake_is_one_line(argument, message, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_an_unknown_table_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="the table must be one of train, eval, memory"):
+        recorded(tmp_path, "speed")

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from g2lstm.inspection.charts import bar_chart, legend, stairs_chart
 from g2lstm.inspection.clustering import cluster_order
-from g2lstm.inspection.measure import BLOCK_NAMES, gate_table, joined, text_read
-from g2lstm.inspection.page import Child, Markup, Section, details, figure, from_markdown, grid, scrolling, tag
+from g2lstm.inspection.measure import BLOCK_NAMES, joined
+from g2lstm.reporting.charts import bar_chart, legend, stairs_chart
+from g2lstm.reporting.gate_tables import gate_table, text_read
+from g2lstm.reporting.page import Child, Markup, Section, details, figure, from_markdown, grid, scrolling, tag
 
 COLOURS = "cividis"  # made to be read alike with and without colour blindness
 MODES = {"training": ("training: with noise and temperature", 5), "test": ("test", 0)}

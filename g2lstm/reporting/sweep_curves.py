@@ -1,8 +1,7 @@
-"""What a sweep found, as the paper's table and as figures."""
+"""What a compression sweep found: the metric over bits and over rank."""
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,34 +15,11 @@ from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
 
 Row = dict[str, Any]
-MOST_SETTINGS = 6  # beside the original, in one table
 AXES = {
     "bits_per_gate_parameter": "bits for each parameter of the compressed blocks",
     "rank": "rank, mean over the blocks (dotted: the original)",
 }
 FAMILIES = {"rounding": "rounding", "bits": "few bits", "prune": "pruning", "svd": "low rank"}
-
-
-def tables(rows: list[Row]) -> str:
-    """Markdown: a table in the paper's shape for each of without and with cache, and what the settings cost.
-
-    One row a gate, one column a setting: the mean over seeds and, in brackets, the mean difference to the original of the
-    same run, with standard deviations where there are several runs.
-    """
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    parts = []
-    for cache in (False, True):
-        chosen = [row for row in rows if row["cache"] == cache]
-        if chosen:
-            title = f"{chosen[0]['split']} {_words(chosen[0]['metric'])}" + (" with cache" if cache else "")
-            parts.append(
-                f"{title[0].upper()}{title[1:]} (and difference to the original)\n\n{_table(chosen, settings, _cell)}"
-            )
-    cost = [row for row in rows if row["cache"] == rows[0]["cache"]] if rows else []
-    if cost:
-        parts.append(f"Bits for each parameter of the compressed blocks\n\n{_table(cost, settings, _bits_cell)}")
-        parts.append(_footnote(rows))
-    return "\n\n".join(parts) + "\n"
 
 
 def draw(rows: list[Row], folder: Path) -> list[Path]:
@@ -63,52 +39,6 @@ def draw(rows: list[Row], folder: Path) -> list[Path]:
     return written
 
 
-def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
-    """One row a gate and one column a setting; many settings make several tables below each other."""
-    compressed = [setting for setting in settings if setting != ORIGINAL]
-    original = [setting for setting in settings if setting == ORIGINAL]
-    starts = range(0, max(1, len(compressed)), MOST_SETTINGS)
-    return "\n\n".join(_part(rows, original + compressed[start : start + MOST_SETTINGS], cell) for start in starts)
-
-
-def _part(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
-    lines = [["gate", *(Method.parse(setting).label for setting in settings), "n"]]
-    lines.append(["---", *["---:"] * (len(settings) + 1)])
-    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
-        of_gate = [row for row in rows if row["gate"] == gate]
-        cells = [cell([row for row in of_gate if row["setting"] == setting]) for setting in settings]
-        lines.append([gate_label(gate), *cells, str(len({row["run"] for row in of_gate}))])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(rows: list[Row]) -> str:
-    if not rows:
-        return "-"
-    text = spread([row["value"] for row in rows])
-    differences = [row["difference"] for row in rows if row["difference"] is not None]
-    return text if rows[0]["setting"] == ORIGINAL or not differences else f"{text} ({spread(differences, sign='+')})"
-
-
-def _bits_cell(rows: list[Row]) -> str:
-    return f"{mean(row['bits_per_gate_parameter'] for row in rows):.2f}" if rows else "-"
-
-
-def spread(values: list[float], sign: str = "") -> str:
-    """The mean, with the standard deviation where there are several values."""
-    text = f"{mean(values):{sign},.2f}"
-    return f"{text} ± {stdev(values):,.2f}" if len(values) > 1 else text
-
-
-def _footnote(rows: list[Row]) -> str:
-    row = next((row for row in rows if row["setting"] != ORIGINAL), rows[0])
-    layers = "all layers" if row["layers"] == "all" else f"layers {row['layers']}"
-    matrices = row["matrices"].replace("+", " and ")
-    return (
-        f"Compressed: the {', '.join(row['gates'])} blocks of the {matrices} matrices of {layers}, each block by itself; "
-        "no biases. n runs that differ in their seed; with several, mean ± standard deviation."
-    )
-
-
 def _figure(rows: list[Row], axis: str) -> Figure:
     """One column of panels a family of settings, one row each for without and with cache; only low rank against rank."""
     present = {Method.parse(row["setting"]).family for row in rows if row["setting"] != ORIGINAL}
@@ -122,7 +52,7 @@ def _figure(rows: list[Row], axis: str) -> Figure:
         of_cache = [row for row in rows if row["cache"] == cache]
         for axes, family in zip(line, families, strict=True):
             _panel(axes, [row for row in of_cache if _belongs(row, family)], axis)
-        line[0].set_ylabel(f"{rows[0]['split']} {_words(rows[0]['metric'])}" + (" with cache" if cache else ""))
+        line[0].set_ylabel(f"{rows[0]['split']} {rows[0]['metric'].replace('_', ' ')}" + (" with cache" if cache else ""))
     for axes, family in zip(panels[0], families, strict=True):
         several = any("+" in row["setting"] for row in rows if _belongs(row, family))
         axes.set_title(FAMILIES[family] + (" (hollow: in several steps)" if several else ""), fontsize="medium")
@@ -200,7 +130,3 @@ def _scale(axes: Axes, rows: list[Row], axis: str) -> None:
 
 def _few(y: float, _: int) -> str:
     return f"{y:g}" if str(f"{y:e}")[0] in "2357" else ""
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")

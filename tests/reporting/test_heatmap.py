@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from g2lstm.inspection.heatmap import WORDS_A_LINE, draw_heatmap, draw_units, draw_words
 from g2lstm.inspection.words import WordRow
+from g2lstm.reporting.heatmap import WORDS_A_LINE, draw_heatmap, draw_units, draw_words
 
 LONG = ["the", "Donaudampfschifffahrtsgesellschaft*", "$", "<unk>", "internationalization", "n't", "<eos>"]
 

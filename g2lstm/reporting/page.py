@@ -155,4 +155,4 @@ def page(title: str, introduction: list[str], sections: list[Section]) -> str:
 
 
 def _own(name: str) -> str:
-    return (files("g2lstm.inspection") / name).read_text(encoding="utf-8")
+    return (files("g2lstm.reporting") / name).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from g2lstm.inspection.page import Markup, tag
+from g2lstm.reporting.page import Markup, tag
 
 WIDTH, HEIGHT = 400, 270  # about a telephone's width, so that texts keep their size there
 LOOKS = 8  # colours and dashes of report.css; with the marks they make 4 * LOOKS looks that differ

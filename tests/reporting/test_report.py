@@ -16,11 +16,11 @@ from report import recorded_gates, recorded_sweep, report, weights_digest
 from rich.console import Console
 
 from g2lstm.errors import UserError
-from g2lstm.inspection.charts import LOOKS, MOST_MARKS, Axis, Series, line_chart, look_classes, mark
-from g2lstm.inspection.page import Section, from_markdown, page, tag
-from g2lstm.inspection.report import Sweep, report_page
-from g2lstm.inspection.report_gates import MOST_CELLS, Reading
-from g2lstm.inspection.report_runs import MOST_POINTS, Panel, RunFacts, looks
+from g2lstm.reporting.charts import LOOKS, MOST_MARKS, Axis, Series, line_chart, look_classes, mark
+from g2lstm.reporting.page import Section, from_markdown, page, tag
+from g2lstm.reporting.report import Sweep, report_page
+from g2lstm.reporting.report_gates import MOST_CELLS, Reading
+from g2lstm.reporting.report_runs import MOST_POINTS, Panel, RunFacts, looks
 from g2lstm.runs import NamedRun
 
 NASTY = "<script>alert(1)</script> & \"quoted\" 'words' \x00 $x$ 漢字"

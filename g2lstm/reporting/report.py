@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from g2lstm.inspection.page import Section, page
-from g2lstm.inspection.report_gates import Reading, heat_map, histograms, training_and_test, units
-from g2lstm.inspection.report_runs import (
+from g2lstm.reporting.page import Section, page
+from g2lstm.reporting.report_gates import Reading, heat_map, histograms, training_and_test, units
+from g2lstm.reporting.report_runs import (
     Panel,
     RunFacts,
     compression,

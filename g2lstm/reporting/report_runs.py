@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from g2lstm.inspection.charts import MOST_MARKS, Points, Series, legend, line_chart
-from g2lstm.inspection.page import Child, Markup, Section, details, figure, from_markdown, grid, table, tag
-from g2lstm.inspection.paper import TABLE_1, TABLE_3, TABLE_3_COLUMNS
+from g2lstm.reporting.charts import MOST_MARKS, Points, Series, legend, line_chart
+from g2lstm.reporting.page import Child, Markup, Section, details, figure, from_markdown, grid, table, tag
+from g2lstm.reporting.paper import TABLE_1, TABLE_3, TABLE_3_COLUMNS
+from g2lstm.reporting.tables import SPREAD, spread
 from g2lstm.training.rundir import RunDirectory
 
 COLUMNS = {"valid": "valid", "test": "test", "valid_cache": "valid + cache", "test_cache": "test + cache"}
@@ -159,7 +160,7 @@ def metrics(runs: list[RunFacts]) -> Section | None:
             if in_paper:
                 row.append(f"{in_paper[label][column]:.1f}" if label in in_paper else "-")
         rows.append([*row, str(len(mine))])
-    note = "Perplexity, lower is better; n runs that differ in their seed, with several mean ± standard deviation."
+    note = f"Perplexity, lower is better; n runs that differ in their seed, with several {SPREAD}."
     if in_paper:
         sizes = ", ".join(dict.fromkeys(f"{run.summary['parameters'] / 1e6:.1f}M" for run in ended))
         note += (
@@ -192,13 +193,6 @@ def compression(tables: str, panels: list[Panel], look: dict[str, int], *, penn_
         paper = table(["gate", *TABLE_3_COLUMNS], rows, "The paper's Table 3")
         body += [details("The paper's Table 3: test perplexity with cache, 24M parameters", paper)]
     return Section("Compression", tuple(body))
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """The mean, with the standard deviation where there are several values."""
-    if not values:
-        return "-"
-    return f"{mean(values):,.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def _panel(panel: Panel, look: dict[str, int]) -> Markup:

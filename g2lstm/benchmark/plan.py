@@ -1,0 +1,143 @@
+"""What is measured, in which order and how long, and the whole passes over it."""
+
+import importlib.util
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from g2lstm.benchmark.cases import (
+    AUTO,
+    CHUNKED_LOSS,
+    LOOP,
+    LSTM,
+    PLAIN_LOSS,
+    SIZES,
+    Case,
+    Group,
+    Size,
+    deploy_group,
+    evaluation_group,
+    output_layer_group,
+    ptb_groups,
+    recurrence_groups,
+    token_groups,
+)
+from g2lstm.benchmark.deployed import file_bytes
+from g2lstm.benchmark.measure import alternate, peak_memory
+from g2lstm.benchmark.rows import Row, over_passes, rows_of, with_files
+from g2lstm.engines import FASTEST_FIRST
+
+QUICK_SIZES = (SIZES[0], *SIZES[3:])
+QUICK_SECONDS = 42.0  # no group begins later; the last one may take some seconds more
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how long.
+
+    Attributes:
+        groups: in this order.
+        seconds: for each group's steps.
+        least: rounds of each group at least.
+        few_memories: measure peak memory of nn.LSTM and "auto" at the largest sizes only, not of every training step.
+        limit: no group begins after so many seconds of a pass.
+        left_out: what the plan does without.
+    """
+
+    groups: list[Group]
+    seconds: float = 4.0
+    least: int = 4
+    few_memories: bool = False
+    limit: float = float("inf")
+    left_out: tuple[str, ...] = ()
+
+
+class Progress(NamedTuple):
+    """What is there after a group: its rows, all rows so far, titles without any, groups done and to do, seconds left."""
+
+    group: Group
+    fresh: list[Row]
+    rows: list[Row]
+    missing: list[str]
+    done: int
+    total: int
+    left: float
+
+
+def make_plan(device: torch.device, sections: Sequence[str], sizes: list[Size] | None, *, quick: bool) -> Plan:
+    """The whole comparison, or as much of it as a minute holds."""
+    engines = [name for name in FASTEST_FIRST if name != "reference"] if quick else None
+    onnx = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+    left_out: tuple[str, ...] = ("onnxruntime, which is not installed",) if "deploy" in sections and not onnx else ()
+    groups: list[Group] = []
+    if "recurrence" in sections:
+        groups += recurrence_groups(sizes or (QUICK_SIZES if quick else SIZES), device, engines)
+    if "output_layer" in sections:
+        groups.append(output_layer_group())
+    if "end_to_end" in sections:
+        groups += token_groups(device, engines=engines)
+        groups += [] if quick else ptb_groups()
+    if "evaluation" in sections and not quick:
+        groups.append(evaluation_group())
+    if "deploy" in sections and device.type == "cpu" and not quick:
+        groups.append(deploy_group(onnx=onnx))
+    if not quick:
+        return Plan(groups, left_out=left_out)
+    groups.sort(key=_expected_work)  # what a slow machine does not reach is what takes longest
+    without = ", ".join(str(size) for size in SIZES if size not in QUICK_SIZES)
+    left_out += (f"by --quick the sizes {without}", "the reference engine", "the step of task=ptb", "its evaluation")
+    left_out += ("compressed models", "most of the peak memory")
+    return Plan(groups, seconds=0.5, least=3, few_memories=True, limit=QUICK_SECONDS, left_out=left_out)
+
+
+def run(plan: Plan, device: torch.device, passes: int = 1) -> Iterator[Progress]:
+    """Measures all groups `passes` times, one whole pass after the other, so that what slows the machine down for a while
+    shows as a range."""
+    expected = [_expected_seconds(group, plan) for group in plan.groups] * passes
+    found: dict[Group, list[list[Row]]] = {group: [] for group in plan.groups}
+    first, done = time.monotonic(), 0
+    for _ in range(passes):
+        started = time.monotonic()
+        for group in plan.groups:
+            done += 1
+            if time.monotonic() - started > plan.limit:
+                continue
+            times = alternate(group.cases, device, seconds=plan.seconds, least=plan.least)
+            fresh = rows_of(group, times, [_memory(case, plan, device) for case in group.cases])
+            if group.cases[0].section == "deploy":
+                fresh = with_files(fresh, [file_bytes(case) for case in group.cases])
+            found[group].append(fresh)
+            rows = [over_passes(of_case) for lists in found.values() for of_case in zip(*lists, strict=True)]
+            left = (time.monotonic() - first) / sum(expected[:done]) * sum(expected[done:])
+            missing = [group.title for group, lists in found.items() if not lists]
+            yield Progress(group, fresh, rows, missing, done, len(expected), left)
+
+
+def _memory(case: Case, plan: Plan, device: torch.device) -> float | None:
+    return peak_memory(case, device, torch.get_num_threads()) if _wants_memory(case, plan) else None
+
+
+def _wants_memory(case: Case, plan: Plan) -> bool:
+    few = case.engine in (LSTM, AUTO, PLAIN_LOSS, CHUNKED_LOSS) and case.size[3] >= 1000
+    ours = case.engine not in ("reference", LOOP)
+    return case.mode == "train" and (few or (ours and not plan.few_memories))
+
+
+def _expected_seconds(group: Group, plan: Plan) -> float:
+    """A guess that only has to be right in proportion."""
+    processes = sum(_wants_memory(case, plan) for case in group.cases)
+    return 1.0 + max(plan.seconds, (plan.least + 2) * _expected_work(group)) + processes * 2.0
+
+
+def _expected_work(group: Group) -> float:
+    """Seconds of one round, guessed from the multiplications."""
+    total = 0.0
+    for case in group.cases:
+        time_, batch, inputs, hidden = case.size
+        products = 8 * (inputs + hidden) * hidden if case.task != "loss" else 2 * inputs * hidden
+        work = time_ * batch * products * (3 if case.mode == "train" else 1) * (4 if case.task == "ptb" else 1)
+        total += work / (2e11 if case.dtype == "float32" else 4e11)
+    return total

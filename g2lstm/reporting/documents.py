@@ -1,0 +1,50 @@
+"""Documents that quote tables of what was recorded.
+
+A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
+speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
+compression/NAME:sweep or NAME:study for what experiments/compression_sweep.py or study.py wrote.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from g2lstm.files import write_atomically
+from g2lstm.reporting import gate_tables, run_tables, speed_tables
+
+MARKED = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
+
+
+def filled(document: str, results: Path) -> str:
+    """The document with every table between its marks made anew."""
+    return MARKED.sub(lambda m: f"<!-- table: {m[1]} -->\n{quoted(m[1], results)}\n<!-- end of table -->", document)
+
+
+def quoted(name: str, results: Path) -> str:
+    """The table of this name."""
+    folder, _, kind = name.partition(":")
+    if not kind:
+        return run_tables.recorded(results / folder)
+    if kind in gate_tables.TABLES:
+        return gate_tables.recorded(results / folder, kind)
+    if kind in speed_tables.TABLES:
+        return speed_tables.recorded(results / folder, kind)
+    path = results / folder / f"{kind}.md"
+    return path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"(no {kind} is recorded yet)"
+
+
+def fill(documents: Iterable[Path], results: Path, *, write: bool) -> list[Path]:
+    """Makes the tables of documents anew.
+
+    Returns:
+        the documents that quoted other numbers.
+    """
+    stale = []
+    for document in documents:
+        before = document.read_text(encoding="utf-8")
+        after = filled(before, results)
+        if after != before:
+            stale.append(document)
+            if write:
+                write_atomically(document, after)
+    return stale

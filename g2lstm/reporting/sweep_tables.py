@@ -1,0 +1,73 @@
+"""What a compression sweep found, as the paper's table."""
+
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+from g2lstm.compression.methods import ORIGINAL, Method
+from g2lstm.figures import gate_label, gate_order
+from g2lstm.reporting.tables import SPREAD, markdown, number, spread
+
+Row = dict[str, Any]
+MOST_SETTINGS = 6  # beside the original, in one table
+
+
+def tables(rows: list[Row]) -> str:
+    """Markdown: a table in the paper's shape for each of without and with cache, and what the settings cost.
+
+    One row a gate, one column a setting: the mean over seeds and, in brackets, the mean difference to the original of the
+    same run, with standard deviations where there are several runs.
+    """
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    parts = []
+    for cache in (False, True):
+        chosen = [row for row in rows if row["cache"] == cache]
+        if chosen:
+            title = f"{chosen[0]['split']} {chosen[0]['metric'].replace('_', ' ')}" + (" with cache" if cache else "")
+            parts.append(
+                f"{title[0].upper()}{title[1:]} (and difference to the original)\n\n{_table(chosen, settings, _cell)}"
+            )
+    cost = [row for row in rows if row["cache"] == rows[0]["cache"]] if rows else []
+    if cost:
+        parts.append(f"Bits for each parameter of the compressed blocks\n\n{_table(cost, settings, _bits_cell)}")
+        parts.append(_footnote(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
+    """One row a gate and one column a setting; many settings make several tables below each other."""
+    compressed = [setting for setting in settings if setting != ORIGINAL]
+    original = [setting for setting in settings if setting == ORIGINAL]
+    starts = range(0, max(1, len(compressed)), MOST_SETTINGS)
+    return "\n\n".join(_part(rows, original + compressed[start : start + MOST_SETTINGS], cell) for start in starts)
+
+
+def _part(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
+    lines = [["gate", *(Method.parse(setting).label for setting in settings), "n"]]
+    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
+        of_gate = [row for row in rows if row["gate"] == gate]
+        cells = [cell([row for row in of_gate if row["setting"] == setting]) for setting in settings]
+        lines.append([gate_label(gate), *cells, str(len({row["run"] for row in of_gate}))])
+    return markdown(lines)
+
+
+def _cell(rows: list[Row]) -> str:
+    if not rows:
+        return "-"
+    text = spread([row["value"] for row in rows])
+    differences = [row["difference"] for row in rows if row["difference"] is not None]
+    return text if rows[0]["setting"] == ORIGINAL or not differences else f"{text} ({spread(differences, sign='+')})"
+
+
+def _bits_cell(rows: list[Row]) -> str:
+    return number(mean(row["bits_per_gate_parameter"] for row in rows) if rows else None)
+
+
+def _footnote(rows: list[Row]) -> str:
+    row = next((row for row in rows if row["setting"] != ORIGINAL), rows[0])
+    layers = "all layers" if row["layers"] == "all" else f"layers {row['layers']}"
+    matrices = row["matrices"].replace("+", " and ")
+    return (
+        f"Compressed: the {', '.join(row['gates'])} blocks of the {matrices} matrices of {layers}, each block by itself; "
+        f"no biases. n runs that differ in their seed; with several, {SPREAD}."
+    )

@@ -1,0 +1,135 @@
+"""Tables and histograms of what gates.json and words.json hold."""
+
+import json
+import os
+import warnings
+from itertools import combinations, pairwise
+
+import matplotlib.pyplot as plt
+import pytest
+
+from g2lstm.figures import lacking, save_figure
+from g2lstm.inspection.measure import ALL
+from g2lstm.reporting.gate_tables import recorded, text_read
+from g2lstm.reporting.histograms import draw_histograms, draw_modes
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays():
+    yield
+    plt.close("all")
+
+
+def content() -> dict:
+    rows, metrics = [], []
+    for label, seed, share in (("plain LSTM", 1, 0.3), ("plain LSTM", 2, 0.5), ("G2-LSTM (p0.5)", 1, 0.8)):
+        about = {"run": f"{label}{seed}", "label": label, "seed": seed}
+        for mode in ("test",) if label == "plain LSTM" else ("training", "test", "tempered"):
+            metrics.append(about | {"mode": mode, "split": "valid", "perplexity": 100 * share})
+            for layer in ("layers.0", "layers.1", ALL):
+                for block in "if":
+                    row = {"layer": layer, "block": block, "mean": 0.4, "binary": share, "entropy": 0.25}
+                    rows.append(about | {"mode": mode, "histogram": [0.02] * 50} | row)
+        metrics.append(about | {"mode": "hard", "split": "valid", "perplexity": 200.0})
+    about = {"split": "train", "sentences": 1000, "words": 22000, "layer": "layers.0"}
+    return about | {"rows": rows, "metrics": metrics}
+
+
+def test_tables_have_mean_and_deviation_over_seeds(tmp_path) -> None:
+    assert recorded(tmp_path, "binary") == "(no gates are measured yet)"
+    (tmp_path / "gates.json").write_text(json.dumps(content()))
+    lines = recorded(tmp_path, "binary").splitlines()
+    assert lines[0].startswith("| gate in test | layers.0, input gate: binary | layers.0, input gate: entropy, bits |")
+    assert lines[2].startswith("| plain LSTM | 40.0 ± 14.1% | 0.250 ± 0.000 |")
+    assert lines[2].endswith("| 2 |")
+    assert lines[3].startswith("| G2-LSTM (p0.5) | 80.0% | 0.250 |")
+    lines = recorded(tmp_path, "modes").splitlines()
+    assert lines[2].startswith("| plain LSTM | test | 0.400 ± 0.000 | 40.0 ± 14.1% |")
+    assert [line.split(" | ")[1] for line in lines[4:8]] == [
+        "training: noise and temperature", "test", "test at the temperature of training", "test, gates cut to 0 or 1",
+    ]  # fmt: skip
+    assert lines[7].endswith("| - | - | - | - | 200.00 | 1 |")
+    with pytest.raises(ValueError, match="binary, modes, words"):
+        recorded(tmp_path, "wide")
+
+
+def test_the_table_of_words_has_the_test(tmp_path) -> None:
+    test = {"difference": -0.02, "low": -0.03, "high": -0.01, "p": 0.004}
+    classes = [{"class": kind, "mean_of_types": 0.3} for kind in ("sentence end", "function", "content")]
+    about = {"layer": "layers.0", "sentences": 9, "split": "valid", "types": 400, "min_count": 20, "classes": classes}
+    rows = [about | {"label": "G2-LSTM", "test": test}, about | {"label": "tiny", "test": None}]
+    (tmp_path / "words.json").write_text(json.dumps({"rows": rows}))
+    lines = recorded(tmp_path, "words").splitlines()
+    assert lines[2] == "| G2-LSTM | 0.300 | 0.300 | 0.300 | -0.020 | -0.030 to -0.010 | 0.004 | 1 |"
+    assert lines[3] == "| tiny | 0.300 | 0.300 | 0.300 | - | - | - | 1 |"
+
+
+def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
+    rows = content()["rows"]
+    for bins in (10, 50):
+        figure = draw_histograms(rows, "layers.0", bins, text_read(content()))
+        assert "First 1,000 sentences of train" in figure.get_suptitle()
+        titles = [axes.get_title() for axes in figure.axes]
+        assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p0.5)", "", ""]
+        assert len({axes.get_ylim() for axes in figure.axes}) == 1
+        assert len(figure.axes[0].patches) == bins
+    files = save_figure(figure, tmp_path, "histograms")
+    assert [file.name for file in files] == ["histograms.png", "histograms.svg"]
+    modes = draw_modes(rows, "layers.0", text_read(content()))
+    assert modes is not None
+    assert "First 1,000 sentences of train" in modes.get_suptitle()
+    assert [axes.get_title() for axes in modes.axes] == ["G2-LSTM\n(p0.5)", ""]
+    assert [len(axes.patches) for axes in modes.axes] == [3, 3]
+    assert draw_modes([row for row in rows if row["label"] == "plain LSTM"], "layers.0", "text") is None
+
+
+def test_long_names_are_broken_into_lines() -> None:
+    rows = [
+        row | {"label": f"G2-LSTM (tau0.{n}-noise_p0.5-weight_dropout0.25)"} for n in range(3) for row in content()["rows"]
+    ]
+    figure = draw_histograms(rows, "layers.0", 10, "text")
+    figure.canvas.draw()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes[:3]]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_titles_of_many_lines_take_no_room_from_the_panels() -> None:
+    name = "-".join(f"weight_dropout0.{n}" for n in range(9))
+    rows = [row | {"label": f"G2-LSTM ({name}-{n})"} for n in range(8) for row in content()["rows"]]
+    for figure in (draw_histograms(rows, "layers.0", 10, "text"), draw_modes(rows, "layers.0", "text")):
+        assert figure is not None
+        figure.canvas.draw()
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        assert len(shown[0].get_title().splitlines()) > 8
+        assert all(axes.get_window_extent().height > 1.5 * figure.dpi for axes in shown)
+        labels = [axes.yaxis.label.get_window_extent() for axes in shown if axes.get_ylabel()]
+        assert len(labels) == 4
+        assert not any(one.overlaps(other) for one, other in combinations(labels, 2))
+
+
+def test_many_models_go_on_below() -> None:
+    rows = [row | {"label": f"model {n}"} for n in range(8) for row in content()["rows"][:6]]
+    figure = draw_histograms(rows, "layers.0", 10, "text")
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [f"model {n}" for n in range(8)]
+    assert sum(axes.get_visible() for axes in figure.axes) == 16
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.png").write_text("old")
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(plt.figure(), tmp_path, "a")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "old")]
+
+
+def test_signs_that_the_font_lacks_are_named_once_and_raise_no_warnings(tmp_path) -> None:
+    assert lacking(["a grün word…", "\u4e2d\u6587", "\u6587"]) == "\u4e2d\u6587"
+    figure = plt.figure()
+    figure.suptitle("\u4e2d\u6587")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(figure, tmp_path, "a")
