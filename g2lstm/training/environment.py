@@ -51,9 +51,10 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def check_committed(path: Path) -> None:
-    """Raises a UserError where `path` lies in results/ and the code is not what its commit says."""
-    if "results" in path.resolve().parts and commit().endswith("-dirty"):
-        raise UserError(f"{path} is a record, and the code has uncommitted changes: commit them, or write elsewhere")
+    """Raises a UserError where `path` would be a record of code that no commit has."""
+    root = checkout()
+    if root is not None and path.resolve().is_relative_to(root / "results") and commit().endswith("-dirty"):
+        raise UserError(f"{path} is a record, with uncommitted changes in {root}: commit them, or write elsewhere")
 
 
 def commit() -> str:

@@ -92,10 +92,11 @@ def test_several_passes_give_medians_and_ranges(brief, tmp_path, capsys):
 
 def test_nothing_is_recorded_from_uncommitted_code(brief, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "commit", lambda: "0123-dirty")
+    monkeypatch.setattr(environment, "checkout", lambda: tmp_path)
     file = tmp_path / "results" / "speed" / "x.json"
     arguments = ["sections=recurrence", "sizes=3x2x4x6", "threads=1"]
     assert cli.guarded(lambda: speed.speed([*arguments, f"json={file}"])) == 2
-    assert "is a record, and the code has uncommitted changes: commit them" in capsys.readouterr().err
+    assert f"is a record, with uncommitted changes in {tmp_path}: commit them" in capsys.readouterr().err
     assert not file.parent.exists()
     assert speed.speed([*arguments, f"json={tmp_path / 'x.json'}"]) == 0
 
