@@ -12,6 +12,7 @@ from g2lstm.errors import UserError
 
 LEVEL = 0.95
 BLOCK = 500  # tokens: longer than sentences and most articles, whose losses are alike
+FEWEST_BLOCKS = 10
 DRAWS = 10_000
 Interval = tuple[float, float]
 
@@ -52,7 +53,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 def equivalence_test(differences: Sequence[float], margin: float) -> float:
     """p of "the mean difference is `margin` or more, this way or that": two one-sided t-tests, the larger p of both.
 
-    Below 0.05 where the 90% t-interval lies within the margin.
+    Below 0.025 where the 95% t-interval lies within the margin.
 
     Raises:
         ValueError: there are fewer than two differences.
@@ -99,14 +100,14 @@ def loss_difference(
         seed: of the draws.
 
     Raises:
-        ValueError: the texts are of different lengths, or too short for two blocks.
+        ValueError: the texts are of different lengths, or too short for `FEWEST_BLOCKS`.
     """
     if ours.shape != theirs.shape or ours.ndim != 1:
         raise ValueError(f"the losses must be of the same text, got {ours.shape} and {theirs.shape} of them")
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
     starts = np.arange(0, len(difference), block)
-    if len(starts) < 2:
-        raise ValueError(f"an interval takes two blocks of {block} tokens, got {len(difference)} tokens")
+    if len(starts) < FEWEST_BLOCKS:
+        raise ValueError(f"an interval takes {FEWEST_BLOCKS} blocks of {block} tokens, got {len(difference)} tokens")
     sums, sizes = np.add.reduceat(difference, starts), np.diff(np.append(starts, len(difference)))
 
     def of_blocks(sums: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:

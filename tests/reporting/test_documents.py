@@ -86,7 +86,7 @@ def test_any_runs_are_put_into_a_table(tmp_path, capsys) -> None:
 
 
 def test_losses_are_compared_with_the_first_runs(tmp_path, capsys) -> None:
-    losses = np.random.default_rng(1).normal(4, 1, 2000)
+    losses = np.random.default_rng(1).normal(4, 1, 5000)
     runs = [recorded(tmp_path / "x", f"{name}-seed1") for name in ("sigmoid", "gumbel")]
     for run, more in zip(runs, (0.0, 0.125), strict=True):
         (run / "config.yaml").write_text("a: 1\n")
@@ -95,9 +95,9 @@ def test_losses_are_compared_with_the_first_runs(tmp_path, capsys) -> None:
     arguments = [f"runs={runs[0]},{runs[1]}", "losses=true"]
     assert tables.tables(arguments) == 0
     printed = capsys.readouterr().out
-    assert f"| {runs[1]} | test | 2,000 | +0.1250 | +0.12" in printed
+    assert f"| {runs[1]} | test | 5,000 | +0.1250 | +0.12" in printed
     assert "| 1.133" in printed
-    assert f"| {runs[1]} | valid | 2,000 | +0.0000 | +0.0000 to +0.0000 |" in printed
+    assert f"| {runs[1]} | valid | 5,000 | +0.0000 | +0.0000 to +0.0000 |" in printed
     assert "cache" not in printed
     save_file({"test": losses[1:].astype(np.float16)}, runs[1] / "losses.safetensors")
     with pytest.raises(UserError, match="on test: the losses must be of the same text"):
