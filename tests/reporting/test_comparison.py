@@ -94,7 +94,7 @@ def test_blocks_see_that_neighbours_are_alike() -> None:
     assert (blocks.interval[1] - blocks.interval[0]) > 3 * (alone.interval[1] - alone.interval[0])
 
 
-@pytest.mark.parametrize(("n", "m", "message"), [(900, 901, "of the same text"), (4500, 4500, "10 blocks of 500 tokens, got 4500")])
+@pytest.mark.parametrize(("n", "m", "message"), [(900, 901, "of the same text"), (4500, 4500, "10 blocks of 500 tokens")])
 def test_other_texts_and_short_ones_are_refused(n, m, message) -> None:
     with pytest.raises(ValueError, match=message):
         loss_difference(np.zeros(n), np.zeros(m))
