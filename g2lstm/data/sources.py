@@ -1,6 +1,6 @@
 """Where a corpus comes from: a local folder, else the Hugging Face Hub, else raw files by URL with their md5.
 
-A corpus is one entry of `CORPORA`. What came over the network is kept under `data/<name>`,
+A corpus is one entry of `CORPORA`. What came over the network is kept in the user's cache folder,
 so that the next run needs no network.
 """
 
@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from g2lstm.data.download import HubFiles, RawFile, UnavailableError, download_file, read_hub, staged
+from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, read_hub
 from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
 
 SPLITS = ("train", "valid", "test")
 
@@ -75,7 +76,8 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
 
     Args:
         name: a key of `CORPORA`.
-        data_dir: the only folder to look in; without it `$G2LSTM_DATA/<name>`, `data/<name>`, then the network.
+        data_dir: the only folder to look in; without it `$G2LSTM_DATA/<name>`, `data/<name>`, the cache folder,
+            then the network.
         download: whether the network may be used.
 
     Raises:
@@ -93,11 +95,11 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
         if not missing:
             return _read_folder(name, corpus, folder)
         tried.append(f"{folder} ({'no ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
-    for fetch, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)):
+    for read, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)):
         if not (download and known):
             continue
         try:
-            return fetch(name, corpus)
+            return read(name, corpus)
         except UnavailableError as error:
             tried.append(str(error))
     raise UserError(_nowhere(name, corpus, tried, download))
@@ -107,7 +109,7 @@ def local_folders(name: str) -> list[Path]:
     """The folders that are looked in when none is given, in order."""
     root = os.environ.get("G2LSTM_DATA")
     folders = [Path(root).expanduser() / name] if root else []
-    return list(dict.fromkeys([*folders, _cache_folder(name)]))
+    return list(dict.fromkeys([*folders, Path.cwd() / "data" / name, cache_folder(name)]))
 
 
 def find_splits(folder: Path, corpus: Corpus | None = None) -> dict[str, Path]:
@@ -128,7 +130,7 @@ def find_splits(folder: Path, corpus: Corpus | None = None) -> dict[str, Path]:
     for split in SPLITS:
         found = [name for name in names if name in (f"{split}.txt", f"wiki.{split}.tokens")]
         found += [name for name in names if name.endswith(f".{split}.txt")]
-        if corpus and split in corpus.raw and corpus.file_name(split) in found:
+        if corpus and split in corpus.raw and (folder / corpus.file_name(split)).is_file():
             found = [corpus.file_name(split)]
         if len(found) > 1:
             raise UserError(f"{folder} has {len(found)} files for {split}: {', '.join(found)}: keep one of them there")
@@ -199,27 +201,17 @@ def _from_hub(name: str, corpus: Corpus) -> RawText:
     wrong = _wrong_counts(raw, corpus.counts)
     if wrong:
         raise UnavailableError(f"{raw.origin} ({wrong})")
-    # Where nothing can be written nothing is kept, and the lines are read from the Hub again next time.
-    with suppress(OSError), staged(_cache_folder(name)) as staging:
+    with suppress(OSError):  # where nothing can be written, the lines are read from the Hub again next time
         for split, lines in raw.splits.items():
-            text = "".join(f"{line}\n" for line in lines)
-            (staging / corpus.file_name(split)).write_text(text, encoding="utf-8", newline="\n")
+            write_atomically(cache_folder(name) / corpus.file_name(split), "".join(f"{line}\n" for line in lines))
     return raw
 
 
 def _from_urls(name: str, corpus: Corpus) -> RawText:
-    folder = _cache_folder(name)
-    try:
-        with staged(folder) as staging:
-            for file in corpus.raw.values():
-                download_file(file.url, file.md5, staging / file.name)
-    except OSError as error:
-        raise UnavailableError(f"raw files into {folder} ({error.strerror or error})") from None
+    folder = cache_folder(name)
+    for file in corpus.raw.values():
+        fetch(file, folder)
     return _read_folder(name, corpus, folder)
-
-
-def _cache_folder(name: str) -> Path:
-    return Path.cwd() / "data" / name
 
 
 def _nowhere(name: str, corpus: Corpus, tried: list[str], download: bool) -> str:

@@ -1,16 +1,20 @@
-"""Where corpora come from. Every network place is a local one here: file:// URLs, 127.0.0.1, parquet files on disk."""
+"""Where corpora come from. Every network place is a local one here: 127.0.0.1, parquet files on disk."""
 
+import functools
 import hashlib
 import http.server
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from g2lstm.data import download, sources
-from g2lstm.data.download import HubFiles, RawFile, UnavailableError, download_file, read_hub
+from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, read_hub
 from g2lstm.data.sources import CORPORA, Corpus, Counts, find_splits, load_lines, read_lines
 from g2lstm.errors import UserError
 
@@ -26,14 +30,8 @@ def write_splits(folder: Path, pattern: str = "{}.txt", lines: dict[str, list[st
     return folder
 
 
-def raw_files(folder: Path) -> dict[str, RawFile]:
-    return {
-        split: RawFile(
-            (folder / f"toy.{split}.txt").as_uri(),
-            hashlib.md5((folder / f"toy.{split}.txt").read_bytes()).hexdigest(),
-        )
-        for split in LINES
-    }
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def assert_one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None:
@@ -52,36 +50,58 @@ def no_corpora_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    for variable in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus "toy" whose raw files lie in a folder and whose counts are known."""
-    folder = write_splits(tmp_path / "remote", "toy.{}.txt")
-    monkeypatch.setitem(CORPORA, "toy", Corpus(raw=raw_files(folder), counts=COUNTS))
-    return folder
+def remote(tmp_path: Path) -> Path:
+    """The folder behind `server`."""
+    return write_splits(tmp_path / "remote", "toy.{}.txt")
+
+
+@dataclass
+class Server:
+    """A web server: its address, what it was asked for, and how many answers it still cuts short."""
+
+    url: str
+    asked: list[str] = field(default_factory=list)
+    short: int = 0
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    """A web server whose /short promises 1,000 bytes and sends 10."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
+def server(remote: Path) -> Iterator[Server]:
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path != "/short":
-                return self.send_error(404)
+            answers.asked.append(self.path)
+            if not answers.short:
+                return super().do_GET()
+            answers.short -= 1
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
-            return self.wfile.write(b"0123456789") and None
+            self.wfile.write(b"0123456789")
+            return None
 
         def log_message(self, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    handler = functools.partial(Handler, directory=str(remote))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        answers = Server(f"http://127.0.0.1:{httpd.server_address[1]}")
+        yield answers
         httpd.shutdown()
+
+
+@pytest.fixture
+def toy(remote: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A corpus "toy" whose raw files lie in a folder behind a web server and whose counts are known."""
+    names = {split: f"toy.{split}.txt" for split in LINES}
+    raw = {split: RawFile(f"{server.url}/{name}", md5(remote / name)) for split, name in names.items()}
+    monkeypatch.setitem(CORPORA, "toy", Corpus(raw=raw, counts=COUNTS))
+    return remote
 
 
 @pytest.mark.parametrize("pattern", ["{}.txt", "ptb.{}.txt", "my.own.{}.txt", "wiki.{}.tokens"])
@@ -187,30 +207,78 @@ def test_wrong_counts_say_both(tmp_path: Path, toy: Path) -> None:
     assert_one_line(error, "7 / 3 / 3", "7 / 3 / 5", "vocabulary of 4", "task=text")
 
 
-def test_download_keeps_the_files_for_the_next_run(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_keeps_the_files_in_the_cache_folder_for_the_next_run(toy: Path, server: Server) -> None:
     assert load_lines("toy").splits == LINES
-    assert sorted(path.name for path in Path("data").iterdir()) == ["toy"]
-    monkeypatch.setattr(sources, "download_file", None)
-    assert load_lines("toy", download=False).splits == LINES
+    assert load_lines("toy", download=False).origin == str(cache_folder("toy"))
+    assert len(server.asked) == 3
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_data_of_an_earlier_version_under_the_working_directory_is_still_found(toy: Path, server: Server) -> None:
+    write_splits(Path("data/toy"), "toy.{}.txt")
+    assert load_lines("toy").origin == str(Path("data/toy").absolute())
+    assert server.asked == []
+
+
+def test_half_a_download_is_completed(toy: Path, server: Server) -> None:
+    load_lines("toy")
+    (cache_folder("toy") / "toy.valid.txt").unlink()
+    assert load_lines("toy").splits == LINES
+    assert server.asked[3:] == ["/toy.valid.txt"]
 
 
 def test_corrupt_download_leaves_nothing_and_says_both_sums(toy: Path) -> None:
     (toy / "toy.test.txt").write_text("B b\na\n")  # same length, another md5
     with pytest.raises(UserError) as error:
         load_lines("toy")
-    assert_one_line(error, "toy.test.txt", "corrupt", CORPORA["toy"].raw["test"].md5)
-    assert list(Path.cwd().iterdir()) == []
+    assert_one_line(error, "toy.test.txt", "does not match", CORPORA["toy"].raw["test"].md5, md5(toy / "toy.test.txt"))
+    assert not (cache_folder("toy") / "toy.test.txt").exists()
 
 
-def test_truncated_download_leaves_nothing(tmp_path: Path, server: str) -> None:
-    with pytest.raises(UnavailableError, match=r"truncated: 10 of 1,000 bytes|10 bytes read, 990 more expected"):
-        download_file(f"{server}/short", None, tmp_path / "short")
-    assert not (tmp_path / "short").exists()
+def test_a_truncated_download_is_tried_again(toy: Path, server: Server) -> None:
+    server.short = download.RETRIES
+    assert load_lines("toy").splits == LINES
+    assert server.asked.count("/toy.train.txt") == download.RETRIES + 1
 
 
-def test_http_error_is_a_reason_not_a_traceback(tmp_path: Path, server: str) -> None:
+def test_a_download_that_stays_truncated_leaves_nothing(tmp_path: Path, toy: Path, server: Server) -> None:
+    server.short = download.RETRIES + 1
+    with pytest.raises(UnavailableError, match="10 bytes read, 990 more expected"):
+        fetch(RawFile(f"{server.url}/toy.test.txt", None), tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_http_error_is_a_reason_not_a_traceback(tmp_path: Path, server: Server) -> None:
     with pytest.raises(UnavailableError, match="HTTP 404"):
-        download_file(f"{server}/absent", None, tmp_path / "absent")
+        fetch(RawFile(f"{server.url}/absent", None), tmp_path)
+
+
+def test_nowhere_to_write_is_a_reason_not_a_traceback(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"Not a directory|File exists"):
+        fetch(RawFile(f"{server.url}/toy.test.txt", None), tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_members_of_an_archive_are_unpacked_and_found_again(
+    remote: Path, server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, names = remote / f"toy.{kind}", {split: f"inner/toy.{split}.txt" for split in LINES}
+    if kind == "tgz":
+        with tarfile.open(archive, "w:gz") as tar:
+            for name in names.values():
+                tar.add(remote / Path(name).name, name)
+    else:
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for name in names.values():
+                zipped.write(remote / Path(name).name, name)
+    raw = {split: RawFile(f"{server.url}/toy.{kind}", md5(archive), name) for split, name in names.items()}
+    monkeypatch.setitem(CORPORA, "toy", Corpus(raw=raw, counts=COUNTS))
+    assert load_lines("toy").splits == LINES
+    assert load_lines("toy", download=False).splits == LINES
+    assert server.asked == [f"/toy.{kind}"]
+    with pytest.raises(UnavailableError, match="absent"):
+        fetch(RawFile(f"{server.url}/toy.{kind}", md5(archive), "inner/absent"), cache_folder("toy"))
 
 
 def test_nothing_anywhere_is_one_message_with_all_places_and_ways_out(
@@ -250,12 +318,12 @@ def test_hub_parquet_gives_the_lines_and_keeps_them(tmp_path: Path, toy: Path, m
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     hub = write_parquet(tmp_path / "hub", LINES)
-    monkeypatch.setitem(CORPORA, "toy", Corpus(hub, raw_files(toy), COUNTS))
+    monkeypatch.setitem(CORPORA, "toy", Corpus(hub, CORPORA["toy"].raw, COUNTS))
     raw = load_lines("toy")
     assert raw.splits == LINES
     assert raw.origin.startswith(str(tmp_path / "hub"))
     kept = load_lines("toy", download=False)
-    assert (kept.splits, kept.origin) == (LINES, str(Path("data/toy").absolute()))
+    assert (kept.splits, kept.origin) == (LINES, str(cache_folder("toy")))
 
 
 def test_hub_with_other_counts_gives_way_to_the_raw_files(
@@ -264,8 +332,8 @@ def test_hub_with_other_counts_gives_way_to_the_raw_files(
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     hub = write_parquet(tmp_path / "hub", LINES | {"test": ["a"]})
-    monkeypatch.setitem(CORPORA, "toy", Corpus(hub, raw_files(toy), COUNTS))
-    assert load_lines("toy").origin == str(Path("data/toy").absolute())
+    monkeypatch.setitem(CORPORA, "toy", Corpus(hub, CORPORA["toy"].raw, COUNTS))
+    assert load_lines("toy").origin == str(cache_folder("toy"))
 
 
 def test_hub_without_the_column_is_a_reason_not_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +355,7 @@ def test_penn_treebank_has_its_counts(ptb_dir: Path) -> None:
 @pytest.mark.corpus
 def test_penn_treebank_files_have_the_registered_md5(ptb_dir: Path) -> None:
     for file in CORPORA["ptb"].raw.values():
-        assert hashlib.md5((ptb_dir / file.name).read_bytes()).hexdigest() == file.md5
+        assert md5(ptb_dir / file.name) == file.md5
 
 
 @pytest.mark.network
@@ -301,5 +369,4 @@ def test_the_hub_has_the_penn_treebank_as_registered():
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_the_raw_files_are_where_they_are_registered(split, tmp_path):
     file = CORPORA["ptb"].raw[split]
-    download_file(file.url, file.md5, tmp_path / split)
-    assert (tmp_path / split).stat().st_size > 300_000
+    assert fetch(file, tmp_path).stat().st_size > 300_000
