@@ -1,18 +1,19 @@
-"""Experiment trackers: none, or Weights & Biases. A tracker never stops a run."""
+"""Experiment trackers: none, Weights & Biases, Trackio or TensorBoard. A tracker never stops a run."""
 
 from __future__ import annotations
 
 import importlib
 import netrc
 import os
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from g2lstm.errors import UserError
 
-TRACKERS = ("none", "wandb")
+TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 # Seconds until a missing network is noticed; wandb's own 90 are long to look at a silent screen.
 INIT_TIMEOUT = 30.0
 
@@ -23,20 +24,27 @@ class Tracker:
     Args:
         run: what a tracker's `init` gave, or None to track nothing.
         say: prints one line.
-        run_id: the tracker's name for a run that it could not go on with this time.
+        run_id: the tracker's name for its run, also for one that it could not go on with this time.
+        html: makes of a page what the tracker's run can log; None where it shows no pages.
     """
 
-    def __init__(self, run: Any = None, say: Callable[[str], None] = print, run_id: str | None = None) -> None:
-        self._run, self._say = run, say
-        self.run_id: str | None = run_id if run is None else str(run.id)
+    def __init__(
+        self,
+        run: Any = None,
+        say: Callable[[str], None] = print,
+        run_id: str | None = None,
+        html: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._run, self._say, self.run_id, self._html = run, say, run_id, html
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Passes on one step's metrics. If that fails it says so in a line, and tracks no more."""
         self._attempt(lambda run: run.log(dict(metrics), step=step))
 
     def log_page(self, name: str, content: str) -> None:
-        """Shows an HTML page beside the run's metrics."""
-        self._attempt(lambda run: run.log({name: _import_wandb().Html(content, inject=False)}))
+        """Shows an HTML page beside the run's metrics, where the tracker can."""
+        if html := self._html:
+            self._attempt(lambda run: run.log({name: html(content)}))
 
     def finish(self) -> None:
         """Closes the tracker's run; later calls do nothing."""
@@ -60,47 +68,90 @@ def build_tracker(
     config: Mapping[str, Any],
     run_dir: str | os.PathLike[str],
     run_id: str | None = None,
+    run_name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
     mode: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Tracker:
     """A tracker by name.
 
     Args:
-        name: "none" or "wandb".
+        name: one of `TRACKERS`.
         project: the tracker's project.
         config: what the run is, shown beside its metrics.
         run_dir: where the tracker keeps its own files.
         run_id: the tracker's run to go on with; None begins one.
+        run_name: what people see; the last part of `run_dir` without it.
+        group: what the run has in common with others; the folder that holds `run_dir` without it.
+        tags: words to filter runs by, in wandb.
         mode: wandb's mode. None leaves it to WANDB_MODE, and to "offline" where wandb can't start (no key, no network).
         say: prints one line.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: the tracker's package is not installed.
         ValueError: on an unknown name.
     """
     if name not in TRACKERS:
         raise ValueError(f"the tracker must be one of {', '.join(TRACKERS)}, got {name!r}")
     if name == "none":
         return Tracker(say=say)
-    options: dict[str, Any] = {"project": project, "config": dict(config), "dir": os.fspath(run_dir)}
-    options |= {"id": run_id, "resume": "allow"}
-    if "WANDB_INIT_TIMEOUT" not in os.environ:
-        options["settings"] = {"init_timeout": INIT_TIMEOUT}
-    return Tracker(_start(_import_wandb(), options, mode, say), say, run_id)
-
-
-def _import_wandb() -> Any:
+    package = _import(name)
+    folder = Path(run_dir).absolute()
+    common = {"project": project, "config": dict(config), "group": group or folder.parent.name}
+    title = run_name or folder.name
     try:
-        wandb = importlib.import_module("wandb")
+        if name == "wandb":
+            options = common | {"name": title, "tags": list(tags) or None, "dir": str(run_dir)}
+            run = _start_wandb(package, options | {"id": run_id, "resume": "allow"}, mode, say)
+            return Tracker(run, say, str(run.id), lambda page: package.Html(page, inject=False))
+        if name == "trackio":
+            title = run_id or f"{title}-{uuid.uuid4().hex[:6]}"  # it tells runs apart by their names alone
+            run = package.init(**common, name=title, resume="allow", embed=False)
+            return Tracker(run, say, title, package.Html)
+        return Tracker(_TensorBoard(folder / "tensorboard", config), say, "tensorboard")
+    except Exception as error:
+        say(f"no tracking, the run goes on without: {_one_line(error)}")
+        return Tracker(None, say, run_id)
+
+
+class _TensorBoard:
+    """TensorBoard's writer behind the calls that wandb's run has. Files are made at the first step."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self._folder, self._config = folder, config
+        self._writer: Any = None
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A run that was killed and resumed goes back to its checkpoint: what it logged after that is hidden.
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in self._config.items()), step)
+        for key, value in metrics.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(key, value, step)
+
+    def finish(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _import(name: str) -> Any:
+    try:
+        package = importlib.import_module(name)
     except ImportError:
-        wandb = None
+        package = None
     # A folder named wandb, which wandb itself leaves behind, imports too, as an empty namespace.
-    if not hasattr(wandb, "init"):
-        raise UserError("tracker=wandb needs the wandb package: pip install wandb, or choose tracker=none")
-    return wandb
+    if getattr(package, "__file__", None) is None and not hasattr(package, "init"):
+        raise UserError(f"tracker={name} needs the {name} package: pip install 'g2lstm[{name}]', or choose tracker=none")
+    return package
 
 
-def _start(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[[str], None]) -> Any:
+def _start_wandb(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[[str], None]) -> Any:
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        options = options | {"settings": {"init_timeout": INIT_TIMEOUT}}
     # An explicit mode overrides WANDB_MODE, so none is passed unless the user chose one.
     asked = options if mode is None else options | {"mode": mode}
     if mode is None and "WANDB_MODE" not in os.environ and not _has_key():
@@ -110,11 +161,7 @@ def _start(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[
             return wandb.init(**asked)
         except Exception as error:
             reason = _one_line(error)
-    try:
-        run = wandb.init(**options, mode="offline")
-    except Exception as error:
-        say(f"no tracking, the run goes on without: {_one_line(error)}")
-        return None
+    run = wandb.init(**options, mode="offline")
     say(f"wandb is offline ({reason}); wandb sync {Path(run.dir).parent} uploads it later")
     return run
 

@@ -1,5 +1,7 @@
-"""Trackers, mostly against a stand-in for wandb."""
+"""Trackers: wandb mostly as a stand-in, TensorBoard and Trackio as they are."""
 
+import os
+import re
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -84,9 +86,16 @@ def test_metrics_reach_wandb_and_no_mode_is_passed_unless_asked(wandb, tmp_path,
     (options,) = wandb.calls
     assert "mode" not in options
     assert (options["project"], options["config"], options["dir"]) == ("g2lstm", {"seed": 1}, str(tmp_path))
+    assert (options["name"], options["group"]) == (tmp_path.name, tmp_path.parent.name)
     assert wandb.run.logged == [({"train/loss": 2.0}, 7)]
     assert wandb.run.finished == 1
     assert said == []
+
+
+def test_name_group_and_tags_are_shown_as_given(wandb, tmp_path, said):
+    build(tmp_path, said, run_name="gumbel-seed1", group="ptb gumbel", tags=("ptb", "gumbel"))
+    (options,) = wandb.calls
+    assert (options["name"], options["group"], options["tags"]) == ("gumbel-seed1", "ptb gumbel", ["ptb", "gumbel"])
 
 
 def test_a_mode_that_was_asked_for_is_passed(wandb, tmp_path, said):
@@ -164,16 +173,77 @@ def test_ctrl_c_inside_the_tracker_still_interrupts(wandb, tmp_path, said):
         tracker.log({"loss": 1.0}, step=1)
 
 
-@pytest.mark.parametrize("found", [None, SimpleNamespace()], ids=["missing", "an empty folder named wandb"])
-def test_a_missing_wandb_is_a_user_error_with_the_way_out(found, tmp_path, said, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", found)
-    with pytest.raises(UserError, match="pip install wandb, or choose tracker=none"):
+@pytest.mark.parametrize("name", ["wandb", "trackio", "tensorboard"])
+def test_a_missing_package_is_a_user_error_with_the_way_out(name, tmp_path, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"pip install 'g2lstm\[{name}\]', or choose tracker=none"):
+        build_tracker(name, project="p", config={}, run_dir=tmp_path)
+
+
+def test_an_empty_folder_named_wandb_is_no_package(tmp_path, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())
+    with pytest.raises(UserError, match="needs the wandb package"):
         build(tmp_path, said)
 
 
 def test_an_unknown_tracker_is_quoted(tmp_path):
-    with pytest.raises(ValueError, match="none, wandb, got 'mlflow'"):
+    with pytest.raises(ValueError, match="none, wandb, trackio, tensorboard, got 'mlflow'"):
         build_tracker("mlflow", project="p", config={}, run_dir=tmp_path)
+
+
+def test_tensorboard_shows_numbers_and_hides_what_a_resumed_run_takes_back(tmp_path, said):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def track(steps, run_id):
+        options = {"project": "p", "config": {"seed": 1}, "run_dir": tmp_path, "run_id": run_id, "say": said.append}
+        tracker = build_tracker("tensorboard", **options)
+        for step, loss in steps.items():
+            tracker.log({"train/loss": loss, "note": "a text"}, step)
+        tracker.log_page("report", "<p>")
+        tracker.finish()
+        return tracker.run_id
+
+    track({3: 0.5, 4: 0.25}, track({1: 4.0, 2: 3.0, 3: 2.0}, None))
+    seen = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert seen.Tags()["scalars"] == ["train/loss"]
+    assert [(event.step, event.value) for event in seen.Scalars("train/loss")] == [(1, 4.0), (2, 3.0), (3, 0.5), (4, 0.25)]
+    assert said == []
+
+
+def test_trackio_runs_have_a_name_of_their_own_and_a_group_and_go_on_under_it(monkeypatch, tmp_path, said):
+    calls = []
+    fake = SimpleNamespace(init=lambda **options: calls.append(options) or FakeRun("", ""), Html=str)
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    options = {"project": "p", "config": {}, "run_dir": tmp_path / "ptb" / "gumbel-seed1", "say": said.append}
+    first, second = (build_tracker("trackio", **options) for _ in range(2))
+    build_tracker("trackio", **options, run_id=first.run_id)
+    names = [call["name"] for call in calls]
+    assert all(re.fullmatch(r"gumbel-seed1-\w{6}", name) for name in names)
+    assert first.run_id == names[0] == names[2] != names[1] == second.run_id
+    assert {call["group"] for call in calls} == {"ptb"}
+    assert said == []
+
+
+@pytest.mark.slow
+def test_the_real_trackio_keeps_a_run_and_goes_on_with_it(tmp_path):
+    pytest.importorskip("trackio")
+    code = f"""
+from g2lstm.training.tracking import build_tracker
+run_id, options = None, dict(project="toy", config={{"seed": 1}}, run_dir={str(tmp_path / "gumbel-seed1")!r}, group="ptb")
+for step, loss in ((1, 2.0), (2, 1.0)):
+    tracker = build_tracker("trackio", run_id=run_id, **options)
+    tracker.log({{"train/loss": loss}}, step)
+    tracker.log_page("report", "<p>words</p>")
+    tracker.finish()
+    assert run_id in (None, tracker.run_id)
+    run_id = tracker.run_id
+from trackio.sqlite_storage import SQLiteStorage
+print("found", [row["train/loss"] for row in SQLiteStorage.get_logs("toy", run_id) if "train/loss" in row])
+"""
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "tracking" not in result.stdout
+    assert "found [2.0, 1.0]" in result.stdout, result.stdout + result.stderr
 
 
 def test_the_real_wandb_writes_an_offline_run_into_the_run_directory(tmp_path, said, monkeypatch):
