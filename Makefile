@@ -1,10 +1,10 @@
 # make demo   the paper's method in two minutes      make test   lint has its own target
-# Each target makes the virtual environment .venv when it is missing or pyproject.toml changed.
+# Each target makes the virtual environment .venv-make when it is missing or pyproject.toml changed (.venv is uv's).
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv-make
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format wheel-check clean
 
 demo: $(VENV)/installed
 	$(BIN)/python experiments/demo.py
@@ -22,6 +22,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Builds the package, installs it in a fresh environment and runs it there.
+wheel-check: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow tests/end_to_end/test_wheel.py
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 1; }
@@ -31,4 +35,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,15 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: where the config groups lie, and writing so that a reader never sees half of a file."""
 
 import os
 import tempfile
 from pathlib import Path
+
+
+def conf_folder() -> Path:
+    """The folder of config groups: inside the package where that was installed, at the top of the repository in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,13 +1,43 @@
 """The package as a whole: what importing it brings in, and what its documents say of it."""
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import g2lstm
+import pytest
 
+import g2lstm
+from g2lstm.files import conf_folder
+
+ROOT = Path(g2lstm.__file__).parent.parent
 HEAVY = ("hydra", "omegaconf", "matplotlib", "rich", "datasets", "wandb", "sacrebleu")
+# Distributions whose modules have other names.
+MODULES = {"hydra-core": "hydra", "import-linter": "importlinter", "pillow": "PIL", "pyyaml": "yaml", "pytest-timeout": "pytest"}
+
+
+def project() -> dict:
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def distribution(requirement: str) -> str:
+    return re.match(r"[\w-]+", requirement)[0].lower()
+
+
+def imported(*folders: str) -> set[str]:
+    """The modules of others that the files below some folders import, at their top or inside."""
+    paths = [path for folder in folders for path in ROOT.glob(folder)]
+    own = {"g2lstm", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *ROOT.glob("experiments/*.py"))}
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - own - set(sys.stdlib_module_names)
 
 
 def test_import_brings_in_nothing_heavy():
@@ -19,6 +49,76 @@ print(sorted((set(sys.modules) - before) & set({HEAVY})))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_layer_and_compression_work_with_torch_numpy_and_safetensors_alone():
+    absent = imported("g2lstm/**/*.py", "tests/**/*.py") - {"torch", "numpy", "safetensors", "triton"}
+    assert absent >= {"hydra", "rich", "matplotlib"}
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(absent)}))
+import torch
+from g2lstm import G2LSTM
+from g2lstm.compression import Method, Target, compress, compressed_copy
+layer = G2LSTM(3, 4).eval()
+compressed_copy(layer, Method.parse("round:0.2"), Target.parse("if"))(torch.zeros(2, 1, 3))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_without_the_extra_says_which_one_in_a_line():
+    code = """
+import sys
+sys.modules.update(hydra=None, rich=None, omegaconf=None)
+from g2lstm import commands
+commands.train()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert re.fullmatch(r"error: the package \w+ is missing: pip install 'g2lstm\[train\]'\n", found.stderr)
+
+
+def test_everything_imported_is_declared():
+    needs = project()["project"]
+    extras = {name: {distribution(text) for text in texts} for name, texts in needs["optional-dependencies"].items()}
+    declared = set().union(*extras.values(), (distribution(text) for text in needs["dependencies"]))
+    modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
+    lazily = {"pyarrow", "tensorboard"}  # of datasets and of torch.utils
+    assert imported("g2lstm/**/*.py", "experiments/*.py", "*.py", "tests/**/*.py") - lazily <= modules
+
+
+def test_every_package_is_installed_and_the_config_groups_with_it():
+    setuptools = project()["tool"]["setuptools"]
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("g2lstm/**/__init__.py")}
+    assert set(setuptools["packages"]) == packages | {"g2lstm.conf"}
+    assert setuptools["package-dir"] == {"g2lstm.conf": "conf"}
+    assert conf_folder() == ROOT / "conf"
+
+
+def test_make_and_uv_pin_the_same_versions():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert project()["tool"]["uv"]["constraint-dependencies"] == [line for line in lines if line and line[0] != "#"]
+
+
+def test_the_lock_is_that_of_pyproject_and_names_public_hosts_alone():
+    needs = project()
+    text = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    lock = pytest.importorskip("tomllib").loads(text)
+    (own,) = (package for package in lock["package"] if package["name"] == "g2lstm")
+    wanted = {distribution(text) for text in needs["project"]["dependencies"]}
+    wanted |= {distribution(text) for texts in needs["project"]["optional-dependencies"].values() for text in texts}
+    assert {package["name"] for package in own["metadata"]["requires-dist"]} == wanted
+    assert set(own["metadata"]["provides-extras"]) == set(needs["project"]["optional-dependencies"])
+    pins = {distribution(text): text.split(";")[0] for text in needs["tool"]["uv"]["constraint-dependencies"]}
+    assert {entry["name"]: entry["name"] + entry["specifier"] for entry in lock["manifest"]["constraints"]} == pins
+    hosts = {"https://pypi.org", "https://files.pythonhosted.org", "https://download.pytorch.org"}
+    assert set(re.findall(r"\w+://[^/\"]+", text)) == hosts
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {g2lstm.__version__}\n" in citation
+    assert f"\n## {g2lstm.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_importable():
