@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def conf_folder() -> Path:
-    """The folder of config groups: inside the package where that was installed, at the top of the repository in a checkout."""
+    """The folder of config groups: inside an installed package, at the top of the repository in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"

@@ -14,7 +14,7 @@ from g2lstm.files import conf_folder
 ROOT = Path(g2lstm.__file__).parent.parent
 HEAVY = ("hydra", "omegaconf", "matplotlib", "rich", "datasets", "wandb", "sacrebleu")
 # Distributions whose modules have other names.
-MODULES = {"hydra-core": "hydra", "import-linter": "importlinter", "pillow": "PIL", "pyyaml": "yaml", "pytest-timeout": "pytest"}
+MODULES = {"hydra-core": "hydra", "pillow": "PIL", "pyyaml": "yaml"}
 
 
 def project() -> dict:
