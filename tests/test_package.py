@@ -128,7 +128,8 @@ def test_every_public_name_is_importable():
 def test_every_file_that_the_list_of_deviations_names_is_marked():
     root = Path(g2lstm.__file__).parent
     table = (root.parent / "docs" / "deviations.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+/?\w*\.py)`", table)) - {"results.py"}  # a default, not a line
-    assert len(named) >= 6
+    places = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    named = set(re.findall(r"`(\w+/?\w*\.py)`", places)) - {"results.py", "lstm.py"}  # a default and nn.LSTM's biases: no lines
+    assert len(named) >= 5
     for name in named:
         assert "# deviation:" in (root / name).read_text(encoding="utf-8"), name
