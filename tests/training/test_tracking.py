@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -257,4 +258,7 @@ def test_the_real_wandb_writes_an_offline_run_into_the_run_directory(tmp_path, s
     assert said == []
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert tracker.run_id in file.name
+    end = time.monotonic() + 60
+    while file.stat().st_size == 0 and time.monotonic() < end:  # finish() of an offline run doesn't wait for the writer
+        time.sleep(0.05)
     assert file.stat().st_size > 0
