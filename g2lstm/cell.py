@@ -7,10 +7,9 @@ from torch.nn.functional import linear
 from g2lstm import gates
 from g2lstm.engines import reference
 from g2lstm.engines.precision import accumulation_dtype
-from g2lstm.gated import Gated, autocast_dtype, can_meet
+from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate
-
-State = tuple[Tensor, Tensor]
+from g2lstm.layout import State
 
 
 class G2LSTMCell(Gated, nn.LSTMCell):
@@ -56,6 +55,8 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> State:
+        if (leaf := traced(self, input, hx)) is not None:
+            return leaf  # type: ignore[return-value]
         if noise is not None:
             self._expected_noise_gate()
         if not self._fits(input, hx):

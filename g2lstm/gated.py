@@ -1,5 +1,7 @@
 """What `G2LSTM` and `G2LSTMCell` share: a gate, its present temperature, and what an engine is told of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,11 +42,9 @@ class Gated:
         self._tau = gates.checked_temperature(float(tau))
 
     def _hard_blocks(self) -> tuple[str, ...]:
-        if not isinstance(self._gate, HardGate):
-            return ()
-        if self.training:
-            raise ValueError("a hard gate has no gradient: call eval(), or train with GumbelGate()")
-        return self._gate.gates
+        if isinstance(self._gate, HardGate) and self.training:
+            raise ValueError("HardGate is for evaluation: call eval(), or train with GumbelGate(hard=True)")
+        return gates.hard_blocks(self._gate, self.training)
 
     def _expected_noise_gate(self) -> GumbelGate:
         if not self.training:
@@ -59,6 +59,14 @@ class Gated:
     def _engine_noise(self, noise: Tensor | None, hidden_size: int) -> Tensor | None:
         """The noise as engines add it: in columns of the leading pre-activation blocks."""
         return None if noise is None else gates.leading_blocks(noise, self._gate.gates, hidden_size)
+
+
+def traced(module: torch.nn.Module, *inputs: Any) -> torch.fx.Proxy | None:
+    """The call of a module that torch.fx traces, as a leaf of its graph, which the framework's own layers are; or None."""
+    proxy = inputs[0]
+    if not isinstance(proxy, torch.fx.Proxy) or not isinstance(proxy.tracer, torch.fx.Tracer):
+        return None
+    return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(module), inputs, {})
 
 
 def autocast_dtype(like: Tensor) -> torch.dtype | None:

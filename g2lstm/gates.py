@@ -16,7 +16,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-BLOCKS = ("i", "f", "g", "o")
+from g2lstm.layout import BLOCKS, rows_of
+
 NoiseScope = Literal["step", "mask", "sequence"]
 ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
 
@@ -61,6 +62,8 @@ class GumbelGate:
         eps: 0 for exact logistic noise; 1e-3 is the released code's `log(U + eps) - log(1 + eps - U)`, which bounds the
             noise at about 6.9.
         gates: which of "i", "f", "o" are trained this way. The paper's ablation adds "o", which lowers quality.
+        hard: straight-through: in training the gate is 0 or 1, whichever the relaxed one is nearer to, and has the relaxed
+            one's gradient, as in torch.nn.functional.gumbel_softmax. Off in the paper.
     """
 
     tau: float = 0.9
@@ -68,10 +71,13 @@ class GumbelGate:
     noise_scope: NoiseScope = "step"
     eps: float = 0.0
     gates: tuple[str, ...] = ("i", "f")
+    hard: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", _checked_gates(self.gates))
         checked_temperature(self.tau)
+        if not isinstance(self.hard, bool):
+            raise ValueError(f"hard must be True or False, got {self.hard!r}")
         if not (isinstance(self.noise_p, Real) and 0 <= self.noise_p <= 1):
             raise ValueError(f"noise_p must be in [0, 1], got {self.noise_p!r}")
         if self.noise_scope not in get_args(NoiseScope):
@@ -82,7 +88,7 @@ class GumbelGate:
 
 @dataclass(frozen=True)
 class HardGate:
-    """`a > 0` instead of `sigmoid(a)`, in evaluation only: a step function has no gradient to train by.
+    """`a > 0` instead of `sigmoid(a)`, in evaluation only; gradients there are the sigmoid's.
 
     Args:
         gates: which of "i", "f", "o" are cut to 0 or 1.
@@ -129,6 +135,13 @@ def block_scale(gate: Gate, tau: float, training: bool) -> tuple[float, float, f
     return i, f, g, o
 
 
+def hard_blocks(gate: Gate, training: bool) -> tuple[str, ...]:
+    """The blocks whose value is 0 or 1 in this mode."""
+    if isinstance(gate, HardGate) or (training and isinstance(gate, GumbelGate) and gate.hard):
+        return gate.gates
+    return ()
+
+
 def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: Tensor) -> Tensor | None:
     """The factor of each pre-activation row: 1/tau on the tempered gates, 1 elsewhere.
 
@@ -143,7 +156,7 @@ def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: T
         (4H,), or None where every factor is 1.
     """
     scale = block_scale(gate, tau, training)
-    return None if scale is None else like.new_tensor(scale).repeat_interleave(hidden_size)
+    return None if scale is None else rows_of(scale, hidden_size, like)
 
 
 def draw_noise(

@@ -3,21 +3,28 @@
 T time, B batch, D input, H hidden units, P proj_size or H, L layers, K = 2 where bidirectional, else 1.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from g2lstm import engines, gates
+from g2lstm import engines, gates, layout
+from g2lstm.engines import Options, Request, framework
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.engines.precision import accumulation_dtype
-from g2lstm.engines.products import linear
-from g2lstm.gated import Gated, autocast_dtype, can_meet
+from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate, HardGate
+from g2lstm.layout import State, Weights
 
-State = tuple[Tensor, Tensor]
+
+class Draws(NamedTuple):
+    """What is drawn at random in a pass, or was given instead, and the source of the rest."""
+
+    noise: list[Tensor] | None = None
+    weight_masks: list[Tensor] | None = None
+    generator: torch.Generator | None = None
 
 
 class G2LSTM(Gated, nn.LSTM):
@@ -41,7 +48,8 @@ class G2LSTM(Gated, nn.LSTM):
         gate: a gate of `g2lstm.gates`; assign `rnn.gate` to change it, `rnn.tau` to anneal its temperature.
         weight_dropout: DropConnect (Wan et al. 2013): share of each W_hh's entries set to 0 in training, in [0, 1); the
             others grow by 1 / (1 - weight_dropout). One mask for each layer and direction and forward pass.
-        engine: "auto", or a name in `g2lstm.engines.ENGINES`. "auto" hands eval passes of a plain gate to the framework.
+        engine: "auto", or a name in `g2lstm.engines.ENGINES`. "auto" takes the framework's own where a pass is an LSTM's and
+            there is nothing to train.
 
     Inputs:
         input, hx: as in nn.LSTM: (T, B, D), (B, T, D) if batch_first, (T, D) unbatched, or a PackedSequence; hx = (h0, c0).
@@ -112,59 +120,37 @@ class G2LSTM(Gated, nn.LSTM):
         weight_masks: list[Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
-        if noise is not None:
-            self._expected_noise_gate()
-        if weight_masks is not None and not self.training:
-            raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
-        if self._is_nn_lstm() and not self._is_one_step(input):
-            return super().forward(input, hx)
+        if (leaf := traced(self, input, hx)) is not None:
+            return leaf  # type: ignore[return-value]
         self._check(input, hx)
+        draws = self._checked_draws(input, Draws(noise, weight_masks, generator))
+        request = self._request(input, draws)
+        engine = engines.choose(self.engine, request)
+        if engine == "framework" and framework.runs_whole(request):
+            return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, noise, weight_masks, generator)
-        return self._forward_padded(input, hx, noise, weight_masks, generator)
-
-    def _is_nn_lstm(self) -> bool:
-        """Whether this pass is the framework's own: not under autocast, where it would round the cell state at each step."""
-        plain = self.engine == "auto" and not self.training and gates.is_plain(self.gate, training=False)
-        return plain and autocast_dtype(self.weight_hh_l0) is None
-
-    def _is_one_step(self, input: Tensor | PackedSequence) -> bool:
-        """Whether this is one step on a CPU: for so little the framework's LSTM would first reorder all its weights."""
-        if not isinstance(input, Tensor) or self.proj_size or input.device.type != "cpu" or input.dim() not in (2, 3):
-            return False
-        return input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 1
+            return self._forward_packed(input, hx, engine, draws)
+        return self._forward_padded(input, hx, engine, draws)
 
     def _forward_packed(
-        self,
-        packed: PackedSequence,
-        hx: State | None,
-        noise: list[Tensor] | None,
-        weight_masks: list[Tensor] | None,
-        generator: torch.Generator | None,
+        self, packed: PackedSequence, hx: State | None, engine: str, draws: Draws
     ) -> tuple[PackedSequence, State]:
         x, lengths = pad_packed_sequence(packed)  # (T, B, D), in the caller's batch order
         hx = self._zero_state(x, x.shape[1]) if hx is None else hx
-        output, state = self._run_layers(x, hx, lengths.to(x.device), noise, weight_masks, generator)
+        output, state = self._run_layers(x, hx, lengths.to(x.device), engine, draws)
         if packed.sorted_indices is not None:
             output, lengths = output[:, packed.sorted_indices], lengths[packed.sorted_indices.cpu()]
         data = pack_padded_sequence(output, lengths).data
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), state
 
-    def _forward_padded(
-        self,
-        x: Tensor,
-        hx: State | None,
-        noise: list[Tensor] | None,
-        weight_masks: list[Tensor] | None,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, State]:
+    def _forward_padded(self, x: Tensor, hx: State | None, engine: str, draws: Draws) -> tuple[Tensor, State]:
         if x.dim() == 2:
             x, hx = x.unsqueeze(1), None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))  # (T, 1, D)
-            output, (h_n, c_n) = self._run_layers(x, hx or self._zero_state(x, 1), None, noise, weight_masks, generator)
+            output, (h_n, c_n) = self._run_layers(x, hx or self._zero_state(x, 1), None, engine, draws)
             return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         x = x.transpose(0, 1) if self.batch_first else x  # (T, B, D)
         hx = self._zero_state(x, x.shape[1]) if hx is None else hx
-        output, state = self._run_layers(x, hx, None, noise, weight_masks, generator)
+        output, state = self._run_layers(x, hx, None, engine, draws)
         return output.transpose(0, 1) if self.batch_first else output, state
 
     def _zero_state(self, x: Tensor, batch: int) -> State:
@@ -197,32 +183,24 @@ class G2LSTM(Gated, nn.LSTM):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _run_layers(
-        self,
-        x: Tensor,
-        hx: State,
-        lengths: Tensor | None,
-        noise: list[Tensor] | None,
-        weight_masks: list[Tensor] | None,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, State]:
+    def _run_layers(self, x: Tensor, hx: State, lengths: Tensor | None, engine: str, draws: Draws) -> tuple[Tensor, State]:
         """(T, B, D) input, (L*K, B, ·) states -> (T, B, K*P) output and the final states."""
         cast = autocast_dtype(x)
         if cast is not None:
             x, hx = x.to(cast), (hx[0].to(cast), hx[1])
-        noise = self._checked_noise(noise, x)
-        weight_masks = self._checked_masks(weight_masks)
-        h_n, c_n = [], []
-        for layer in range(self.num_layers):
-            if layer and self.dropout and self.training:
-                x = _dropout(x, self.dropout, generator)
+        h_n: list[Tensor] = []
+        c_n: list[Tensor] = []
+        for number, ends in enumerate(layout.endings(self)):
+            if number and self.dropout and self.training:
+                x = _dropout(x, self.dropout, draws.generator)
             outputs = []
-            for direction in range(self._directions):
-                index = layer * self._directions + direction
-                h, h_last, c_last = self._run_direction(
-                    x, layer, direction == 1, (hx[0][index], hx[1][index]), lengths,
-                    noise[index] if noise else None, weight_masks[index] if weight_masks else None, generator,
-                )  # fmt: skip
+            for direction, end in enumerate(ends):
+                index = len(h_n)
+                weights = self._dropped(layout.weights(self, end), index, draws)
+                options = Options(
+                    lengths, direction == 1, self._noise(index, engine, x, draws), self._block_scale(), self._hard_blocks()
+                )
+                h, (h_last, c_last) = engines.ENGINES[engine].run(x, (hx[0][index], hx[1][index]), weights, options)
                 outputs.append(h)
                 h_n.append(h_last)
                 c_n.append(c_last)
@@ -230,66 +208,40 @@ class G2LSTM(Gated, nn.LSTM):
         state_dtype = x.dtype if cast is None else accumulation_dtype(x.dtype)
         return x, (torch.stack(h_n), torch.stack(c_n).to(state_dtype))
 
-    def _run_direction(
-        self,
-        x: Tensor,
-        layer: int,
-        reverse: bool,
-        state: State,
-        lengths: Tensor | None,
-        noise: Tensor | None,
-        weight_mask: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer in one direction: (T, B, D) -> hidden states (T, B, P), the last of them and the last cell state."""
-        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self._weights(layer, reverse)
-        if self._is_nn_lstm():  # and one step, or forward() would have handed it over whole
-            h, c = torch.lstm_cell(x[0], state, weight_ih, weight_hh, bias_ih, bias_hh)
-            return h.unsqueeze(0), h, c
-        bias = None if bias_ih is None or bias_hh is None else bias_ih + bias_hh
-        if weight_mask is None and self.weight_dropout and self.training:
-            weight_mask = self.draw_weight_mask(generator=generator)
-        if weight_mask is not None:
-            weight_hh = weight_hh * weight_mask.to(weight_hh)
-        hard = self._hard_blocks()
-        engine = engines.choose(
-            self.engine, device=x.device, dtype=x.dtype, size=self.hidden_size,
-            steps=len(x), projected=self.proj_size > 0, hard=bool(hard),
+    def _request(self, input: Tensor | PackedSequence, draws: Draws) -> Request:
+        """What a pass asks of an engine."""
+        x = input.data if isinstance(input, PackedSequence) else input
+        cast = autocast_dtype(x)
+        return Request(
+            x.device, cast or x.dtype, self.hidden_size, self._steps(input)[0], projected=self.proj_size > 0,
+            noisy=draws.noise is not None or gates.is_noisy(self.gate, self.training),
+            scaled=self._block_scale() is not None, hard=bool(self._hard_blocks()),
+            training=self.training, autocast=cast is not None,
         )  # fmt: skip
-        options = {
-            "weight_hr": weight_hr, "lengths": lengths, "reverse": reverse,
-            "noise": self._noise(noise, engine, x, generator), "scale": self._block_scale(), "hard": hard,
-        }  # fmt: skip
-        module = engines.ENGINES[engine]
-        if hasattr(module, "run_input"):
-            return module.run_input(x, weight_ih, weight_hh, bias, *state, **options)
-        h, c = module.run(linear(x, weight_ih, bias), weight_hh, *state, **options, reuse_pre=True)
-        last = 0 if reverse else -1  # a sequence keeps its state in the steps beyond its length
-        return h, h[last], c[last]
 
-    def _noise(
-        self, given: Tensor | None, engine: str, x: Tensor, generator: torch.Generator | None
-    ) -> Tensor | NoiseRecipe | None:
+    def _dropped(self, weights: Weights, index: int, draws: Draws) -> Weights:
+        """The weights of a layer and direction, W_hh under its DropConnect mask."""
+        mask = None if draws.weight_masks is None else draws.weight_masks[index]
+        if mask is None and self.weight_dropout and self.training:
+            mask = self.draw_weight_mask(generator=draws.generator)
+        return weights if mask is None else weights._replace(hh=weights.hh * mask.to(weights.hh))
+
+    def _noise(self, index: int, engine: str, x: Tensor, draws: Draws) -> Tensor | NoiseRecipe | None:
         """The noise as the engine takes it: what was given, what is drawn here, or how to draw it."""
         gate = self.gate
-        if given is not None or not isinstance(gate, GumbelGate) or not gates.is_noisy(gate, self.training):
-            return self._engine_noise(given, self.hidden_size)
+        if draws.noise is not None:
+            return self._engine_noise(draws.noise[index], self.hidden_size)
+        if not isinstance(gate, GumbelGate) or not gates.is_noisy(gate, self.training):
+            return None
         if engine in engines.DRAW_THEMSELVES and gate.noise_scope == "step":
-            device = "cpu" if generator is None else generator.device
-            seed = torch.randint(2**63 - 1, (), generator=generator, device=device).item()
-            return NoiseRecipe(int(seed), gate.noise_p, gate.eps, tuple(gates.BLOCKS.index(name) for name in gate.gates))
+            device = "cpu" if draws.generator is None else draws.generator.device
+            seed = torch.randint(2**63 - 1, (), generator=draws.generator, device=device).cpu()
+            return NoiseRecipe(seed, gate.noise_p, gate.eps, tuple(gates.BLOCKS.index(name) for name in gate.gates))
         drawn = gates.draw_noise(
             gate, x.shape[0], x.shape[1], self.hidden_size,
-            generator=generator, dtype=accumulation_dtype(x.dtype), device=x.device,
+            generator=draws.generator, dtype=accumulation_dtype(x.dtype), device=x.device,
         )  # fmt: skip
         return self._engine_noise(drawn, self.hidden_size)
-
-    def _weights(self, layer: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """W_ih (4H, D), W_hh (4H, P), both biases (4H,) and W_hr (P, H) of one layer and direction."""
-        end = f"_l{layer}{'_reverse' if reverse else ''}"
-        bias_ih, bias_hh = (getattr(self, f"{name}{end}") if self.bias else None for name in ("bias_ih", "bias_hh"))
-        weight_hr = getattr(self, f"weight_hr{end}") if self.proj_size else None
-        return getattr(self, f"weight_ih{end}"), getattr(self, f"weight_hh{end}"), bias_ih, bias_hh, weight_hr
 
     def draw_noise(self, time: int, batch: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         """The noise of one forward pass, for `forward(..., noise=...)`.
@@ -316,16 +268,26 @@ class G2LSTM(Gated, nn.LSTM):
         keep = 1 - self.weight_dropout
         return torch.empty_like(self.weight_hh_l0, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
 
-    def _checked_noise(self, noise: list[Tensor] | None, x: Tensor) -> list[Tensor] | None:
-        if noise is None:
-            return None
-        shape = (x.shape[0], x.shape[1], len(self.gate.gates) * self.hidden_size)
-        return _checked_list("noise", noise, self.num_layers * self._directions, shape)
+    def _checked_draws(self, input: Tensor | PackedSequence, draws: Draws) -> Draws:
+        """Raises ValueError for noise or masks in eval mode, of the wrong number or shape."""
+        count = self.num_layers * self._directions
+        noise, masks = draws.noise, draws.weight_masks
+        if noise is not None:
+            gate = self._expected_noise_gate()
+            noise = _checked_list("noise", noise, count, (*self._steps(input), len(gate.gates) * self.hidden_size))
+        if masks is not None:
+            if not self.training:
+                raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
+            masks = _checked_list("weight_masks", masks, count, tuple(self.weight_hh_l0.shape))
+        return Draws(noise, masks, draws.generator)
 
-    def _checked_masks(self, masks: list[Tensor] | None) -> list[Tensor] | None:
-        if masks is None:
-            return None
-        return _checked_list("weight_masks", masks, self.num_layers * self._directions, tuple(self.weight_hh_l0.shape))
+    def _steps(self, input: Tensor | PackedSequence) -> tuple[int, int]:
+        """T and B."""
+        if isinstance(input, PackedSequence):
+            return len(input.batch_sizes), int(input.batch_sizes[0])
+        if input.dim() == 2:
+            return len(input), 1
+        return (input.shape[1], input.shape[0]) if self.batch_first else (input.shape[0], input.shape[1])
 
     def to_lstm(self) -> nn.LSTM:
         """A new `nn.LSTM` with a copy of the weights that computes what this module computes in eval mode.
@@ -338,13 +300,8 @@ class G2LSTM(Gated, nn.LSTM):
         if isinstance(self.gate, HardGate):
             raise ValueError("a hard gate can't be turned into an nn.LSTM: assign rnn.gate = SigmoidGate() first")
         lstm = nn.LSTM(**_constructor_arguments(self))
-        lstm.load_state_dict(self.state_dict())
-        scale = gates.scale_rows(self.gate, self.tau, self.hidden_size, False, like=self.weight_hh_l0)
-        if scale is not None:
-            with torch.no_grad():
-                for name, parameter in lstm.named_parameters():
-                    if not name.startswith("weight_hr"):
-                        parameter.mul_(scale.unsqueeze(1) if parameter.dim() == 2 else scale)
+        scale = gates.block_scale(self.gate, self.tau, False)
+        lstm.load_state_dict(self.state_dict() if scale is None else layout.scale_blocks(self.state_dict(), scale))
         return lstm.train(self.training)
 
     @classmethod
@@ -365,8 +322,8 @@ class G2LSTM(Gated, nn.LSTM):
 def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:
     """The names of the engines that train a model's layers on a device, with products in a dtype, each once."""
     layers = [module for module in model.modules() if isinstance(module, G2LSTM)]
-    asked: dict[str, Any] = {"device": device, "dtype": dtype}
-    return sorted({engines.choose(rnn.engine, size=rnn.hidden_size, projected=rnn.proj_size > 0, **asked) for rnn in layers})
+    requests = [(rnn, Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=True)) for rnn in layers]
+    return sorted({engines.choose(rnn.engine, request) for rnn, request in requests})
 
 
 def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_noise_where_none_is_taken_is_refused():
 
 
 def test_hard_gates_do_not_train():
-    with pytest.raises(ValueError, match="hard gate has no gradient"):
+    with pytest.raises(ValueError, match="HardGate is for evaluation"):
         G2LSTMCell(D, H, gate=HardGate())(zeros(B, D))
 
 

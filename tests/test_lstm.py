@@ -374,14 +374,29 @@ def test_hard_gates_evaluate_as_a_step_function(gates):
     torch.testing.assert_close(rnn.eval()(x, hx), steep.eval()(x, hx))
 
 
-def test_hard_gates_do_not_train_nor_run_on_bptt():
-    rnn, x = G2LSTM(D, H, gate=HardGate()), torch.zeros(T, B, D)
-    with pytest.raises(ValueError, match="hard gate has no gradient"):
-        rnn(x)
-    rnn.eval()
-    rnn.engine = "bptt"
-    with pytest.raises(ValueError, match="bptt engine has no hard gates"):
-        rnn(x)
+def test_a_hard_gate_does_not_train():
+    with pytest.raises(
+        ValueError, match=r"HardGate is for evaluation: call eval\(\), or train with GumbelGate\(hard=True\)"
+    ):
+        G2LSTM(D, H, gate=HardGate())(torch.zeros(T, B, D))
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "bptt"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "proj_size": 2}], ids=["plain", "stacked"])
+def test_straight_through_gates_are_hard_forwards_and_relaxed_backwards(engine, options):
+    rnn = G2LSTM(D, H, gate=GumbelGate(hard=True), engine=engine, dtype=torch.float64, **options)
+    x, noise = torch.randn(T, B, D).double(), rnn.draw_noise(T, B)
+    found = []
+    for name in (engine, "reference"):
+        rnn.engine = name
+        output, (_, c_n) = rnn(x, noise=noise)
+        gradients = torch.autograd.grad(output.square().sum() + c_n.sum(), list(rnn.parameters()))
+        found.append([output, *gradients])
+    torch.testing.assert_close(*found)
+    rnn.gate = GumbelGate()
+    assert not torch.equal(rnn(x, noise=noise)[0], found[0][0])
+    rnn.gate = GumbelGate(hard=True)
+    torch.testing.assert_close(rnn.eval()(x)[0], rnn.to_lstm()(x)[0])
 
 
 def test_an_unknown_engine_is_a_value_error():

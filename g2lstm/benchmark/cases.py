@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from g2lstm.engines import ENGINES
+from g2lstm.engines import ENGINES, Request
 from g2lstm.errors import UserError
 
 Size = tuple[int, int, int, int]
@@ -83,7 +83,7 @@ def recurrence_groups(sizes: Sequence[Size], device: torch.device, engines: Sequ
     for size in sizes:
         for dtype in DTYPES:
             for mode in ("train", "eval"):
-                names = [LSTM, AUTO, *available(size, dtype, device, engines), LOOP]
+                names = [LSTM, AUTO, *available(size, dtype, mode, device, engines), LOOP]
                 cases = tuple(Case("recurrence", "layer", size, dtype, mode, name) for name in names)
                 groups.append(Group(_title("one layer", cases[0]), cases, cases[:1]))
     return groups
@@ -105,7 +105,7 @@ def token_groups(device: torch.device, size: Size = TOKEN_SIZE, engines: Sequenc
     groups = []
     for dtype in DTYPES:
         ways = [LSTM, LSTM_WITHOUT_ONEDNN] if device.type == "cpu" else [LSTM]
-        names = [*ways, AUTO, *available(size, dtype, device, engines), LOOP]
+        names = [*ways, AUTO, *available(size, dtype, "eval", device, engines), LOOP]
         cases = tuple(Case("end_to_end", "layer", size, dtype, "eval", name) for name in names)
         groups.append(Group(_title("one token at a time", cases[0]), cases, cases[: len(ways)]))
     return groups
@@ -136,11 +136,12 @@ def deploy_group(size: Size = DEPLOY_SIZE, *, onnx: bool = True) -> Group:
     return Group(f"one token at a time, layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}", cases, cases[:1])
 
 
-def available(size: Size, dtype: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:
+def available(size: Size, dtype: str, mode: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:
     """The engines, all or of those named, that can run a layer of this size on this device."""
-    asked = {"device": device, "dtype": DTYPES[dtype], "size": size[3], "projected": False, "hard": False}
+    training = mode == "train"
+    request = Request(device, DTYPES[dtype], size[3], noisy=training, training=training, autocast=dtype == "bfloat16")
     names = ENGINES if engines is None else engines
-    return [name for name in names if ENGINES[name].lacks(**asked) is None]
+    return [name for name in names if ENGINES[name].lacks(request) is None]
 
 
 def chosen_sections(text: str) -> list[str]:

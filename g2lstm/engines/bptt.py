@@ -1,168 +1,126 @@
-"""Back-propagation through time written by hand: no autograd graph per step, and no weight gradient inside the loop.
+"""Back-propagation through time written by hand, in tensor code: no autograd graph per step.
 
 The forward pass keeps every gate value; the backward pass multiplies them into the derivative factors of all steps at once,
-walks back with one recurrent product a step, and ends with one product over all steps for each weight.
+and walks back with one recurrent product a step. Of a hard gate the sigmoid is kept, negative where the gate is 0.
 
 T time, B batch, H hidden units, P projection or H. Gate buffers are (T, B, 4, H) in the order i, f, g, o.
 """
 
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from g2lstm.engines.noise import NoiseRecipe, as_tensor
-from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.engines import layer
+from g2lstm.engines.contract import Options, Request, Scale
+from g2lstm.engines.noise import as_tensor
 from g2lstm.engines.products import over_time, repeated
-from g2lstm.engines.reference import Scale
+from g2lstm.layout import BLOCKS, State, Weights, rows_of
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # grad * out * (1 - out), into a given buffer
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # grad * (1 - out^2)
 
 
-def run(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    *,
-    weight_hr: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    noise: Tensor | NoiseRecipe | None = None,
-    scale: Scale | None = None,
-    hard: tuple[str, ...] = (),
-    reuse_pre: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence; arguments and results as `g2lstm.engines` says.
+def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
+    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
+    return layer.run(sys.modules[__name__], x, state, weights, options)
 
-    Raises:
-        ValueError: for what `lacks` names.
-    """
-    if reason := lacks(hard=bool(hard)):
-        raise ValueError(f"the bptt engine {reason}: use engine='reference' or 'auto'")
-    inside = None
-    if lengths is not None:
-        inside = (torch.arange(pre.shape[0], device=pre.device).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
-    h0, c0 = h0.to(pre.dtype), c0.to(accumulation_dtype(pre.dtype))
-    if scale is not None:
-        weight_hh = weight_hh * weight_hh.new_tensor(scale).repeat_interleave(c0.shape[-1]).unsqueeze(1)
+
+def lacks(request: Request) -> str | None:  # noqa: ARG001
+    """Why this engine can't do what is asked: it can do everything."""
+    return None
+
+
+def forward(
+    pre: Tensor, weight_hh: Tensor, weight_hr: Tensor | None, h0: Tensor, c0: Tensor, noise: Tensor | None,
+    options: Options, keep: bool,  # noqa: ARG001
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """As `g2lstm.engines.layer` says; it keeps gate values, tanh(c) and, where there is a projection, o * tanh(c)."""
+    time, batch, rows = pre.shape
+    size, reverse, hard = rows // 4, options.reverse, options.hard
+    inside = _inside(options.lengths, time)
+    noise = as_tensor(options.noise, pre, size) if noise is None else noise
+    gates = pre.to(c0.dtype).contiguous()  # becomes the gate values, in place
+    if noise is not None:
+        gates[..., : noise.shape[-1]].add_(noise)
+    _scale(gates, options.scale)
+    hidden, cell = _with_initial(h0, time, reverse), _with_initial(c0, time, reverse)
+    tanh_cell = torch.empty_like(cell[1:])
+    # o * tanh(c), before projection
+    emitted = hidden if weight_hr is None else pre.new_empty(time + 1, batch, size)
     weight_hr = None if weight_hr is None else weight_hr.to(pre.dtype)
-    noise = as_tensor(noise, pre)
-    return _Recurrence.apply(pre, weight_hh.to(pre.dtype), h0, c0, weight_hr, inside, reverse, noise, scale, reuse_pre)
+    recurrent = repeated(_scaled(weight_hh, options.scale).to(pre.dtype), batch)
 
-
-def lacks(*, hard: bool, **_: Any) -> str | None:
-    """Why this engine can't do what is asked, or None: hard gates have no derivative."""
-    return "has no hard gates" if hard else None
-
-
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        weight_hr: Tensor | None,
-        inside: Tensor | None,
-        reverse: bool,
-        noise: Tensor | None,
-        scale: Scale | None,
-        reuse_pre: bool,
-    ) -> tuple[Tensor, Tensor]:
-        time, batch, rows = pre.shape
-        size = rows // 4
-        gates = pre.detach().to(c0.dtype, copy=not reuse_pre)  # becomes the gate values, in place
-        if noise is not None:
-            gates[..., : noise.shape[-1]].add_(noise)
-        _scale(gates, scale)
-        hidden, cell = _with_initial(h0, time, reverse), _with_initial(c0, time, reverse)
-        tanh_cell = torch.empty_like(cell[1:])
-        emitted = hidden if weight_hr is None else pre.new_empty(time + 1, batch, size)  # o * tanh(c), before projection
-        recurrent = repeated(weight_hh, batch)
-
-        blocks = gates.view(time, batch, 4, size)
-        step_rows, step_if, (i, f, g, o) = gates.unbind(), gates[..., : 2 * size].unbind(), _per_step(blocks)
-        h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
-        for t, before, after in _walk(time, reverse):
-            step_rows[t].add_(recurrent(h[before]))
-            step_if[t].sigmoid_()
-            g[t].tanh_()
-            o[t].sigmoid_()
-            torch.mul(f[t], c[before], out=c[after])
-            c[after].addcmul_(i[t], g[t])
-            torch.tanh(c[after], out=tanh_c[t])
-            torch.mul(o[t], tanh_c[t], out=m[after])
-            if weight_hr is not None:
-                torch.mm(m[after], weight_hr.mT, out=h[after])
-            if inside is not None:
-                h[after].copy_(torch.where(inside[t], h[after], h[before]))
-                c[after].copy_(torch.where(inside[t], c[after], c[before]))
-
-        ctx.scale, ctx.reverse, ctx.noise_dtype = scale, reverse, None if noise is None else noise.dtype
-        ctx.noise_width = 0 if noise is None else noise.shape[-1]
-        ctx.save_for_backward(
-            weight_hh, weight_hr, inside, hidden, cell, blocks, tanh_cell, None if weight_hr is None else emitted
+    blocks = gates.view(time, batch, 4, size)
+    step_rows, step_if, (i, f, g, o) = gates.unbind(), gates[..., : 2 * size].unbind(), _per_step(blocks)
+    h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
+    for t, before, after in _walk(time, reverse):
+        step_rows[t].add_(recurrent(h[before]))
+        step_if[t].sigmoid_()
+        g[t].tanh_()
+        o[t].sigmoid_()
+        value_i, value_f, value_o = (
+            _cut(block[t]) if name in hard else block[t] for name, block in (("i", i), ("f", f), ("o", o))
         )
-        ctx.set_materialize_grads(False)
-        return _steps(hidden, reverse), _steps(cell, reverse)
+        torch.mul(value_f, c[before], out=c[after])
+        c[after].addcmul_(value_i, g[t])
+        torch.tanh(c[after], out=tanh_c[t])
+        torch.mul(value_o, tanh_c[t], out=m[after])
+        if weight_hr is not None:
+            torch.mm(m[after], weight_hr.mT, out=h[after])
+        if inside is not None:
+            h[after].copy_(torch.where(inside[t], h[after], h[before]))
+            c[after].copy_(torch.where(inside[t], c[after], c[before]))
+    return (hidden, cell, blocks, tanh_cell) if weight_hr is None else (hidden, cell, blocks, tanh_cell, emitted)
 
-    @staticmethod
-    def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            # once_differentiable would let second derivatives through, wrong ones, where grad_hidden is a constant.
-            raise RuntimeError("the bptt engine has no second derivatives (create_graph=True): use engine='reference'")
-        weight_hh, weight_hr, inside, hidden, cell, gates, tanh_cell, emitted = ctx.saved_tensors
-        time, batch, _, size = gates.shape
-        reverse, mixed = ctx.reverse, hidden.dtype != cell.dtype
-        if grad_hidden is None:
-            grad_hidden = torch.zeros_like(hidden[1:])
-        factors, through_output, keep = _derivative_factors(gates, cell, tanh_cell, inside, reverse)
-        low = torch.empty_like(factors, dtype=hidden.dtype) if mixed else factors  # what the products read
-        projected = None if weight_hr is None else torch.empty_like(hidden[1:])
 
-        d_h = torch.zeros(batch, hidden.shape[-1], dtype=cell.dtype, device=cell.device)  # from later steps
-        d_c = torch.zeros_like(cell[0])
-        recurrent = repeated(weight_hh.mT, batch)
-        d_candidate, d_output = factors[:, :, :3].unbind(), factors[:, :, 3].unbind()
-        low_rows, low_steps, steps = low.view(time, batch, 4 * size).unbind(), low.unbind(), factors.unbind()
-        grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
-        for t, _, _ in _walk(time, not reverse):
-            d_h.add_(grad_h[t])
-            if grad_cell is not None:
-                d_c.add_(grad_cell[t])
-            d_m = d_h
-            if projected is not None:
-                projected[t].copy_(d_h if inside is None else d_h * inside[t])
-                d_m = (projected[t] @ weight_hr).to(cell.dtype)
-            d_c.addcmul_(d_m, to_c[t])
-            d_candidate[t].mul_(d_c.unsqueeze(1))
-            d_output[t].mul_(d_m)
-            d_c.mul_(keep_c[t])
-            if mixed:
-                low_steps[t].copy_(steps[t])
-            passed = None if inside is None else d_h.masked_fill(inside[t], 0)  # a finished sequence hands its state on
-            d_h = recurrent(low_rows[t]).to(cell.dtype)
-            if passed is not None:
-                d_h.add_(passed)
+def backward(
+    weight_hh: Tensor, weight_hr: Tensor | None, hidden: Tensor, cell: Tensor, kept: Sequence[Tensor],
+    grad_hidden: Tensor | None, grad_cell: Tensor | None, options: Options,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """As `g2lstm.engines.layer` says."""
+    gates, tanh_cell = kept[:2]
+    time, batch, _, size = gates.shape
+    reverse, mixed = options.reverse, hidden.dtype != cell.dtype
+    inside = _inside(options.lengths, time)
+    grad_hidden = torch.zeros_like(hidden[1:]) if grad_hidden is None else grad_hidden
+    factors, through_output, keep = _derivative_factors(gates, cell, tanh_cell, inside, options)
+    low = torch.empty_like(factors, dtype=hidden.dtype) if mixed else factors  # what the products read
+    weight_hr = None if weight_hr is None else weight_hr.to(hidden.dtype)
+    projected = None if weight_hr is None else torch.empty_like(hidden[1:])
 
-        d_pre = low.view(time, batch, 4 * size)
-        d_weight_hh = d_weight_hr = d_noise = None
-        if ctx.needs_input_grad[1]:
-            d_weight_hh = over_time(d_pre, _before(hidden, reverse))
-        if projected is not None and ctx.needs_input_grad[4]:
-            d_weight_hr = over_time(projected, _steps(emitted, reverse))
-        _scale(d_pre, ctx.scale)
-        if ctx.needs_input_grad[7]:
-            d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
-        return d_pre, d_weight_hh, d_h.to(hidden.dtype), d_c, d_weight_hr, None, None, d_noise, None, None
+    d_h = torch.zeros(batch, hidden.shape[-1], dtype=cell.dtype, device=cell.device)  # from later steps
+    d_c = torch.zeros_like(cell[0]) if grad_cell is None else grad_cell.clone()
+    recurrent = repeated(_scaled(weight_hh, options.scale).to(hidden.dtype).mT, batch)
+    d_candidate, d_output = factors[:, :, :3].unbind(), factors[:, :, 3].unbind()
+    low_rows, low_steps, steps = low.view(time, batch, 4 * size).unbind(), low.unbind(), factors.unbind()
+    grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
+    for t, _, _ in _walk(time, not reverse):
+        d_h.add_(grad_h[t])
+        d_m = d_h
+        if projected is not None and weight_hr is not None:
+            projected[t].copy_(d_h if inside is None else d_h * inside[t])
+            d_m = (projected[t] @ weight_hr).to(cell.dtype)
+        d_c.addcmul_(d_m, to_c[t])
+        d_candidate[t].mul_(d_c.unsqueeze(1))
+        d_output[t].mul_(d_m)
+        d_c.mul_(keep_c[t])
+        if mixed:
+            low_steps[t].copy_(steps[t])
+        passed = None if inside is None else d_h.masked_fill(inside[t], 0)  # a finished sequence hands its state on
+        d_h = recurrent(low_rows[t]).to(cell.dtype)
+        if passed is not None:
+            d_h.add_(passed)
+
+    d_pre = low.view(time, batch, 4 * size)
+    _scale(d_pre, options.scale)
+    d_weight_hr = None if projected is None else over_time(projected, kept[2][:-1] if reverse else kept[2][1:])
+    return d_pre, d_h, d_c, d_weight_hr
 
 
 def _derivative_factors(
-    gates: Tensor, cell: Tensor, tanh_cell: Tensor, inside: Tensor | None, reverse: bool
+    gates: Tensor, cell: Tensor, tanh_cell: Tensor, inside: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a step's incoming gradients are multiplied by, for all steps at once.
 
@@ -170,21 +128,41 @@ def _derivative_factors(
         (T, B, 4, H) dc/da for i, f and g, dh/da for o; (T, B, H) dh/dc; (T, B, H) dc/dc_previous.
     """
     i, f, g, o = gates.unbind(2)
+    soft = {"i": i, "f": f, "o": o}
+    value = dict(soft)
+    for block in options.hard:
+        soft[block], value[block] = soft[block].abs(), (soft[block] > 0).to(gates.dtype)
     through_output = torch.empty_like(tanh_cell)
     factors = torch.empty_like(gates)
-    _sigmoid_backward(g, i, grad_input=factors[:, :, 0])
-    _sigmoid_backward(_before(cell, reverse), f, grad_input=factors[:, :, 1])
-    _tanh_backward(i, g, grad_input=factors[:, :, 2])
-    _sigmoid_backward(tanh_cell, o, grad_input=factors[:, :, 3])
-    _tanh_backward(o, tanh_cell, grad_input=through_output)
+    _sigmoid_backward(g, soft["i"], grad_input=factors[:, :, 0])
+    _sigmoid_backward(cell[1:] if options.reverse else cell[:-1], soft["f"], grad_input=factors[:, :, 1])
+    _tanh_backward(value["i"], g, grad_input=factors[:, :, 2])
+    _sigmoid_backward(tanh_cell, soft["o"], grad_input=factors[:, :, 3])
+    _tanh_backward(value["o"], tanh_cell, grad_input=through_output)
     if inside is None:
-        return factors, through_output, f
-    return factors.mul_(inside.unsqueeze(-1)), through_output.mul_(inside), f.masked_fill(~inside, 1)
+        return factors, through_output, value["f"]
+    return factors.mul_(inside.unsqueeze(-1)), through_output.mul_(inside), value["f"].masked_fill(~inside, 1)
 
 
-def _scale(blocks: Tensor, scale: Scale | None) -> None:
+def _cut(soft: Tensor) -> Tensor:
+    """The 0 or 1 of a sigmoid, which becomes negative where that is 0; NaN stays NaN."""
+    is_open = soft > 0.5
+    soft.copy_(torch.where(is_open, soft, -soft))
+    return torch.where(is_open, 1.0, soft - soft)
+
+
+def _inside(lengths: Tensor | None, time: int) -> Tensor | None:
+    """(T, B, 1), true in the steps of each sequence."""
+    return None if lengths is None else (torch.arange(time, device=lengths.device).unsqueeze(1) < lengths).unsqueeze(-1)
+
+
+def _scaled(weight_hh: Tensor, scale: Scale | None) -> Tensor:
+    return weight_hh if scale is None else weight_hh * rows_of(scale, len(weight_hh) // 4, weight_hh).unsqueeze(1)
+
+
+def _scale(rows: Tensor, scale: Scale | None) -> None:
     """Multiplies the four blocks of (T, B, 4H), in place."""
-    for block, factor in zip(blocks.chunk(4, dim=-1), scale or (), strict=False):
+    for block, factor in zip(rows.chunk(len(BLOCKS), dim=-1), scale or (), strict=False):
         if factor != 1:
             block.mul_(factor)
 
@@ -196,20 +174,10 @@ def _walk(time: int, reverse: bool) -> Iterator[tuple[int, int, int]]:
 
 
 def _with_initial(state: Tensor, time: int, reverse: bool) -> Tensor:
-    """(T + 1, ...) slots for the states of all steps; the initial state is in the first, or in the last when reversed."""
+    """(T + 1, ...) slots for the states of all steps."""
     slots = state.new_empty(time + 1, *state.shape)
     slots[-1 if reverse else 0] = state
     return slots
-
-
-def _steps(slots: Tensor, reverse: bool) -> Tensor:
-    """The states after each step."""
-    return slots[:-1] if reverse else slots[1:]
-
-
-def _before(slots: Tensor, reverse: bool) -> Tensor:
-    """The states before each step."""
-    return slots[1:] if reverse else slots[:-1]
 
 
 def _per_step(blocks: Tensor) -> list[tuple[Tensor, ...]]:

@@ -1,20 +1,26 @@
-"""Compiles native.cpp once for each machine and version of torch, and keeps the result under torch's extension folder.
+"""Compiles native.cpp once for each machine and version of torch, and keeps the result in torch's folder of extensions.
+
+Where no home folder can be written to, that is a folder of the user's own among the temporary ones.
 
 `G2LSTM_NATIVE=0` in the environment leaves the kernel out. Nothing fails for lack of a compiler: `problem` says why.
 """
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from g2lstm.engines import reference
 from g2lstm.engines.products import fast_dtype
@@ -28,22 +34,28 @@ WIDE = "-mprefer-vector-width=512"
 @torch.compiler.assume_constant_result
 def problem() -> str | None:
     """Loads the kernel, compiling it where there is none yet; returns why that is not possible, or None."""
-    return _problem()
+    with _lock:
+        if not _found:
+            # A thread of its own has none of the modes that the caller may be in: autocast, inference, FakeTensor, vmap, ...
+            thread = threading.Thread(target=lambda: _found.append(_problem()))
+            thread.start()
+            thread.join()
+        return _found[0]
 
 
-@functools.cache
+_lock = threading.RLock()
+_found: list[str | None] = []
+
+
 def _problem() -> str | None:
     if os.environ.get("G2LSTM_NATIVE", "1") == "0":
         return "is switched off by G2LSTM_NATIVE=0"
     if platform.machine().lower() not in ("x86_64", "amd64") or platform.system() == "Windows":
         return f"is not made for {platform.system()} on {platform.machine()}"
-    library = _folder() / "native.so"
     try:
-        if not library.exists():
-            _compile(library)
-        torch.ops.load_library(str(library))
-        with torch.inference_mode(False), torch.autocast("cpu", enabled=False):  # whatever the caller is in
-            _try_out()
+        torch.ops.load_library(str(_library()))
+        _register()
+        _try_out()
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         log.warning("no compiled CPU kernel, training runs in tensor code: %s", reason[0])
@@ -51,11 +63,34 @@ def _problem() -> str | None:
     return None
 
 
-def _folder() -> Path:
-    """A folder of its own for each source, set of flags, torch and processor."""
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+def _library() -> Path:
+    """The kernel in the first folder that can be used; each source, set of flags, torch and processor has its own."""
     identity = [SOURCE.read_text(), " ".join(FLAGS), torch.__version__, torch._C._show_config(), _processor()]
-    return Path(root) / f"g2lstm_{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}"
+    name = Path(f"g2lstm_{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}", "native.so")
+    roots = [Path(os.environ["TORCH_EXTENSIONS_DIR"])] if os.environ.get("TORCH_EXTENSIONS_DIR") else list(_own_folders())
+    for root in roots:
+        if (root / name).exists():
+            return root / name
+    for root in roots:
+        with contextlib.suppress(OSError):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=(root / name).parent) as folder:
+                _compile(Path(folder) / name.name)
+                (Path(folder) / name.name).replace(root / name)  # so that processes never see each other's halves
+            return root / name
+    raise RuntimeError(f"no folder can be written to, of {', '.join(map(str, roots))}: TORCH_EXTENSIONS_DIR names another")
+
+
+def _own_folders() -> Iterator[Path]:
+    """In the home folder, where there is one, and in the temporary one, where nobody else could lay a library."""
+    with contextlib.suppress(RuntimeError):
+        yield Path.home() / ".cache" / "torch_extensions"
+    temporary = Path(tempfile.gettempdir()) / f"g2lstm_{os.getuid()}"
+    with contextlib.suppress(OSError):
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        status = temporary.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            yield temporary
 
 
 def _processor() -> str:
@@ -66,21 +101,17 @@ def _processor() -> str:
 
 
 def _compile(library: Path) -> None:
-    """Compiles into a folder of its own and moves the result, so that processes never see each other's halves."""
     log.warning("compiling the CPU kernel, once on this machine (about half a minute)")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        compiler = shlex.split(os.environ.get("CXX", "c++"))
-        command = [*compiler, *_flags(), str(SOURCE), "-o", str(built), *_libraries()]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            raise RuntimeError(f"there is no C++ compiler: {compiler[0]} ({error.strerror}); CXX names another") from error
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit code {done.returncode}"]
-            raise RuntimeError(f"{compiler[0]}: {errors[0]}")
-        built.replace(library)
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    try:
+        done = subprocess.run(
+            [*compiler, *_flags(), str(SOURCE), "-o", str(library), *_libraries()], capture_output=True, text=True
+        )
+    except OSError as error:
+        raise RuntimeError(f"there is no C++ compiler: {compiler[0]} ({error.strerror}); CXX names another") from error
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"{compiler[0]}: {errors[0]}")
 
 
 def _flags() -> list[str]:
@@ -100,9 +131,25 @@ def _torch() -> Path:
     return Path(torch.__file__).parent
 
 
+def _register() -> None:
+    """Tells torch the sizes of what the operators return, for graphs that are traced without numbers."""
+
+    @torch.library.register_fake("g2lstm::forward")
+    def forward(pre: Tensor, _: Tensor, h0: Tensor, c0: Tensor, *options: Any) -> tuple[Tensor, ...]:
+        time, keep_gates = len(pre), options[-2]
+        cell = c0.new_empty(time + 1 if keep_gates else 1, *c0.shape)
+        gates = c0.new_empty(time if keep_gates else 0, len(c0), 4, c0.shape[1])
+        return h0.new_empty(time + 1, *h0.shape), cell, gates
+
+    @torch.library.register_fake("g2lstm::backward")
+    def backward(_: Tensor, gates: Tensor, cell: Tensor, *options: Any) -> tuple[Tensor, ...]:
+        d_pre = torch.empty_like(gates.flatten(2), dtype=options[-1])
+        return d_pre, torch.empty_like(cell[0]), torch.empty_like(cell[0])
+
+
 def _try_out() -> None:
     """Compares a step with the reference, so that a processor on which the kernel can't run, or runs wrong, is found now."""
-    batch, size, unscaled, no_words = 3, 66, [1.0] * 4, [-1] * 4
+    batch, size, unscaled, no_words, soft = 3, 66, [1.0] * 4, [-1] * 4, [False] * 4
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -112,15 +159,14 @@ def _try_out() -> None:
         if not fast_dtype(dtype):
             continue
         pre, weight, h, c = draw(1, batch, 4 * size), draw(4 * size, size), draw(batch, size), draw(batch, size)
-        with torch.enable_grad():
-            state = h.clone().requires_grad_()
-            expected, _ = reference.step(pre[0], weight, state, c)
-            expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
+        state = h.clone().requires_grad_()
+        expected, _ = reference.step(pre[0], weight, state, c)
+        expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, 0, 0, 0.0, no_words, None, False, True, False
+            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, False, True, False
         )
         ones = torch.ones(1, batch, size, dtype=dtype, device="cpu")
-        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, False, dtype)[1]
+        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, soft, False, dtype)[1]
         for found, wanted in ((hidden[1], expected), (gradient, expected_gradient)):
             error = (found.float() - wanted).abs().max().item()
             if not error <= tolerance * wanted.abs().max().item():

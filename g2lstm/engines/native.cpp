@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/aminmax.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -21,6 +22,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -171,6 +173,22 @@ inline Floats tanh(Floats x) {
   p = p * z - 3.33332819422e-1f;
   Floats small = p * z * x + x;
   return size > 0.625f ? reinterpret_cast<Floats&>(signed_large) : small;
+}
+
+// A gate's value, and what the backward pass keeps of it: of one that is cut to 0 or 1 the sigmoid, negative where it is 0.
+struct Gate {
+  Floats value, kept;
+};
+
+inline Gate gate(Floats a, bool hard) {
+  const Floats soft = sigmoid(a);
+  if (!hard) return {soft, soft};
+  return {a > 0.0f ? all(1.0f) : soft - soft, a > 0.0f ? soft : -soft};  // NaN stays NaN
+}
+
+inline Gate kept_gate(Floats kept, bool hard) {  // the value, and the sigmoid that its derivative is taken of
+  if (!hard) return {kept, kept};
+  return {kept > 0.0f ? all(1.0f) : kept - kept, kept > 0.0f ? kept : -kept};
 }
 
 inline Floats log(Floats x) {  // of normal positive numbers
@@ -369,8 +387,8 @@ struct Walk {
 template <typename S>
 void forward_loop(
     const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
-    const std::vector<double>& scale, const std::optional<Tensor>& lengths, bool reverse, Tensor& hidden, Tensor& cell,
-    Tensor* gates) {
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::array<bool, 4>& hard, bool reverse,
+    Tensor& hidden, Tensor& cell, Tensor* gates) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4, blocks = at::divup(H, W);
   const Panels<S> packed = pack_forward<S>(weight.const_data_ptr<float>(), H);
   const Walk walk{T, reverse};
@@ -413,15 +431,15 @@ void forward_loop(
             if (gate * H < noise_width) a[gate] += load(noise_data + (t * B + b) * noise_width + gate * H + j, count);
             a[gate] *= (float)scale[gate];
           }
-          const Floats i = sigmoid(a[0]), f = sigmoid(a[1]), g = tanh(a[2]), o = sigmoid(a[3]);
-          const Floats c = f * load(c_before + at_unit, count) + i * g;
+          const Gate i = gate(a[0], hard[0]), f = gate(a[1], hard[1]), o = gate(a[3], hard[3]);
+          const Floats g = tanh(a[2]), c = f.value * load(c_before + at_unit, count) + i.value * g;
           store(c_after + at_unit, c, count);
-          store(h_after + at_unit, o * tanh(c), count);
+          store(h_after + at_unit, o.value * tanh(c), count);
           if (gates_data) {
-            store(gates_data + row, i, count);
-            store(gates_data + row + H, f, count);
+            store(gates_data + row, i.kept, count);
+            store(gates_data + row + H, f.kept, count);
             store(gates_data + row + 2 * H, g, count);
-            store(gates_data + row + 3 * H, o, count);
+            store(gates_data + row + 3 * H, o.kept, count);
           }
         }
       }
@@ -433,8 +451,8 @@ void forward_loop(
 template <typename S>
 void backward_loop(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
-    const std::optional<Tensor>& grad_cell, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
-    bool reverse, Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::array<bool, 4>& hard, bool reverse,
+    Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
   const int64_t units = H >= 512 ? 4 : 1;  // blocks a panel holds
   const Panels<S> packed = pack_backward<S>(weight.const_data_ptr<float>(), H, units * W);
@@ -443,7 +461,6 @@ void backward_loop(
   const float* gates_data = gates.const_data_ptr<float>();
   const float* cell_data = cell.const_data_ptr<float>();
   const S* grad_h = grad_hidden ? grad_hidden->const_data_ptr<S>() : nullptr;
-  const float* grad_c = grad_cell ? grad_cell->const_data_ptr<float>() : nullptr;
   S* d_pre_data = d_pre.data_ptr<S>();
   float* d_c_data = d_c.data_ptr<float>();
   float* d_h0_data = d_h0.data_ptr<float>();
@@ -482,7 +499,6 @@ void backward_loop(
             }
             if (grad_h) d_h += load(grad_h + t * B * H + at_unit, count);
             Floats d_cell = load(d_c_data + at_unit, count);
-            if (grad_c) d_cell += load(grad_c + t * B * H + at_unit, count);
             const int64_t row = (t * B + b) * 4 * H + j;
             if (length && t >= length[b]) {
               store(passed.data() + at_unit, d_h, count);
@@ -490,19 +506,20 @@ void backward_loop(
               for (int64_t gate = 0; gate < 4; ++gate) store(d_pre_data + row + gate * H, Floats{}, count);
               continue;
             }
-            const Floats i = load(gates_data + row, count), f = load(gates_data + row + H, count);
-            const Floats g = load(gates_data + row + 2 * H, count), o = load(gates_data + row + 3 * H, count);
-            const Floats tanh_c = tanh(load(c_after + at_unit, count));
-            d_cell += d_h * o * (1.0f - tanh_c * tanh_c);
-            const Floats d_i = d_cell * g * i * (1.0f - i) * (float)scale[0];
-            const Floats d_f = d_cell * load(c_before + at_unit, count) * f * (1.0f - f) * (float)scale[1];
-            const Floats d_g = d_cell * i * (1.0f - g * g) * (float)scale[2];
-            const Floats d_o = d_h * tanh_c * o * (1.0f - o) * (float)scale[3];
+            const Gate i = kept_gate(load(gates_data + row, count), hard[0]);
+            const Gate f = kept_gate(load(gates_data + row + H, count), hard[1]);
+            const Gate o = kept_gate(load(gates_data + row + 3 * H, count), hard[3]);
+            const Floats g = load(gates_data + row + 2 * H, count), tanh_c = tanh(load(c_after + at_unit, count));
+            d_cell += d_h * o.value * (1.0f - tanh_c * tanh_c);
+            const Floats d_i = d_cell * g * i.kept * (1.0f - i.kept) * (float)scale[0];
+            const Floats d_f = d_cell * load(c_before + at_unit, count) * f.kept * (1.0f - f.kept) * (float)scale[1];
+            const Floats d_g = d_cell * i.value * (1.0f - g * g) * (float)scale[2];
+            const Floats d_o = d_h * tanh_c * o.kept * (1.0f - o.kept) * (float)scale[3];
             store(d_pre_data + row, d_i, count);
             store(d_pre_data + row + H, d_f, count);
             store(d_pre_data + row + 2 * H, d_g, count);
             store(d_pre_data + row + 3 * H, d_o, count);
-            store(d_c_data + at_unit, d_cell * f, count);
+            store(d_c_data + at_unit, d_cell * f.value, count);
             if (length) store(passed.data() + at_unit, Floats{}, count);
           }
       }
@@ -515,8 +532,9 @@ void backward_loop(
 // these, and of the cell states only the last.
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
-    const std::optional<Tensor>& noise, int64_t seed, int64_t threshold, double eps, const std::vector<int64_t>& words,
-    const std::optional<Tensor>& lengths, bool reverse, bool keep_gates, bool reuse_pre) {
+    const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
+    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, std::array<bool, 4> hard, bool reverse,
+    bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = empty({T + 1, B, H}, pre.options());
   Tensor cell = empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
@@ -526,24 +544,25 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   const bool in_place = keep_gates && reuse_pre && pre.scalar_type() == at::kFloat;
   Tensor gates = in_place ? pre.view({T, B, 4, H}) : empty({keep_gates ? T : 0, B, 4, H}, c0.options());
   Noise recipe;
-  recipe.seed = (uint64_t)seed;
+  recipe.seed = seed ? (uint64_t)seed->item<int64_t>() : 0;
   recipe.threshold = (int32_t)threshold;
   recipe.eps = (float)(eps * threshold);
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
   auto run = pre.scalar_type() == at::kFloat ? forward_loop<float> : forward_loop<BFloat16>;
-  run(pre, weight, recipe, noise, scale, lengths, reverse, hidden, cell, keep_gates ? &gates : nullptr);
+  run(pre, weight, recipe, noise, scale, lengths, hard, reverse, hidden, cell, keep_gates ? &gates : nullptr);
   return {hidden, keep_gates ? cell : cell.narrow(0, T % 2, 1), gates};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
-    const std::optional<Tensor>& grad_cell, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
-    bool reverse, at::ScalarType dtype) {
+    const std::optional<Tensor>& grad_c, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
+    std::array<bool, 4> hard, bool reverse, at::ScalarType dtype) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
   Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
-  Tensor d_h0 = at::empty({B, H}, gates.options()), d_c = at::zeros({B, H}, gates.options());
+  Tensor d_h0 = at::empty({B, H}, gates.options());
+  Tensor d_c = grad_c ? grad_c->clone(at::MemoryFormat::Contiguous) : at::zeros({B, H}, gates.options());
   auto run = dtype == at::kFloat ? backward_loop<float> : backward_loop<BFloat16>;
-  run(weight, gates, cell, grad_hidden, grad_cell, scale, lengths, reverse, d_pre, d_h0, d_c);
+  run(weight, gates, cell, grad_hidden, scale, lengths, hard, reverse, d_pre, d_h0, d_c);
   return {d_pre, d_h0, d_c};
 }
 
@@ -641,11 +660,12 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
-      "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, int seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, bool reverse, bool keep_gates, bool reuse_pre) -> (Tensor, Tensor, Tensor)");
+      "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, Tensor? seed, int threshold,"
+      " float eps, int[] words, Tensor? lengths, bool[4] hard, bool reverse, bool keep_gates, bool reuse_pre)"
+      " -> (Tensor, Tensor, Tensor)");
   library.def(
-      "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_cell, float[] scale,"
-      " Tensor? lengths, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+      "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_c, float[] scale,"
+      " Tensor? lengths, bool[4] hard, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
       "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);

@@ -5,107 +5,69 @@ It is compiled when it is first needed and kept; without a compiler the tensor c
 T time, B batch, H hidden units.
 """
 
-from typing import Any
+import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from g2lstm.engines import compiled
-from g2lstm.engines.noise import NoiseRecipe
-from g2lstm.engines.products import fast_dtype, over_time
-from g2lstm.engines.reference import Scale
+from g2lstm.engines import compiled, layer
+from g2lstm.engines.contract import Options, Request
+from g2lstm.engines.noise import NO_NOISE, NoiseRecipe
+from g2lstm.engines.products import fast_dtype
+from g2lstm.layout import BLOCKS, State, Weights
 
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)
-_NO_RECIPE = NoiseRecipe(seed=0, p=0.0, blocks=())
 
 
-def lacks(*, device: torch.device, dtype: torch.dtype, size: int, projected: bool, hard: bool) -> str | None:
+def lacks(request: Request) -> str | None:
     """Why this engine can't do what is asked, or None."""
-    if device.type != "cpu":
-        return f"runs on the CPU, not on {device.type}"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"takes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
-    if hard or projected:
-        return "has no hard gates" if hard else "has no projection"
-    if dtype == torch.bfloat16 and size % 2:
-        return f"takes an even hidden_size in bfloat16, not {size}"
-    if not fast_dtype(dtype):
+    if request.device.type != "cpu":
+        return f"runs on the CPU, not on {request.device.type}"
+    if request.dtype not in (torch.float32, torch.bfloat16):
+        return f"takes float32 and bfloat16, not {str(request.dtype).removeprefix('torch.')}"
+    if request.projected:
+        return "has no projection"
+    if request.dtype == torch.bfloat16 and request.size % 2:
+        return f"takes an even hidden_size in bfloat16, not {request.size}"
+    if not fast_dtype(request.dtype):
         return "needs oneDNN"
     return compiled.problem()
 
 
-def run(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    *,
-    weight_hr: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    noise: Tensor | NoiseRecipe | None = None,
-    scale: Scale | None = None,
-    hard: tuple[str, ...] = (),
-    reuse_pre: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence; arguments and results as `g2lstm.engines` says.
-
-    Raises:
-        ValueError: for what `lacks` names.
-    """
-    reason = lacks(device=pre.device, dtype=pre.dtype, size=c0.shape[-1], projected=weight_hr is not None, hard=bool(hard))
-    if reason:
-        raise ValueError(f"the native engine {reason}: use engine='auto'")
-    lengths = None if lengths is None else lengths.to(torch.int64)
-    recipe, given = (noise, None) if isinstance(noise, NoiseRecipe) else (_NO_RECIPE, noise)
-    options = scale or _UNSCALED, recipe, lengths, reverse, reuse_pre
-    return _Recurrence.apply(pre, weight_hh, h0.to(pre.dtype), c0.float(), given, options, torch.is_grad_enabled())
+def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
+    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
+    return layer.run(sys.modules[__name__], x, state, weights, options)
 
 
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        noise: Tensor | None,
-        options: tuple[Scale, NoiseRecipe, Tensor | None, bool, bool],
-        keep_gates: bool,
-    ) -> tuple[Tensor, Tensor]:
-        scale, recipe, lengths, reverse, reuse_pre = options
-        keep_gates = keep_gates and any(ctx.needs_input_grad)
-        given = None if noise is None else noise.float().contiguous()
-        hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.detach().contiguous(), _master(weight_hh), h0, c0, scale, given,
-            recipe.seed, recipe.threshold, recipe.eps, recipe.words, lengths, reverse, keep_gates, reuse_pre,
-        )  # fmt: skip
-        ctx.options = scale, lengths, reverse
-        ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)
-        ctx.save_for_backward(weight_hh, hidden, cell, gates)
-        ctx.set_materialize_grads(False)
-        if len(cell) > 1:
-            cell = cell[:-1] if reverse else cell[1:]
-        return hidden[:-1] if reverse else hidden[1:], cell
+def forward(
+    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, noise: Tensor | None, options: Options, keep: bool
+) -> tuple[Tensor, ...]:
+    """As `g2lstm.engines.layer` says; it keeps gate values."""
+    recipe = options.noise if isinstance(options.noise, NoiseRecipe) else NO_NOISE
+    reuse_pre = not torch.compiler.is_compiling()  # a graph has to know what is overwritten
+    return torch.ops.g2lstm.forward(
+        pre.contiguous(), _master(weight_hh), h0, c0, options.scale or _UNSCALED,
+        None if noise is None else noise.float().contiguous(), recipe.seed_tensor(), recipe.threshold, recipe.eps,
+        recipe.words, options.lengths, _hard(options), options.reverse, keep, reuse_pre,
+    )  # fmt: skip
 
-    @staticmethod
-    def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the native engine has no second derivatives (create_graph=True): use engine='reference'")
-        weight_hh, hidden, cell, gates = ctx.saved_tensors
-        scale, lengths, reverse = ctx.options
-        d_pre, d_h0, d_c0 = torch.ops.g2lstm.backward(
-            _master(weight_hh), gates, cell, None if grad_hidden is None else grad_hidden.contiguous(),
-            None if grad_cell is None else grad_cell.contiguous(), scale, lengths, reverse, hidden.dtype,
-        )  # fmt: skip
-        d_weight_hh = d_noise = None
-        if ctx.needs_input_grad[1]:
-            d_weight_hh = over_time(d_pre, hidden[1:] if reverse else hidden[:-1]).to(weight_hh.dtype)
-        if ctx.needs_input_grad[4]:
-            d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
-        return d_pre, d_weight_hh, d_h0.to(hidden.dtype), d_c0, d_noise, None, None
+
+def backward(
+    weight_hh: Tensor, _: None, hidden: Tensor, cell: Tensor, kept: Sequence[Tensor],
+    grad_h: Tensor | None, grad_c: Tensor | None, options: Options,
+) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
+    """As `g2lstm.engines.layer` says."""
+    gradients = torch.ops.g2lstm.backward(
+        _master(weight_hh), kept[0], cell, None if grad_h is None else grad_h.contiguous(), grad_c,
+        options.scale or _UNSCALED, options.lengths, _hard(options), options.reverse, hidden.dtype,
+    )  # fmt: skip
+    return *gradients, None
 
 
 def _master(weight: Tensor) -> Tensor:
     return weight.float().contiguous()
+
+
+def _hard(options: Options) -> list[bool]:
+    return [block in options.hard for block in BLOCKS]

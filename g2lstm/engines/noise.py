@@ -19,13 +19,13 @@ class NoiseRecipe:
     """Logistic noise on a share of the gate values, fresh at every step (eq. 11).
 
     Args:
-        seed: of the generator, in [0, 2^63).
+        seed: of the generator, in [0, 2^63), a number or an int64 tensor of no dimension.
         p: share of gate values that are perturbed.
         eps: as in `g2lstm.gates.GumbelGate`.
         blocks: which of the blocks i, f, g, o are perturbed, as indices.
     """
 
-    seed: int
+    seed: int | Tensor
     p: float
     eps: float = 0.0
     blocks: tuple[int, ...] = (0, 1)
@@ -40,10 +40,14 @@ class NoiseRecipe:
         """For each of the four blocks the word it reads, or -1."""
         return [self.blocks.index(block) if block in self.blocks else -1 for block in range(4)]
 
+    def seed_tensor(self) -> Tensor:
+        """The seed as an operator takes it, which a graph doesn't hold as a constant."""
+        return self.seed if isinstance(self.seed, Tensor) else torch.tensor(self.seed)
+
     def draw(self, time: int, batch: int, size: int, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """The noise in plain tensor operations: (T, B, 2H), or (T, B, 4H) where the output gate is perturbed."""
         counter = torch.arange(time * batch * size, device=device)
-        words = philox(self.seed, counter)
+        words = philox(int(self.seed), counter)
         noise = torch.zeros(time * batch, 4, size, dtype=dtype, device=device)
         for block, word in zip(self.blocks, words, strict=False):
             noise[:, block] = self._logistic(word >> 2, dtype).view(time * batch, size)
@@ -57,12 +61,14 @@ class NoiseRecipe:
         return torch.where(perturbed, (below / above.where(perturbed, 1.0)).log(), 0.0).to(dtype)
 
 
-def as_tensor(noise: Tensor | NoiseRecipe | None, pre: Tensor) -> Tensor | None:
-    """The noise on (T, B, 4H) pre-activations as a tensor, drawn where it is a recipe."""
+NO_NOISE = NoiseRecipe(seed=0, p=0.0, blocks=())
+
+
+def as_tensor(noise: Tensor | NoiseRecipe | None, like: Tensor, size: int) -> Tensor | None:
+    """The noise of H units as a tensor, drawn where it is a recipe for a pass over `like` (T, B, ...)."""
     if not isinstance(noise, NoiseRecipe):
         return noise
-    time, batch, rows = pre.shape
-    return noise.draw(time, batch, rows // 4, dtype=accumulation_dtype(pre.dtype), device=pre.device)
+    return noise.draw(like.shape[0], like.shape[1], size, dtype=accumulation_dtype(like.dtype), device=like.device)
 
 
 def philox(seed: int, counter: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

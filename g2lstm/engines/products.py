@@ -4,7 +4,6 @@ torch.mm runs float32 products through MKL, which on some processors (AMD's amon
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,11 @@ _WIDE = 1024  # columns from which on oneDNN sums over time faster than torch.mm
 
 
 def fast_products(tensor: Tensor) -> bool:
-    """Whether oneDNN's products, and the operators of torch that reach them without autograd, are there for this tensor."""
-    return tensor.device.type == "cpu" and fast_dtype(tensor.dtype)
+    """Whether oneDNN's products, and the operators of torch that reach them without autograd, are there for this tensor.
+
+    A compiler of graphs chooses its own.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and fast_dtype(tensor.dtype)
 
 
 def fast_dtype(dtype: torch.dtype) -> bool:
@@ -60,41 +62,3 @@ def over_time(left: Tensor, right: Tensor) -> Tensor:
         total = part if total is None else total.add_(part)
     assert total is not None
     return total
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x @ weight.mT + bias in x's dtype, with gradients: (T, B, D), (M, D), (M,) -> (T, B, M).
-
-    Weight and bias are cast to x's dtype; their gradients come back in their own.
-    """
-    if fast_products(x) and not torch.compiler.is_compiling():
-        return _Linear.apply(x, weight, bias)
-    return torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        cast = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        return product(x, cast, None if bias is None else bias.to(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives: autograd follows its own operators
-            return _differentiable_backward(ctx, grad, x, weight)
-        d_x = product(grad, weight.to(x.dtype).mT) if ctx.needs_input_grad[0] else None
-        d_weight = over_time(grad, x).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        d_bias = None
-        if ctx.needs_input_grad[2]:
-            d_bias = grad.sum((0, 1), dtype=torch.float32).to(ctx.bias_dtype)
-        return d_x, d_weight, d_bias
-
-
-def _differentiable_backward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-    d_x = grad @ weight.to(x.dtype)
-    d_weight = (grad.flatten(0, 1).mT @ x.flatten(0, 1)).to(weight.dtype)
-    d_bias = None if ctx.bias_dtype is None else grad.sum((0, 1)).to(ctx.bias_dtype)
-    return d_x, d_weight, d_bias

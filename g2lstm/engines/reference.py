@@ -1,51 +1,38 @@
 """The specification: a loop over time that reads like the paper's equations. Every other engine is checked against it."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from g2lstm.engines.noise import NoiseRecipe, as_tensor
+from g2lstm.engines.contract import Options, Request, Scale
+from g2lstm.engines.noise import as_tensor
 from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.layout import State, Weights
 
-Scale = tuple[float, float, float, float]
 
-
-def run(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    *,
-    weight_hr: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    noise: Tensor | NoiseRecipe | None = None,
-    scale: Scale | None = None,
-    hard: tuple[str, ...] = (),
-    reuse_pre: bool = False,  # noqa: ARG001
-) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence step by step; arguments and results as `g2lstm.engines` says."""
-    time = pre.shape[0]
-    weight_hh = weight_hh.to(pre.dtype)
-    weight_hr = None if weight_hr is None else weight_hr.to(pre.dtype)
-    noise = as_tensor(noise, pre)
-    h, c = h0.to(pre.dtype), c0.to(accumulation_dtype(pre.dtype))
-    hidden: list[Tensor] = [h] * time
-    cell: list[Tensor] = [c] * time
-    for t in reversed(range(time)) if reverse else range(time):
+def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
+    """Runs a layer step by step; arguments and results as `g2lstm.engines.contract` says."""
+    time, bias = len(x), weights.bias
+    pre = linear(x, weights.ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
+    weight_hh, weight_hr = weights.hh.to(x.dtype), None if weights.hr is None else weights.hr.to(x.dtype)
+    noise = as_tensor(options.noise, pre, pre.shape[-1] // 4)
+    h, c = state[0].to(x.dtype), state[1].to(accumulation_dtype(x.dtype))
+    hidden = [h] * time
+    for t in reversed(range(time)) if options.reverse else range(time):
         step_noise = None if noise is None else noise[t]
-        h_new, c_new = step(pre[t], weight_hh, h, c, weight_hr=weight_hr, noise=step_noise, scale=scale, hard=hard)
-        if lengths is None:
+        h_new, c_new = step(
+            pre[t], weight_hh, h, c, weight_hr=weight_hr, noise=step_noise, scale=options.scale, hard=options.hard
+        )
+        if options.lengths is None:
             h, c = h_new, c_new
         else:
-            inside = (t < lengths).unsqueeze(1)
+            inside = (t < options.lengths).unsqueeze(1)
             h, c = torch.where(inside, h_new, h), torch.where(inside, c_new, c)
-        hidden[t], cell[t] = h, c
-    return torch.stack(hidden), torch.stack(cell)
+        hidden[t] = h
+    return torch.stack(hidden), (h, c)
 
 
-def lacks(**_: Any) -> str | None:
+def lacks(request: Request) -> str | None:  # noqa: ARG001
     """Why this engine can't do what is asked: it can do everything."""
     return None
 
@@ -60,7 +47,7 @@ def step(
     noise: Tensor | None = None,
     scale: Scale | None = None,
     hard: tuple[str, ...] = (),
-) -> tuple[Tensor, Tensor]:
+) -> State:
     """One time step: pre (B, 4H), h (B, P), c (B, H), noise (B, K) -> the next h and c."""
     a = pre.to(c.dtype) + (h @ weight_hh.mT).to(c.dtype)  # (B, 4H)
     if noise is not None:
@@ -78,4 +65,5 @@ def step(
 
 
 def _gate(a: Tensor, hard: bool) -> Tensor:
-    return (a > 0).to(a.dtype) if hard else a.sigmoid()
+    soft = a.sigmoid()
+    return (a > 0).to(a.dtype) + (soft - soft.detach()) if hard else soft  # straight-through: the last sum is 0

@@ -17,17 +17,21 @@ import functools
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from g2lstm.engines import layer
+from g2lstm.engines.contract import Options, Request
 from g2lstm.engines.graphs import Steps, is_capturing
-from g2lstm.engines.noise import NoiseRecipe
-from g2lstm.engines.reference import Scale
+from g2lstm.engines.noise import NO_NOISE, NoiseRecipe
+from g2lstm.layout import BLOCKS, State, Weights
 
 log = logging.getLogger("g2lstm")
 _UNSCALED = (1.0, 1.0, 1.0, 1.0)
@@ -36,45 +40,23 @@ _LARGEST_BLOCK = 256  # units of one program
 _WORKSPACES = 16  # kept, each with its graphs
 
 
-def lacks(*, device: torch.device, dtype: torch.dtype, projected: bool, hard: bool, **_: Any) -> str | None:
+def lacks(request: Request) -> str | None:
     """Why this engine can't do what is asked, or None. With TRITON_INTERPRET=1 it runs on the CPU, for tests."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != ("cpu" if interpreted else "cuda"):
-        return f"runs on {'the CPU in the interpreter' if interpreted else 'CUDA'}, not on {device.type}"
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    if hard or projected:
-        return "has no hard gates" if hard else "has no projection"
+    if request.device.type != ("cpu" if interpreted else "cuda"):
+        return f"runs on {'the CPU in the interpreter' if interpreted else 'CUDA'}, not on {request.device.type}"
+    if request.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"takes float32, bfloat16 and float16, not {str(request.dtype).removeprefix('torch.')}"
+    if request.projected:
+        return "has no projection"
     if torch.compiler.is_compiling():
         return "can't be traced by torch.compile"
     return _problem()
 
 
-def run(
-    pre: Tensor,
-    weight_hh: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    *,
-    weight_hr: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    noise: Tensor | NoiseRecipe | None = None,
-    scale: Scale | None = None,
-    hard: tuple[str, ...] = (),
-    reuse_pre: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Runs the recurrence; arguments and results as `g2lstm.engines` says.
-
-    Raises:
-        ValueError: for what `lacks` names.
-    """
-    if reason := lacks(device=pre.device, dtype=pre.dtype, projected=weight_hr is not None, hard=bool(hard)):
-        raise ValueError(f"the triton engine {reason}: use engine='auto'")
-    lengths = None if lengths is None else lengths.to(torch.int64).contiguous()
-    recipe, given = (noise, None) if isinstance(noise, NoiseRecipe) else (None, noise)
-    options = scale or _UNSCALED, recipe, lengths, reverse, reuse_pre
-    return _Recurrence.apply(pre, weight_hh, h0.to(pre.dtype), c0.float(), given, options, torch.is_grad_enabled())
+def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
+    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
+    return layer.run(sys.modules[__name__], x, state, weights, options)
 
 
 @functools.cache
@@ -95,82 +77,64 @@ def _kernels() -> ModuleType:
     return importlib.import_module("g2lstm.engines.triton_kernels")
 
 
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pre: Tensor,
-        weight_hh: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        noise: Tensor | None,
-        options: tuple[Scale, NoiseRecipe | None, Tensor | None, bool, bool],
-        keep_gates: bool,
-    ) -> tuple[Tensor, Tensor]:
-        scale, recipe, lengths, reverse, reuse_pre = options
-        keep_gates = keep_gates and any(ctx.needs_input_grad)
-        time, batch, size = *pre.shape[:2], c0.shape[-1]
-        pre = pre.contiguous()
-        added = None if noise is None else noise.float().contiguous()
-        hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
-        hidden[-1 if reverse else 0], cell[-1 if reverse else 0] = h0, c0
-        if keep_gates and reuse_pre and pre.dtype == c0.dtype:  # a program reads its units before it overwrites them
-            gates = pre.detach().view(time, batch, 4, size)
-        else:
-            gates = c0.new_empty((time, batch, 4, size) if keep_gates else 0)
-        kernels, workspace = _kernels(), _workspace(pre, batch, size)
-        with torch.cuda.device_of(pre), workspace.lock:
-            threshold = recipe.threshold if recipe else 0
-            numbers = kernels.Numbers(
-                time=time, batch=batch, seed=recipe.seed if recipe else 0, threshold=threshold,
-                noise_width=0 if added is None else added.shape[-1], noise=_address(added), lengths=_address(lengths),
-                hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=pre.data_ptr(),
-            )  # fmt: skip
-            workspace.start(weight_hh, numbers, (*scale, recipe.eps * threshold if recipe else 0.0))
-            workspace.state[:batch, :size].copy_(h0)
-            words = (-1, -1, -1, -1) if recipe is None else tuple(recipe.words)
-            workspace.forward(
-                time, reverse=reverse, lengths=lengths is not None, given=added is not None,
-                drawn=threshold > 0, words=words, keep=keep_gates,
-            )  # fmt: skip
-        ctx.options = scale, reverse
-        ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)
-        ctx.save_for_backward(weight_hh, hidden, cell, gates, lengths)
-        ctx.set_materialize_grads(False)
-        return (hidden[:-1], cell[:-1]) if reverse else (hidden[1:], cell[1:])
+def forward(
+    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, noise: Tensor | None, options: Options, keep: bool
+) -> tuple[Tensor, ...]:
+    """As `g2lstm.engines.layer` says; it keeps gate values in float32."""
+    time, batch, rows = pre.shape
+    size = rows // 4
+    recipe = options.noise if isinstance(options.noise, NoiseRecipe) else NO_NOISE
+    pre = pre.contiguous()
+    added = None if noise is None else noise.float().contiguous()
+    hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
+    first = -1 if options.reverse else 0
+    hidden[first], cell[first] = h0, c0
+    if keep and pre.dtype == c0.dtype:  # a program reads its units before it overwrites them
+        gates = pre.view(time, batch, 4, size)
+    else:
+        gates = c0.new_empty((time, batch, 4, size) if keep else 0)
+    kernels, workspace = _kernels(), _workspace(pre, batch, size)
+    with torch.cuda.device_of(pre), workspace.lock:
+        numbers = kernels.Numbers(
+            time=time, batch=batch, seed=int(recipe.seed), threshold=recipe.threshold,
+            noise_width=0 if added is None else added.shape[-1], noise=_address(added), lengths=_address(options.lengths),
+            hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=pre.data_ptr(),
+        )  # fmt: skip
+        workspace.start(weight_hh, numbers, (*(options.scale or _UNSCALED), recipe.eps * recipe.threshold))
+        workspace.state[:batch, :size].copy_(h0)
+        workspace.forward(
+            time, **_kind(options), given=added is not None, drawn=recipe.threshold > 0, words=tuple(recipe.words), keep=keep
+        )
+    return hidden, cell, gates
 
-    @staticmethod
-    def backward(ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the triton engine has no second derivatives (create_graph=True): use engine='reference'")
-        weight_hh, hidden, cell, gates, lengths = ctx.saved_tensors
-        scale, reverse = ctx.options
-        time, batch, _, size = gates.shape
-        grad_hidden = None if grad_hidden is None else grad_hidden.contiguous()
-        grad_cell = None if grad_cell is None else grad_cell.contiguous()
-        d_pre = hidden.new_empty(time, batch, 4 * size)
-        kernels, workspace = _kernels(), _workspace(hidden, batch, size)
-        with torch.cuda.device_of(hidden), workspace.lock:
-            numbers = kernels.Numbers(
-                time=time, batch=batch, seed=0, threshold=0, noise_width=0, lengths=_address(lengths),
-                hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=d_pre.data_ptr(),
-                grad_hidden=_address(grad_hidden), grad_cell=_address(grad_cell),
-            )  # fmt: skip
-            workspace.start(weight_hh, numbers, (*scale, 0.0))
-            workspace.backward(
-                time, reverse=reverse, lengths=lengths is not None,
-                grad_hidden=grad_hidden is not None, grad_cell=grad_cell is not None,
-            )  # fmt: skip
-            d_h0 = workspace.d_state[:batch, :size].float() + workspace.passed[:batch]
-            d_c0 = workspace.d_cell[:batch].clone()
-        d_weight_hh = d_noise = None
-        if ctx.needs_input_grad[1]:
-            before = (hidden[1:] if reverse else hidden[:-1]).flatten(0, 1)
-            before = torch.nn.functional.pad(before, (0, workspace.padded - size))  # rows start where products like it
-            d_weight_hh = (d_pre.flatten(0, 1).mT @ before)[:, :size].to(weight_hh.dtype)
-        if ctx.needs_input_grad[4]:
-            d_noise = d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True)
-        return d_pre, d_weight_hh, d_h0.to(hidden.dtype), d_c0, d_noise, None, None
+
+def backward(
+    weight_hh: Tensor, _: None, hidden: Tensor, cell: Tensor, kept: Sequence[Tensor],
+    grad_h: Tensor | None, grad_c: Tensor | None, options: Options,
+) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
+    """As `g2lstm.engines.layer` says."""
+    gates = kept[0]
+    (time, batch), size = gates.shape[:2], gates.shape[3]
+    grad_h = None if grad_h is None else grad_h.contiguous()
+    d_pre = hidden.new_empty(time, batch, 4 * size)
+    kernels, workspace = _kernels(), _workspace(hidden, batch, size)
+    with torch.cuda.device_of(hidden), workspace.lock:
+        numbers = kernels.Numbers(
+            time=time, batch=batch, seed=0, threshold=0, noise_width=0, lengths=_address(options.lengths),
+            hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=d_pre.data_ptr(),
+            grad_hidden=_address(grad_h),
+        )  # fmt: skip
+        workspace.start(weight_hh, numbers, (*(options.scale or _UNSCALED), 0.0))
+        workspace.backward(time, **_kind(options), grad_hidden=grad_h is not None, grad_c=grad_c)
+        d_h0 = workspace.d_state[:batch, :size].float() + workspace.passed[:batch]
+        d_c0 = workspace.d_cell[:batch].clone()
+    return d_pre, d_h0, d_c0, None
+
+
+def _kind(options: Options) -> dict[str, Any]:
+    """What the kernels of both passes are compiled for."""
+    hard = tuple(block in options.hard for block in BLOCKS)
+    return {"reverse": options.reverse, "lengths": options.lengths is not None, "hard": hard}
 
 
 class _Workspace:
@@ -199,8 +163,9 @@ class _Workspace:
         _fill(self.factors, factors)
 
     def forward(
-        self, time: int, *, reverse: bool, lengths: bool, given: bool, drawn: bool, words: tuple[int, ...], keep: bool
-    ) -> None:
+        self, time: int, *, reverse: bool, lengths: bool, hard: tuple[bool, ...],
+        given: bool, drawn: bool, words: tuple[int, ...], keep: bool,
+    ) -> None:  # fmt: skip
         kernel, weight = _kernels().forward_step[self.grid], self.weight.flatten(0, 1)
 
         def step(offset: int) -> None:
@@ -208,26 +173,31 @@ class _Workspace:
             kernel(
                 self.numbers, self.factors, self.state, self.product, offset, self.size, self.padded,
                 REVERSE=reverse, HAS_LENGTHS=lengths, GIVEN=given, DRAWN=drawn,
+                HARD_I=hard[0], HARD_F=hard[1], HARD_O=hard[3],
                 WORD_I=words[0], WORD_F=words[1], WORD_O=words[3], KEEP=keep, BLOCK=self.block,
             )  # fmt: skip
 
-        self.steps.run(step, time, ("forward", reverse, lengths, given, drawn, words, keep, _precision()))
+        self.steps.run(step, time, ("forward", reverse, lengths, hard, given, drawn, words, keep, _precision()))
 
-    def backward(self, time: int, *, reverse: bool, lengths: bool, grad_hidden: bool, grad_cell: bool) -> None:
+    def backward(
+        self, time: int, *, reverse: bool, lengths: bool, hard: tuple[bool, ...], grad_hidden: bool, grad_c: Tensor | None
+    ) -> None:
         kernel, weight = _kernels().backward_step[self.grid], self.weight.flatten(0, 1)
         self.d_state.zero_()
         self.d_cell.zero_()
+        if grad_c is not None:
+            self.d_cell[: len(grad_c)].copy_(grad_c)
         self.passed.zero_()
 
         def step(offset: int) -> None:
             kernel(
                 self.numbers, self.factors, self.d_state, self.d_gates, self.d_cell, self.passed, offset,
                 self.size, self.padded, REVERSE=reverse, HAS_LENGTHS=lengths,
-                HAS_GRAD_HIDDEN=grad_hidden, HAS_GRAD_CELL=grad_cell, BLOCK=self.block,
+                HARD_I=hard[0], HARD_F=hard[1], HARD_O=hard[3], HAS_GRAD_HIDDEN=grad_hidden, BLOCK=self.block,
             )  # fmt: skip
             torch.mm(self.d_gates, weight, out=self.d_state)
 
-        self.steps.run(step, time, ("backward", reverse, lengths, grad_hidden, grad_cell, _precision()))
+        self.steps.run(step, time, ("backward", reverse, lengths, hard, grad_hidden, _precision()))
 
 
 _kept: OrderedDict[tuple, _Workspace] = OrderedDict()

@@ -32,14 +32,13 @@ class Numbers(NamedTuple):
     pre: int  # (T, B, 4H); backward: its gradient
     noise: int = 0  # (T, B, noise_width) float32
     grad_hidden: int = 0  # (T, B, H)
-    grad_cell: int = 0  # (T, B, H) float32
 
 
 _AT = {name: tl.constexpr(index) for index, name in enumerate(("step", *Numbers._fields))}
 STEP, TIME, BATCH, SEED, THRESHOLD = (_AT[name] for name in ("step", "time", "batch", "seed", "threshold"))
 NOISE_WIDTH, LENGTHS, HIDDEN, CELL = (_AT[name] for name in ("noise_width", "lengths", "hidden", "cell"))
 GATES, PRE, NOISE = (_AT[name] for name in ("gates", "pre", "noise"))
-GRAD_HIDDEN, GRAD_CELL = (_AT[name] for name in ("grad_hidden", "grad_cell"))
+GRAD_HIDDEN = _AT["grad_hidden"]
 SHIFT = tl.constexpr(4)  # in factors
 
 
@@ -59,6 +58,9 @@ def forward_step(
     WORD_I: tl.constexpr,  # which word of its counter a block reads, or -1
     WORD_F: tl.constexpr,
     WORD_O: tl.constexpr,
+    HARD_I: tl.constexpr,  # 0 or 1
+    HARD_F: tl.constexpr,
+    HARD_O: tl.constexpr,
     KEEP: tl.constexpr,  # gate values for the backward pass
     BLOCK: tl.constexpr,
 ):
@@ -100,17 +102,17 @@ def forward_step(
         if WORD_O >= 0:
             o += logistic(pick(w0, w1, w2, WORD_O), threshold, shift)
 
-    i = tl.sigmoid(i * tl.load(factors))
-    f = tl.sigmoid(f * tl.load(factors + 1))
+    i = gate(i * tl.load(factors), HARD_I)
+    f = gate(f * tl.load(factors + 1), HARD_F)
     g = tanh(g * tl.load(factors + 2))
-    o = tl.sigmoid(o * tl.load(factors + 3))
+    o = gate(o * tl.load(factors + 3), HARD_O)
     slot = row * size + j  # the earlier of the two slots in time
     early = tl.load(numbers + CELL).to(tl.pointer_type(tl.float32)) + slot
     before = early + batch * size if REVERSE else early
     after = early if REVERSE else early + batch * size
     c_before = tl.load(before, mask=mask, other=0.0)
-    c = f * c_before + i * g
-    h = (o * tanh(c)).to(kind)
+    c = value(f, HARD_F) * c_before + value(i, HARD_I) * g
+    h = (value(o, HARD_O) * tanh(c)).to(kind)
     if HAS_LENGTHS:
         inside = t < tl.load(tl.load(numbers + LENGTHS).to(tl.pointer_type(tl.int64)) + b)
         c = tl.where(inside, c, c_before)
@@ -140,8 +142,10 @@ def backward_step(
     padded,
     REVERSE: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
+    HARD_I: tl.constexpr,
+    HARD_F: tl.constexpr,
+    HARD_O: tl.constexpr,
     HAS_GRAD_HIDDEN: tl.constexpr,
-    HAS_GRAD_CELL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     kind = d_state.dtype.element_ty
@@ -163,8 +167,6 @@ def backward_step(
     if HAS_GRAD_HIDDEN:
         grad = tl.load(numbers + GRAD_HIDDEN).to(tl.pointer_type(kind)) + unit
         d_h += tl.load(grad, mask=mask, other=0.0).to(tl.float32)
-    if HAS_GRAD_CELL:
-        d_c += tl.load(tl.load(numbers + GRAD_CELL).to(tl.pointer_type(tl.float32)) + unit, mask=mask, other=0.0)
 
     gates = tl.load(numbers + GATES).to(tl.pointer_type(tl.float32)) + row * 4 * size + j
     i = tl.load(gates, mask=mask, other=0.0)
@@ -174,12 +176,12 @@ def backward_step(
     early = tl.load(numbers + CELL).to(tl.pointer_type(tl.float32)) + unit
     c_before = tl.load(early + batch * size if REVERSE else early, mask=mask, other=0.0)
     tanh_c = tanh(tl.load(early if REVERSE else early + batch * size, mask=mask, other=0.0))
-    through = d_c + d_h * o * (1 - tanh_c * tanh_c)
-    d_i = through * g * i * (1 - i) * tl.load(factors)
-    d_f = through * c_before * f * (1 - f) * tl.load(factors + 1)
-    d_g = through * i * (1 - g * g) * tl.load(factors + 2)
-    d_o = d_h * tanh_c * o * (1 - o) * tl.load(factors + 3)
-    d_before = through * f
+    through = d_c + d_h * value(o, HARD_O) * (1 - tanh_c * tanh_c)
+    d_i = through * g * slope(i, HARD_I) * tl.load(factors)
+    d_f = through * c_before * slope(f, HARD_F) * tl.load(factors + 1)
+    d_g = through * value(i, HARD_I) * (1 - g * g) * tl.load(factors + 2)
+    d_o = d_h * tanh_c * slope(o, HARD_O) * tl.load(factors + 3)
+    d_before = through * value(f, HARD_F)
     if HAS_LENGTHS:
         inside = t < tl.load(tl.load(numbers + LENGTHS).to(tl.pointer_type(tl.int64)) + b)
         d_i, d_f = tl.where(inside, d_i, 0.0), tl.where(inside, d_f, 0.0)
@@ -197,6 +199,31 @@ def backward_step(
     tl.store(d_gates + padded, d_f.to(kind), mask=mask)
     tl.store(d_gates + 2 * padded, d_g.to(kind), mask=mask)
     tl.store(d_gates + 3 * padded, d_o.to(kind), mask=mask)
+
+
+@triton.jit
+def gate(a, HARD: tl.constexpr):
+    """What is kept of a gate: the sigmoid, of one that is cut to 0 or 1 negative where it is 0."""
+    soft = tl.sigmoid(a)
+    if HARD:
+        soft = tl.where(a > 0, soft, -soft)
+    return soft
+
+
+@triton.jit
+def value(kept, HARD: tl.constexpr):
+    """The gate's value; NaN stays NaN."""
+    if HARD:
+        kept = tl.where(kept > 0, 1.0, kept - kept)
+    return kept
+
+
+@triton.jit
+def slope(kept, HARD: tl.constexpr):
+    """The sigmoid's derivative, straight through a cut."""
+    if HARD:
+        kept = tl.abs(kept)
+    return kept * (1 - kept)
 
 
 @triton.jit

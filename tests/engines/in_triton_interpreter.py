@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from g2lstm.engines import graphs, reference, triton, triton_kernels
+from g2lstm.engines import Request, graphs, reference, triton, triton_kernels
 from g2lstm.engines.graphs import Steps
 from g2lstm.engines.noise import NoiseRecipe, philox
+from tests.engines.problems import Tensors, assert_same, leaves, problem, results, run
 
 T, B, H = 3, 3, 5
 # Norm-wise; in 16 bits what is left of the precision after sums in another order, and the interpreter rounds towards 0.
@@ -16,27 +17,13 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 SCALE = (1 / 0.9, 1 / 0.9, 1.0, 1.0)
 
 
-def problem(dtype: torch.dtype = torch.float32, time: int = T, batch: int = B, size: int = H) -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    shapes = {"pre": (time, batch, 4 * size), "weight_hh": (4 * size, size), "h0": (batch, size), "c0": (batch, size)}
-    return {name: (torch.randn(shape) * 0.7).to(dtype) for name, shape in shapes.items()}
+def tensors_of(dtype: torch.dtype = torch.float32, time: int = T, batch: int = B, size: int = H, noise: int = 0) -> Tensors:
+    return problem(time, batch, size, dtype, master=torch.float32, noise=noise)
 
 
-def results(run: Callable[..., tuple[Tensor, Tensor]], tensors: dict[str, Tensor], **options) -> dict[str, Tensor]:
-    """Outputs, and gradients of a loss on all of them."""
-    tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
-    h, c = run(**tensors, **options)
-    generator = torch.Generator().manual_seed(0)
-    sum((part * torch.randn(part.shape, generator=generator).to(part.dtype)).sum() for part in (h, c)).backward()
-    return {"h": h, "c": c} | {f"d {name}": tensor.grad for name, tensor in tensors.items()}
-
-
-def assert_equals_the_reference(tensors: dict[str, Tensor], **options) -> None:
-    ours, theirs = results(triton.run, tensors, **options), results(reference.run, tensors, **options)
-    for name, expected in theirs.items():
-        assert ours[name].dtype == expected.dtype, name
-        error = (ours[name].double() - expected.double()).norm() / expected.double().norm()
-        assert error <= TOLERANCE[tensors["pre"].dtype], (name, error)
+def assert_equals_the_reference(tensors: Tensors, **options) -> None:
+    ours, theirs = results(triton, tensors, **options), results(reference, tensors, **options)
+    assert_same(ours, theirs, TOLERANCE[tensors["x"].dtype])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -45,7 +32,7 @@ def assert_equals_the_reference(tensors: dict[str, Tensor], **options) -> None:
 def test_equals_the_reference_with_noise_it_draws_itself(dtype, reverse, lengths):
     lengths = None if lengths is None else torch.tensor(lengths)
     recipe = NoiseRecipe(seed=2**40 + 7, p=0.6)
-    assert_equals_the_reference(problem(dtype), reverse=reverse, lengths=lengths, noise=recipe, scale=SCALE)
+    assert_equals_the_reference(tensors_of(dtype), reverse=reverse, lengths=lengths, noise=recipe, scale=SCALE)
 
 
 @pytest.mark.parametrize(
@@ -54,24 +41,26 @@ def test_equals_the_reference_with_noise_it_draws_itself(dtype, reverse, lengths
     ids=str,
 )
 def test_any_of_the_gates_can_be_perturbed(blocks, p, eps):
-    assert_equals_the_reference(problem(), noise=NoiseRecipe(seed=5, p=p, eps=eps, blocks=blocks))
+    assert_equals_the_reference(tensors_of(), noise=NoiseRecipe(seed=5, p=p, eps=eps, blocks=blocks))
 
 
-@pytest.mark.parametrize("columns", [0, 2 * H, 4 * H])
+@pytest.mark.parametrize("noise", [0, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_equals_the_reference_with_given_noise(columns, dtype):
-    tensors = problem(dtype)
-    if columns:
-        tensors["noise"] = torch.randn(T, B, columns).to(dtype)
-    assert_equals_the_reference(tensors, scale=SCALE)
+def test_equals_the_reference_with_given_noise(noise, dtype):
+    assert_equals_the_reference(tensors_of(dtype, noise=noise), scale=SCALE)
+
+
+@pytest.mark.parametrize("hard", [("i",), ("f",), ("o",), ("i", "f", "o")], ids="".join)
+def test_hard_gates_equal_the_reference(hard):
+    recipe = NoiseRecipe(seed=2, p=0.6, blocks=(0, 1, 3))
+    assert_equals_the_reference(tensors_of(), noise=recipe, hard=hard, scale=SCALE, lengths=torch.tensor([3, 1, 2]))
 
 
 @pytest.mark.parametrize(
     ("time", "batch", "size"), [(1, 1, 1), (1, 9, 5), (4, 1, 8), (2, 2, 257)], ids=lambda number: str(number)
 )
 def test_sizes_need_not_fit_programs_or_products(time, batch, size):
-    tensors = problem(time=time, batch=batch, size=size)
-    tensors["weight_hh"] /= size**0.5
+    tensors = tensors_of(time=time, batch=batch, size=size)
     assert_equals_the_reference(tensors, noise=NoiseRecipe(seed=1, p=0.5), scale=SCALE)
 
 
@@ -83,58 +72,42 @@ def test_words_are_those_of_the_recipe():
         assert torch.equal(words, torch.stack(philox(seed, counter)))
 
 
-@pytest.mark.parametrize("part", [0, 1], ids=["h alone", "c alone"])
-def test_a_loss_may_use_one_of_the_two_outputs(part):
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["h alone", "h_n alone", "c_n alone"])
+def test_a_loss_may_use_one_of_the_outputs(part):
     gradients = []
-    for run in (triton.run, reference.run):
-        tensors = {name: tensor.requires_grad_() for name, tensor in problem().items()}
-        run(**tensors)[part][2].sum().backward()
-        gradients.append([tensor.grad for tensor in tensors.values()])
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+    for engine in (triton, reference):
+        tensors = tensors_of()
+        run(engine, tensors)[part].square().sum().backward()
+        gradients.append([torch.zeros(()) if leaf.grad is None else leaf.grad for leaf in leaves(tensors)])
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_passes_of_other_sizes_and_layers_may_lie_between_forward_and_backward():
-    first, second, third = problem(), problem(batch=5), problem()
-    third["weight_hh"] = -third["weight_hh"]
-    for tensors in (first, second, third):
-        for tensor in tensors.values():
-            tensor.requires_grad_()
-    outputs = [triton.run(**tensors)[0].square().sum() for tensors in (first, second, third)]
+    first, second, third = tensors_of(), tensors_of(batch=5), tensors_of()
+    third["hh"] = (-third["hh"]).detach().requires_grad_()
+    outputs = [run(triton, tensors)[0].square().sum() for tensors in (first, second, third)]
     for output, tensors in zip(outputs, (first, second, third), strict=True):
-        output.backward()
-        expected = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-        reference.run(**expected)[0].square().sum().backward()
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(tensor.grad, expected[name].grad, rtol=1e-4, atol=1e-6)
+        found = torch.autograd.grad(output, leaves(tensors))
+        expected = torch.autograd.grad(run(reference, tensors)[0].square().sum(), leaves(tensors))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_backward_can_be_repeated_on_a_kept_graph():
-    tensors = {name: tensor.requires_grad_() for name, tensor in problem().items()}
-    loss = sum(part.square().sum() for part in triton.run(**tensors, noise=NoiseRecipe(seed=5, p=0.5)))
-    first = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
-    assert all(map(torch.equal, first, torch.autograd.grad(loss, list(tensors.values()))))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_pre_activations_may_be_overwritten(dtype):
-    def in_place(pre, *args, **options):
-        return triton.run(pre * 1, *args, **options, reuse_pre=True)
-
-    tensors, options = problem(dtype), {"noise": NoiseRecipe(seed=5, p=0.5), "lengths": torch.tensor([1, 3, 2])}
-    ours, theirs = results(in_place, tensors, **options), results(triton.run, tensors, **options)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    tensors = tensors_of()
+    loss = sum(part.square().sum() for part in run(triton, tensors, noise=NoiseRecipe(seed=5, p=0.5)))
+    first = torch.autograd.grad(loss, leaves(tensors), retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(loss, leaves(tensors))))
 
 
 def test_inputs_need_not_be_contiguous():
-    tensors = problem()
-    strided = {name: tensor.mT.contiguous().mT for name, tensor in tensors.items()}
-    assert not strided["pre"].is_contiguous()
-    torch.testing.assert_close(triton.run(**strided), triton.run(**tensors), rtol=0, atol=0)
+    tensors = {name: None if tensor is None else tensor.detach() for name, tensor in tensors_of().items()}
+    strided = {name: t.mT.contiguous().mT if t is not None and t.dim() > 1 else t for name, t in tensors.items()}
+    assert not strided["x"].is_contiguous()
+    torch.testing.assert_close(run(triton, strided), run(triton, tensors), rtol=0, atol=1e-6)
 
 
 def test_a_state_changed_in_place_never_gives_wrong_gradients():
-    tensors = {name: tensor.requires_grad_() for name, tensor in problem().items()}
-    h, _ = triton.run(**tensors)
+    h = run(triton, tensors_of())[0]
     with pytest.raises(RuntimeError, match="modified"):  # noqa: PT012
         h.relu_()
         h.sum().backward()
@@ -142,31 +115,31 @@ def test_a_state_changed_in_place_never_gives_wrong_gradients():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_runs_without_a_graph(mode):
-    tensors = {name: tensor.requires_grad_() for name, tensor in problem().items()}
+    tensors = tensors_of()
     with mode():
-        h, c = triton.run(**tensors)
-    assert not h.requires_grad
-    torch.testing.assert_close((h.clone(), c.clone()), reference.run(**tensors), check_stride=False, rtol=1e-5, atol=1e-6)
+        found = run(triton, tensors)
+    assert not found[0].requires_grad
+    expected = run(reference, tensors)
+    torch.testing.assert_close(tuple(part.clone() for part in found), expected, check_stride=False, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [lambda h: h.sum(), lambda h: h.square().sum()], ids=["constant", "varying"])
 def test_second_derivatives_are_refused(loss):
-    tensors = {name: tensor.requires_grad_() for name, tensor in problem().items()}
-    with pytest.raises(RuntimeError, match=r"no second derivatives .* use engine='reference'"):
-        torch.autograd.grad(loss(triton.run(**tensors)[0]), tensors["pre"], create_graph=True)
+    tensors = tensors_of()
+    (first,) = torch.autograd.grad(loss(run(triton, tensors)[0]), tensors["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="the triton engine has no second derivatives: use engine='reference'"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize(
-    ("option", "reason"), [({"hard": ("i",)}, "no hard gates"), ({"weight_hr": torch.ones(2, H)}, "no projection")]
+    ("asked", "reason"),
+    [
+        ({"projected": True}, "has no projection"),
+        ({"dtype": torch.float64}, "takes float32, bfloat16 and float16, not float64"),
+    ],
 )
-def test_what_it_lacks_is_refused(option, reason):
-    with pytest.raises(ValueError, match=reason):
-        triton.run(**problem(), **option)
-
-
-def test_float64_is_refused():
-    with pytest.raises(ValueError, match="takes float32, bfloat16 and float16, not float64"):
-        triton.run(**problem(torch.float64))
+def test_says_what_it_lacks(asked, reason):
+    assert triton.lacks(Request(**{"device": torch.device("cpu"), "dtype": torch.float32, "size": H} | asked)) == reason
 
 
 class _Replay:
@@ -184,12 +157,12 @@ class _Replay:
 @pytest.mark.parametrize("time", [1, 7])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_blocks_of_steps_give_the_same_numbers_and_other_noise_each_pass(time, reverse, monkeypatch):
-    tensors, recipes = problem(time=time, batch=1, size=2), [NoiseRecipe(seed, p=0.9) for seed in (1, 2)]
-    plain = [results(triton.run, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]
+    tensors, recipes = tensors_of(time=time, batch=1, size=2), [NoiseRecipe(seed, p=0.9) for seed in (1, 2)]
+    plain = [results(triton, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]
     monkeypatch.setattr(graphs, "BLOCKS", (3, 1))
     monkeypatch.setattr(Steps, "_by_graphs", lambda *_: True)
     monkeypatch.setattr(Steps, "_capture", lambda self, step, block: _Replay(step, block, self.first))
-    replayed = [results(triton.run, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]
+    replayed = [results(triton, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]
     for left, right in zip(plain, replayed, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in left)
-    assert not torch.equal(replayed[0]["c"], replayed[1]["c"])
+    assert not torch.equal(replayed[0]["c_n"], replayed[1]["c_n"])

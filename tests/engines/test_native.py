@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from g2lstm import G2LSTM, GumbelGate
-from g2lstm.engines import bptt, choose, compiled, native, reference
+from g2lstm.engines import Options, Request, bptt, choose, compiled, native, reference
 from g2lstm.engines.noise import NoiseRecipe
-from tests.engines.test_bptt import TOLERANCE, assert_same, results
+from g2lstm.layout import Weights
+from tests.engines.problems import assert_same, leaves, problem, results, run
+from tests.engines.test_bptt import TOLERANCE
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.problem() is not None, reason=f"the native engine {compiled.problem()}")
@@ -20,42 +22,40 @@ pytestmark = pytest.mark.skipif(compiled.problem() is not None, reason=f"the nat
 SIZES = [(1, 1, 2), (5, 3, 6), (4, 2, 16), (6, 5, 50), (3, 2, 530)]
 
 
-def problem(sizes, dtype, noise_columns=0):
-    time, batch, size = sizes
-    torch.manual_seed(4)
-    tensors = {
-        "pre": torch.randn(time, batch, 4 * size).to(dtype),
-        "weight_hh": torch.randn(4 * size, size) / math.sqrt(size),
-        "h0": torch.randn(batch, size).to(dtype) * 0.7,
-        "c0": torch.randn(batch, size),
-        "weight_hr": None,
-        "noise": torch.randn(time, batch, noise_columns * size) if noise_columns else None,
-    }
-    return {name: None if tensor is None else tensor.requires_grad_() for name, tensor in tensors.items()}
+def tensors_of(sizes, dtype, noise=0):
+    return problem(*sizes, dtype, master=torch.float32, noise=noise)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("scale", [None, (1 / 0.9, 5.0, 1.0, 1.0)], ids=["unscaled", "scaled"])
-@pytest.mark.parametrize("noise_columns", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
-def test_equals_the_reference(sizes, dtype, reverse, scale, noise_columns):
-    tensors, options = problem(sizes, dtype, noise_columns), {"reverse": reverse, "scale": scale}
-    assert_same(results(native.run, tensors, **options), results(reference.run, tensors, **options), TOLERANCE[dtype])
+@pytest.mark.parametrize("noise", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
+def test_equals_the_reference(sizes, dtype, reverse, scale, noise):
+    tensors, options = tensors_of(sizes, dtype, noise), {"reverse": reverse, "scale": scale}
+    assert_same(results(native, tensors, **options), results(reference, tensors, **options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("hard", [("i",), ("f",), ("o",), ("i", "f", "o")], ids="".join)
+def test_hard_gates_equal_the_reference(sizes, hard):
+    tensors, recipe = tensors_of(sizes, torch.float32), NoiseRecipe(seed=5, p=0.5, blocks=(0, 1, 3))
+    options = {"noise": recipe, "hard": hard, "scale": (1 / 0.9, 1 / 0.9, 1.0, 2.0)}
+    assert_same(results(native, tensors, **options), results(reference, tensors, **options), 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_finished_sequences_keep_their_state(dtype, reverse):
-    tensors = problem((6, 5, 50), dtype, 2)
+    tensors = tensors_of((6, 5, 50), dtype, 2)
     options = {"reverse": reverse, "lengths": torch.tensor([6, 1, 4, 2, 6])}
-    assert_same(results(native.run, tensors, **options), results(reference.run, tensors, **options), TOLERANCE[dtype])
+    assert_same(results(native, tensors, **options), results(reference, tensors, **options), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_wide_batch_equals_the_reference(dtype):
-    tensors = problem((3, 130, 20), dtype, 2)
-    assert_same(results(native.run, tensors), results(reference.run, tensors), TOLERANCE[dtype])
+    tensors = tensors_of((3, 130, 20), dtype, 2)
+    assert_same(results(native, tensors), results(reference, tensors), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("blocks", [(0, 1), (1,), (0, 3), (0, 1, 3)], ids=str)
@@ -70,14 +70,9 @@ def test_draws_what_its_recipe_says(blocks, eps):
 
 @pytest.mark.parametrize("blocks", [(0, 1), (0, 1, 3)], ids=str)
 def test_a_recipe_equals_its_noise_as_a_tensor(blocks):
-    tensors, recipe = problem((6, 5, 50), torch.float32), NoiseRecipe(seed=5, p=0.5, blocks=blocks)
-    del tensors["noise"]
+    tensors, recipe = tensors_of((6, 5, 50), torch.float32), NoiseRecipe(seed=5, p=0.5, blocks=blocks)
     options = {"noise": recipe, "scale": (2.0, 2.0, 1.0, 1.0)}
-    assert_same(
-        results(lambda **t: native.run(**t, **options), tensors),
-        results(lambda **t: reference.run(**t, **options), tensors),
-        1e-5,
-    )
+    assert_same(results(native, tensors, **options), results(reference, tensors, **options), 1e-5)
 
 
 def test_counters_beyond_32_bits_carry():
@@ -90,40 +85,42 @@ def test_counters_beyond_32_bits_carry():
 
 
 def test_numbers_do_not_depend_on_the_number_of_threads():
-    tensors = problem((4, 3, 70), torch.float32, 2)
+    tensors = tensors_of((4, 3, 70), torch.float32, 2)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            h, c = native.run(**tensors)
-            found.append((h.detach(), c.detach()))
+            found.append(tuple(part.detach() for part in run(native, tensors)))
     finally:
         torch.set_num_threads(threads)
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
-def test_nan_stays_nan():
-    tensors = problem((3, 2, 20), torch.float32)
+@pytest.mark.parametrize("hard", [(), ("i", "f", "o")], ids=["soft", "hard"])
+def test_nan_stays_nan(hard):
+    tensors = tensors_of((3, 2, 20), torch.float32)
     with torch.no_grad():
-        tensors["pre"][1, 0, 3] = float("nan")
-    h, _ = native.run(**tensors)
+        tensors["x"][1, 0, 1] = float("nan")
+    h, _, c_n = run(native, tensors, hard=hard)
     assert h[0].isfinite().all()
-    assert h[1, 0, 3].isnan()
-    assert h[1, 1].isfinite().all()
+    assert h[1, 0].isnan().all()
+    assert h[:, 1].isfinite().all()
     assert h[2, 0].isnan().all()
+    assert c_n[0].isnan().all()
 
 
 def test_huge_pre_activations_saturate():
-    pre = torch.full((1, 1, 8), 1e30)
-    pre[0, 0, 1::2] = -1e30
-    h, c = native.run(pre, torch.zeros(8, 2), torch.zeros(1, 2), torch.ones(1, 2))
-    torch.testing.assert_close(c, torch.tensor([[[2.0, 0.0]]]))
+    bias = torch.full((8,), 1e30)
+    bias[1::2] = -1e30
+    weights = Weights(torch.zeros(8, 1), torch.zeros(8, 2), bias, torch.zeros(8))
+    h, (_, c_n) = native.run(torch.zeros(1, 1, 1), (torch.zeros(1, 2), torch.ones(1, 2)), weights, Options())
+    torch.testing.assert_close(c_n, torch.tensor([[2.0, 0.0]]))
     torch.testing.assert_close(h, torch.tensor([[[math.tanh(2.0), 0.0]]]))
 
 
 def test_an_empty_batch_runs():
-    tensors = problem((3, 0, 6), torch.float32)
-    assert results(native.run, tensors)["d weight_hh"].abs().sum() == 0
+    tensors = tensors_of((3, 0, 6), torch.float32)
+    assert results(native, tensors)["d hh"].abs().sum() == 0
 
 
 @pytest.mark.parametrize(
@@ -131,14 +128,12 @@ def test_an_empty_batch_runs():
     [
         ({"dtype": torch.float64}, "takes float32 and bfloat16, not float64"),
         ({"projected": True}, "has no projection"),
-        ({"hard": True}, "has no hard gates"),
         ({"dtype": torch.bfloat16, "size": 7}, "takes an even hidden_size in bfloat16, not 7"),
         ({"device": torch.device("cuda")}, "runs on the CPU, not on cuda"),
     ],
 )
 def test_says_what_it_lacks(asked, reason):
-    asked = {"device": CPU, "dtype": torch.float32, "size": 8, "projected": False, "hard": False} | asked
-    assert native.lacks(**asked) == reason
+    assert native.lacks(Request(**{"device": CPU, "dtype": torch.float32, "size": 8} | asked)) == reason
 
 
 def test_raises_for_what_it_lacks():
@@ -147,22 +142,23 @@ def test_raises_for_what_it_lacks():
 
 
 def test_is_what_auto_takes():
-    assert choose("auto", device=CPU, dtype=torch.float32, size=8) == "native"
-    assert choose("auto", device=CPU, dtype=torch.bfloat16, size=7) == "bptt"
+    assert choose("auto", Request(CPU, torch.float32, 8, noisy=True)) == "native"
+    assert choose("auto", Request(CPU, torch.float32, 8, hard=True, training=False)) == "native"
+    assert choose("auto", Request(CPU, torch.bfloat16, 7, noisy=True)) == "bptt"
 
 
 def test_second_derivatives_are_refused():
-    tensors = problem((2, 1, 4), torch.float32)
-    h, _ = native.run(**tensors)
-    with pytest.raises(RuntimeError, match="native engine has no second derivatives"):
-        torch.autograd.grad(h.sum(), tensors["pre"], create_graph=True)
+    tensors = tensors_of((2, 1, 4), torch.float32)
+    (first,) = torch.autograd.grad(run(native, tensors)[0].sum(), tensors["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="the native engine has no second derivatives: use engine='reference'"):
+        first.sum().backward()
 
 
 def test_a_second_backward_pass_gives_the_same_gradients():
-    tensors = problem((4, 2, 20), torch.float32)
-    h, _ = native.run(**tensors)
-    first = torch.autograd.grad(h.square().sum(), tensors["pre"], retain_graph=True)
-    torch.testing.assert_close(first, torch.autograd.grad(h.square().sum(), tensors["pre"]), rtol=0, atol=0)
+    tensors = tensors_of((4, 2, 20), torch.float32)
+    loss = run(native, tensors)[0].square().sum()
+    first = torch.autograd.grad(loss, leaves(tensors), retain_graph=True)
+    torch.testing.assert_close(first, torch.autograd.grad(loss, leaves(tensors)), rtol=0, atol=0)
 
 
 def test_one_seed_draws_one_noise_and_two_seeds_two():
@@ -185,10 +181,10 @@ WITHOUT_KERNEL = """
 import logging, torch
 logging.basicConfig(format="%(message)s")
 from g2lstm import G2LSTM
-from g2lstm.engines import choose
+from g2lstm.engines import Request, choose
 for _ in range(2):
     G2LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()
-print(choose("auto", device=torch.device("cpu"), dtype=torch.float32, size=4))
+print(choose("auto", Request(torch.device("cpu"), torch.float32, 4, noisy=True)))
 """
 
 
@@ -214,20 +210,19 @@ def test_the_environment_switches_it_off():
 
 
 def test_tensor_code_equals_it():
-    tensors = problem((6, 5, 50), torch.float32, 2)
-    assert_same(results(native.run, tensors), results(bptt.run, tensors), 1e-5)
+    tensors = tensors_of((6, 5, 50), torch.float32, 2)
+    assert_same(results(native, tensors), results(bptt, tensors), 1e-5)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("time", [1, 4, 5])
-def test_without_gradients_the_last_cell_state_is_the_same(time, reverse):
-    tensors = problem((time, 3, 20), torch.float32)
+def test_without_gradients_the_numbers_are_the_same(time, reverse):
+    tensors = tensors_of((time, 3, 20), torch.float32)
     options = {"reverse": reverse, "lengths": torch.tensor([time, 1, time])}
-    h, c = native.run(**tensors, **options)
+    expected = run(native, tensors, **options)
     with torch.no_grad():
-        h_alone, c_alone = native.run(**tensors, **options)
-    torch.testing.assert_close(h_alone, h.detach(), rtol=0, atol=0)
-    torch.testing.assert_close(c_alone, c.detach()[:1] if reverse else c.detach()[-1:], rtol=0, atol=0)
+        found = run(native, tensors, **options)
+    torch.testing.assert_close(found, tuple(part.detach() for part in expected), rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("error:Dynamo")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from g2lstm.engines import products
-from g2lstm.engines.products import fast_products, linear, over_time, product, repeated
+from g2lstm.engines.products import fast_products, over_time, product, repeated
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -46,45 +46,6 @@ def test_over_time_sums_outer_products(dtype, wide, rows, monkeypatch):
     monkeypatch.setattr(products, "_ROWS", rows)
     left, right = draw(7, 3, 6, dtype=dtype), draw(7, 3, 5, dtype=dtype)
     assert_near(over_time(left, right), torch.einsum("tbm,tbn->mn", left.double(), right.double()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_linear_has_the_gradients_of_torchs(dtype, with_bias):
-    tensors = [draw(7, 3, 6, dtype=dtype), draw(8, 6), *([draw(8)] if with_bias else [])]
-    ours = [tensor.clone().requires_grad_() for tensor in tensors]
-    exact = [tensor.double().requires_grad_() for tensor in tensors]
-    bias = ours[2] if with_bias else None
-    y = linear(ours[0], ours[1], bias)
-    expected = torch.nn.functional.linear(*exact)
-    assert y.dtype == dtype
-    assert_near(y, expected)
-    weight = draw(7, 3, 8, dtype=dtype)
-    found = torch.autograd.grad(y, ours, weight)
-    for own, gradient, wanted in zip(ours, found, torch.autograd.grad(expected, exact, weight.double()), strict=True):
-        assert gradient.dtype == own.dtype
-        error = (gradient.double() - wanted).norm() / wanted.norm()
-        assert error <= TOLERANCE[dtype]
-
-
-def test_linear_can_be_differentiated_twice():
-    tensors = [draw(4, 2, 3), draw(5, 3), draw(5)]
-    ours, exact = [t.clone().requires_grad_() for t in tensors], [t.double().requires_grad_() for t in tensors]
-
-    def second(call, leaves):
-        (first,) = torch.autograd.grad(call(*leaves).square().sum(), leaves[0], create_graph=True)
-        return torch.autograd.grad(first.square().sum(), leaves)
-
-    for found, wanted in zip(second(linear, ours), second(torch.nn.functional.linear, exact), strict=True):
-        assert (found.double() - wanted).norm() <= 1e-5 * wanted.norm()
-
-
-def test_frozen_inputs_get_no_gradient():
-    x, weight, bias = draw(4, 2, 3), draw(5, 3).requires_grad_(), draw(5)
-    linear(x, weight, bias).sum().backward()
-    assert weight.grad is not None
-    assert x.grad is None
-    assert bias.grad is None
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0)])

@@ -4,78 +4,107 @@ import pytest
 import torch
 from torch import nn
 
-from g2lstm.engines import ENGINES, choose, reference
+from g2lstm.engines import ENGINES, Request, choose, reference
+from g2lstm.layout import Weights
+from tests.engines.problems import NAMES, Tensors, problem, run
 
 T, B, D, H = 5, 3, 2, 4
 
 
-def problem(
-    dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[nn.LSTMCell, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A cell, an input (T, B, D) and two states (B, H)."""
-    torch.manual_seed(seed)
-    cell = nn.LSTMCell(D, H, dtype=dtype).requires_grad_(False)
-    return cell, torch.randn(T, B, D, dtype=dtype), torch.randn(B, H, dtype=dtype), torch.randn(B, H, dtype=dtype)
-
-
-def pre_activations(cell: nn.LSTMCell, x: torch.Tensor) -> torch.Tensor:
-    return x @ cell.weight_ih.mT + cell.bias_ih + cell.bias_hh
+def cell_and_tensors(projected: int = 0) -> tuple[nn.LSTMCell, Tensors]:
+    """A cell of the framework and a layer of the same weights."""
+    tensors = problem(T, B, H, inputs=D, projected=projected)
+    tensors = {name: None if tensor is None else tensor.detach() for name, tensor in tensors.items()}
+    cell = nn.LSTMCell(D, H, dtype=torch.float64).requires_grad_(False)
+    if not projected:
+        cell.load_state_dict(
+            {f"{'weight' if len(name) == 2 else 'bias'}_{name[-2:]}": tensors[name] for name in Weights._fields[:4]}
+        )
+    return cell, tensors
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_matches_a_loop_of_the_frameworks_cell(reverse):
-    cell, x, h0, c0 = problem()
-    h, c = reference.run(pre_activations(cell, x), cell.weight_hh, h0, c0, reverse=reverse)
-    state = h0, c0
+    cell, tensors = cell_and_tensors()
+    h, h_n, c_n = run(reference, tensors, reverse=reverse)
+    state = tensors["h0"], tensors["c0"]
     for t in reversed(range(T)) if reverse else range(T):
-        state = cell(x[t], state)
-        torch.testing.assert_close((h[t], c[t]), state)
+        state = cell(tensors["x"][t], state)
+        torch.testing.assert_close(h[t], state[0])
+    torch.testing.assert_close((h_n, c_n), state)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_sequence_keeps_its_state_beyond_its_length(reverse):
-    cell, x, h0, c0 = problem()
-    pre, lengths = pre_activations(cell, x), torch.tensor([2, 5, 1])
-    h, c = reference.run(pre, cell.weight_hh, h0, c0, lengths=lengths, reverse=reverse)
+    _, tensors = cell_and_tensors()
+    lengths = torch.tensor([2, 5, 1])
+    h, h_n, c_n = run(reference, tensors, lengths=lengths, reverse=reverse)
     for b, length in enumerate(lengths.tolist()):
-        alone = reference.run(pre[:length, b : b + 1], cell.weight_hh, h0[b : b + 1], c0[b : b + 1], reverse=reverse)
-        torch.testing.assert_close((h[:length, b : b + 1], c[:length, b : b + 1]), alone)
-        kept = (h0[b], c0[b]) if reverse else (h[length - 1, b], c[length - 1, b])
-        for t in range(length, T):
-            torch.testing.assert_close((h[t, b], c[t, b]), kept)
+        alone = tensors | {
+            "x": tensors["x"][:length, b : b + 1],
+            "h0": tensors["h0"][b : b + 1],
+            "c0": tensors["c0"][b : b + 1],
+        }
+        found = h[:length, b : b + 1], h_n[b : b + 1], c_n[b : b + 1]
+        torch.testing.assert_close(found, run(reference, alone, reverse=reverse))
 
 
-@pytest.mark.parametrize("columns", [2 * H, 4 * H])
-def test_noise_is_added_to_the_leading_columns(columns):
-    cell, x, h0, c0 = problem()
-    pre, noise = pre_activations(cell, x), torch.randn(T, B, columns, dtype=torch.float64)
-    shifted = pre.clone()
-    shifted[..., :columns] += noise
-    torch.testing.assert_close(
-        reference.run(pre, cell.weight_hh, h0, c0, noise=noise), reference.run(shifted, cell.weight_hh, h0, c0)
-    )
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_noise_is_added_to_the_leading_blocks(blocks):
+    """The input reads noise through an identity."""
+    _, tensors = cell_and_tensors()
+    noise = torch.randn(T, B, blocks * H, dtype=torch.float64)
+    identity = torch.eye(4 * H, blocks * H, dtype=torch.float64)
+    wide = tensors | {"x": torch.cat([tensors["x"], noise], -1), "ih": torch.cat([tensors["ih"], identity], -1)}
+    torch.testing.assert_close(run(reference, tensors, noise=noise), run(reference, wide))
 
 
-@pytest.mark.parametrize("hard", [("i",), ("f",), ("i", "f"), ("i", "f", "o")])
+@pytest.mark.parametrize("hard", [("i",), ("f",), ("i", "f"), ("i", "f", "o")], ids="".join)
 def test_hard_gates_are_zero_or_one(hard):
-    cell, x, h0, c0 = problem()
-    pre = pre_activations(cell, x)
-    h, c = reference.run(pre, cell.weight_hh, h0, c0, hard=hard)
-    h_t, c_t = h0, c0
+    _, tensors = cell_and_tensors()
+    h, h_n, c_n = run(reference, tensors, hard=hard)
+    h_t, c_t = tensors["h0"], tensors["c0"]
     for t in range(T):
-        a = dict(zip("ifgo", (pre[t] + h_t @ cell.weight_hh.mT).chunk(4, -1), strict=True))
+        pre = tensors["x"][t] @ tensors["ih"].mT + tensors["bias_ih"] + tensors["bias_hh"] + h_t @ tensors["hh"].mT
+        a = dict(zip("ifgo", pre.chunk(4, -1), strict=True))
         i, f, o = ((a[n] > 0).double() if n in hard else 1 / (1 + torch.exp(-a[n])) for n in "ifo")
         c_t = f * c_t + i * torch.tanh(a["g"])
         h_t = o * torch.tanh(c_t)
-        torch.testing.assert_close((h[t], c[t]), (h_t, c_t))
+        torch.testing.assert_close(h[t], h_t)
+    torch.testing.assert_close((h_n, c_n), (h_t, c_t))
+
+
+def test_hard_gates_have_the_gradient_of_hard_plus_soft_minus_detached_soft():
+    """As torch.nn.functional.gumbel_softmax(hard=True) has it."""
+    _, tensors = cell_and_tensors()
+    found, expected = [], []
+    for gradients in (found, expected):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items() if tensor is not None}
+        if gradients is found:
+            h = run(reference, tensors | leaves, hard=("i", "f"))[0]
+        else:
+            h_t, c_t, steps = leaves["h0"], leaves["c0"], []
+            for x in leaves["x"]:
+                pre = x @ leaves["ih"].mT + leaves["bias_ih"] + leaves["bias_hh"] + h_t @ leaves["hh"].mT
+                i, f, g, o = pre.chunk(4, -1)
+                i, f = ((a > 0).double() + a.sigmoid() - a.sigmoid().detach() for a in (i, f))
+                c_t = f * c_t + i * g.tanh()
+                h_t = o.sigmoid() * c_t.tanh()
+                steps.append(h_t)
+            h = torch.stack(steps)
+        h.square().sum().backward()
+        gradients += [leaf.grad for leaf in leaves.values()]
+    torch.testing.assert_close(found, expected)
 
 
 def test_projection_is_applied_to_the_hidden_state():
-    cell, x, _, c0 = problem()
-    weight_hh, weight_hr = torch.randn(4 * H, 2).double(), torch.randn(2, H).double()
-    h, c = reference.run(pre_activations(cell, x)[:1], weight_hh, torch.zeros(B, 2).double(), c0, weight_hr=weight_hr)
-    unprojected, same_c = reference.run(pre_activations(cell, x)[:1], cell.weight_hh, torch.zeros(B, H).double(), c0)
-    torch.testing.assert_close((h, c), (unprojected @ weight_hr.mT, same_c))
+    _, tensors = cell_and_tensors(projected=2)
+    one = tensors | {"x": tensors["x"][:1]}
+    h, _, c_n = run(reference, one)
+    wide = torch.cat([tensors["hh"], torch.zeros(4 * H, H - 2).double()], -1)  # reads h0 as the projected layer does
+    state = torch.cat([tensors["h0"], torch.zeros(B, H - 2).double()], -1)
+    unprojected, _, same_c = run(reference, one | {"hh": wide, "h0": state, "hr": None})
+    torch.testing.assert_close((h, c_n), (unprojected @ tensors["hr"].mT, same_c))
 
 
 EVERYTHING = ("reference", "bptt")  # the engines that take every dtype
@@ -84,63 +113,83 @@ EVERYTHING = ("reference", "bptt")  # the engines that take every dtype
 @pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_cell_states_are_at_least_single_precision(name, dtype):
-    cell, x, h0, c0 = problem(dtype)
-    h, c = ENGINES[name].run(pre_activations(cell, x), cell.weight_hh, h0, c0)
-    assert h.dtype == dtype
-    assert c.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    h, h_n, c_n = run(ENGINES[name], problem(T, B, H, dtype))
+    assert h.dtype == h_n.dtype == dtype
+    assert c_n.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("scale", [None, (2.0, 0.5, 1.0, 3.0)], ids=["unscaled", "scaled"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("lengths", [None, [3, 1]], ids=["full", "lengths"])
-@pytest.mark.parametrize("projection", [0, 1], ids=["plain", "projected"])
-@pytest.mark.parametrize("noise_columns", [0, 4, 8], ids=["quiet", "noise on i f", "noise on all"])
-def test_gradients_pass_finite_differences(name, scale, reverse, lengths, projection, noise_columns):
-    torch.manual_seed(0)
-    time, batch, size = 3, 2, 2
+@pytest.mark.parametrize("projected", [0, 1], ids=["plain", "projected"])
+@pytest.mark.parametrize("noise", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
+def test_gradients_pass_finite_differences(name, scale, reverse, lengths, projected, noise):
+    tensors = problem(3, 2, 2, inputs=2, projected=projected, noise=noise)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    inside = 1.0 if lengths is None else (torch.arange(3).unsqueeze(1) < lengths).unsqueeze(-1)
 
-    def leaf(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    def outputs(*values):
+        given = dict(zip(NAMES, values, strict=True))
+        h, h_n, c_n = run(ENGINES[name], given, reverse=reverse, scale=scale, lengths=lengths)
+        return h * inside, h_n, c_n
 
-    width = projection or size
-    tensors = [leaf(time, batch, 4 * size), leaf(4 * size, width), leaf(batch, width), leaf(batch, size)]
-    weight_hr = leaf(projection, size) if projection else None
-    noise = leaf(time, batch, noise_columns) if noise_columns else None
-
-    def run(pre, weight_hh, h0, c0, weight_hr, noise):
-        return ENGINES[name].run(
-            pre, weight_hh, h0, c0, weight_hr=weight_hr, noise=noise, reverse=reverse, scale=scale,
-            lengths=None if lengths is None else torch.tensor(lengths),
-        )  # fmt: skip
-
-    assert torch.autograd.gradcheck(run, (*tensors, weight_hr, noise))
+    assert torch.autograd.gradcheck(outputs, tuple(tensors.values()))
 
 
 def test_scale_multiplies_the_sum_of_input_recurrent_part_and_noise():
-    cell, x, h0, c0 = problem()
-    pre, noise, scale = pre_activations(cell, x), torch.randn(T, B, 2 * H).double(), (2.0, 0.5, 1.0, 3.0)
+    _, tensors = cell_and_tensors()
+    noise, scale = torch.randn(T, B, 2 * H).double(), (2.0, 0.5, 1.0, 3.0)
     rows = torch.tensor(scale, dtype=torch.float64).repeat_interleave(H)
-    scaled = reference.run(pre * rows, cell.weight_hh * rows.unsqueeze(1), h0, c0, noise=noise * rows[: 2 * H])
-    torch.testing.assert_close(reference.run(pre, cell.weight_hh, h0, c0, noise=noise, scale=scale), scaled)
+    scaled = {
+        name: tensors[name] * (rows if tensors[name].dim() == 1 else rows.unsqueeze(1)) for name in Weights._fields[:4]
+    }
+    expected = run(reference, tensors | scaled, noise=noise * rows[: 2 * H])
+    torch.testing.assert_close(run(reference, tensors, noise=noise, scale=scale), expected)
 
 
-CPU = torch.device("cpu")
+def request(**asked) -> Request:
+    return Request(**{"device": torch.device("cpu"), "dtype": torch.float32, "size": H, "noisy": True} | asked)
 
 
-def test_auto_takes_the_reference_for_hard_gates():
-    assert choose("auto", device=CPU, dtype=torch.float32, size=H, hard=True) == "reference"
-
-
-def test_auto_takes_tensor_code_for_what_the_kernel_lacks():
-    assert choose("auto", device=CPU, dtype=torch.float64, size=H) == "bptt"
-    assert choose("auto", device=CPU, dtype=torch.float32, size=H, projected=True) == "bptt"
+@pytest.mark.parametrize(
+    ("asked", "engine"),
+    [
+        ({"dtype": torch.float64}, "bptt"),
+        ({"projected": True}, "bptt"),
+        ({"steps": 1}, "reference"),
+        ({"steps": 1, "noisy": False, "training": False}, "framework"),
+        ({"noisy": False, "training": False}, "framework"),
+        ({"noisy": False, "training": False, "dtype": torch.bfloat16}, "framework"),
+        ({"noisy": False, "training": False, "dtype": torch.float64, "scaled": True}, "bptt"),
+        ({"noisy": False, "training": False, "dtype": torch.bfloat16, "size": 3, "autocast": True}, "bptt"),
+        ({"dtype": torch.float64, "hard": True}, "bptt"),
+    ],
+    ids=str,
+)
+def test_auto_takes_the_fastest_that_can_do_it(asked, engine):
+    assert choose("auto", request(**asked)) == engine
 
 
 def test_an_unknown_engine_is_a_value_error():
     with pytest.raises(ValueError, match=f"engine must be one of auto, {', '.join(ENGINES)}, got 'fast'"):
-        choose("fast", device=CPU, dtype=torch.float32, size=H)
+        choose("fast", request())
 
 
-def test_auto_takes_the_reference_for_a_single_step():
-    assert choose("auto", device=CPU, dtype=torch.float32, size=H, steps=1) == "reference"
+def test_a_named_engine_that_lacks_what_is_asked_is_a_value_error():
+    with pytest.raises(ValueError, match="the native engine has no projection: use engine='auto'"):
+        choose("native", request(projected=True))
+
+
+def test_under_vmap_the_reference_runs_which_is_made_of_operators_that_follow_it():
+    tensors = {name: None if tensor is None else tensor.detach() for name, tensor in problem(T, B, H).items()}
+    chosen = []
+
+    def one(x):
+        chosen.append(choose("auto", request()))
+        return run(reference, tensors | {"x": x})[0]
+
+    x = torch.randn(2, T, B, 3).double()
+    torch.testing.assert_close(torch.vmap(one)(x), torch.stack([one(part) for part in x]))
+    assert chosen[0] == "reference"
+    assert chosen[1] != "reference"

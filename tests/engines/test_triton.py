@@ -4,15 +4,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from g2lstm.engines import triton
+from g2lstm.engines import Request, triton
 
 CHECKS = Path(__file__).with_name("in_triton_interpreter.py")
-ASKED = {"device": torch.device("cuda"), "dtype": torch.float32, "size": 8, "projected": False, "hard": False}
+ASKED = Request(torch.device("cuda"), torch.float32, 8)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
@@ -30,8 +31,9 @@ from triton.compiler import ASTSource
 from g2lstm.engines import triton_kernels
 
 words = {"WORD_I": 0, "WORD_F": 1, "WORD_O": 2}
-forward = {"REVERSE": True, "HAS_LENGTHS": True, "GIVEN": True, "DRAWN": True, **words, "KEEP": True, "BLOCK": 256}
-backward = {"REVERSE": False, "HAS_LENGTHS": True, "HAS_GRAD_HIDDEN": True, "HAS_GRAD_CELL": True, "BLOCK": 256}
+hard = {"HARD_I": True, "HARD_F": False, "HARD_O": True}
+forward = {**hard, "REVERSE": True, "HAS_LENGTHS": True, "GIVEN": True, "DRAWN": True, **words, "KEEP": True, "BLOCK": 256}
+backward = {**hard, "REVERSE": False, "HAS_LENGTHS": True, "HAS_GRAD_HIDDEN": True, "BLOCK": 256}
 types = {"numbers": "*i64", "factors": "*fp32", "d_cell": "*fp32", "passed": "*fp32"}
 types |= {"offset": "i32", "size": "i32", "padded": "i32"}
 for kernel, options in ((triton_kernels.forward_step, forward), (triton_kernels.backward_step, backward)):
@@ -51,18 +53,12 @@ def test_kernels_compile_for_an_h100_without_one(tmp_path):
 
 def test_without_the_interpreter_it_runs_on_cuda_alone(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert triton.lacks(**ASKED | {"device": torch.device("cpu")}) == "runs on CUDA, not on cpu"
-
-
-@pytest.mark.parametrize("option", [{"dtype": torch.float64}, {"projected": True}, {"hard": True}], ids=str)
-def test_says_what_it_lacks(option, monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert triton.lacks(**ASKED | option)
+    assert triton.lacks(replace(ASKED, device=torch.device("cpu"))) == "runs on CUDA, not on cpu"
 
 
 def test_a_missing_triton_is_a_reason_not_an_error(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setitem(sys.modules, "g2lstm.engines.triton_kernels", None)
     triton._problem.cache_clear()
-    assert "needs Triton" in (triton.lacks(**ASKED) or "")
+    assert "needs Triton" in (triton.lacks(ASKED) or "")
     triton._problem.cache_clear()

@@ -1,0 +1,72 @@
+"""The layer on the framework's LSTM, on the CPU, against the reference engine."""
+
+import pytest
+import torch
+
+from g2lstm.engines import Request, framework, reference
+from g2lstm.engines.noise import NoiseRecipe
+from tests.engines.problems import assert_same, problem, results, run
+
+T, B, H, P = 7, 4, 5, 2
+SCALE = (1 / 0.9, 1 / 0.9, 1.0, 1.0)
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 4e-2}  # norm-wise
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("lengths", [None, [7, 1, 4, 7], [2, 6, 3, 1]], ids=["full", "lengths", "all shorter"])
+@pytest.mark.parametrize("scale", [None, SCALE], ids=["plain", "scaled"])
+@pytest.mark.parametrize("noise", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
+def test_equals_the_reference(dtype, reverse, lengths, scale, noise):
+    tensors, lengths = problem(T, B, H, dtype, noise=noise), None if lengths is None else torch.tensor(lengths)
+    options = {"reverse": reverse, "lengths": lengths, "scale": scale}
+    assert_same(results(framework, tensors, **options), results(reference, tensors, **options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("time", [1, T])
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("projected", [0, P], ids=["plain", "projected"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("changed", [False, True], ids=["as it is", "noise and scale"])
+def test_equals_the_reference_with_and_without_bias_and_projection(time, bias, projected, reverse, changed):
+    tensors = problem(time, B, H, bias=bias, projected=projected, noise=2 * changed)
+    options = {"reverse": reverse, "scale": SCALE if changed else None}
+    assert_same(results(framework, tensors, **options), results(reference, tensors, **options), 1e-10)
+
+
+def test_draws_the_noise_of_a_recipe():
+    tensors, options = problem(T, B, H), {"noise": NoiseRecipe(seed=9, p=0.5, blocks=(0, 3)), "scale": SCALE}
+    assert_same(results(framework, tensors, **options), results(reference, tensors, **options), 1e-10)
+
+
+def test_weights_are_scaled_before_they_are_cast():
+    tensors = problem(T, B, H, torch.bfloat16, master=torch.float32)
+    rows = torch.tensor(SCALE).repeat_interleave(H)
+    cast = dict(tensors)
+    for name in ("ih", "hh"):
+        cast[name] = (tensors[name] * rows.unsqueeze(1)).bfloat16()
+    cast |= {"bias_ih": ((tensors["bias_ih"] + tensors["bias_hh"]) * rows).bfloat16(), "bias_hh": torch.zeros(4 * H)}
+    assert all(map(torch.equal, run(framework, tensors, scale=SCALE), run(framework, cast)))
+
+
+def test_leaves_warnings_as_they_were(recwarn):
+    run(framework, problem(T, B, H))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"noisy": True}, "has noise, temperatures and training on CUDA alone, not on cpu"),
+        ({"scaled": True, "training": False}, "has noise, temperatures and training on CUDA alone, not on cpu"),
+        ({"hard": True}, "has no hard gates"),
+        ({"dtype": torch.bfloat16, "noisy": True, "device": torch.device("cuda")}, "keeps the cell state in bfloat16"),
+        ({"dtype": torch.bfloat16, "training": False, "autocast": True}, "keeps the cell state in bfloat16"),
+        ({"dtype": torch.bfloat16, "training": False}, None),
+        ({"noisy": True, "scaled": True, "device": torch.device("cuda")}, None),
+    ],
+    ids=str,
+)
+def test_says_what_it_lacks(asked, reason):
+    asked = {"device": torch.device("cpu"), "dtype": torch.float32, "size": 8} | asked
+    assert framework.lacks(Request(**asked)) == reason
