@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g2lstm import gates
+from g2lstm import gates, layout
 from g2lstm.compression.inference import GATES, InferenceLSTM, options_of
 from g2lstm.compression.methods import Method
 from g2lstm.compression.precision import quantize
 from g2lstm.compression.storage import FLOAT_BITS, Codes, Dense, Factors, Form
-from g2lstm.compression.targets import Target, compress, layers_of
+from g2lstm.compression.targets import Target, compress
 from g2lstm.gated import Gated
 from g2lstm.gates import HardGate
 from g2lstm.models.language_model import LanguageModel
@@ -135,7 +135,7 @@ def deploy(
     """Compresses a trained model. It stays as it is.
 
     Args:
-        model: any with nn.LSTM or G2LSTM layers.
+        model: any with LSTM layers or cells; cells are stored in their compressed form and run on dense weights.
         method, target: as in `compress`; without a method nothing but the rest is compressed.
         rest: "float32", "bf16" or "int8" (one scale a row) for matrices that are no targets, the embedding among them.
             Biases stay float32.
@@ -152,11 +152,11 @@ def deploy(
         model = copy.deepcopy(model).cpu()
     compressed = compress(model, method, target)
     targeted = {(block.parameter, block.start): form for block, form in compressed.forms.items() if method.steps}
-    gated = {name for layer in layers_of(model).values() for names in layer.values() for name in names}
+    gated = {name for layer in layout.matrices(model).values() for names in layer.values() for name in names}
     forms: dict[str, list[Form]] = {}
     for name, tensor in compressed.state.items():
         tensor = tensor.detach().cpu()
-        parts = tensor.chunk(GATES) if name in gated else [tensor]
+        parts = layout.blocks(tensor) if name in gated else [tensor]
         size = len(parts[0]) if name in gated else 0
         forms[name] = [targeted.get((name, index * size)) or _rest(part, rest) for index, part in enumerate(parts)]
     kind, options = _architecture(model)
@@ -189,8 +189,8 @@ def _tensor(forms: list[Form]) -> Tensor:
 def _lstms(model: nn.Module) -> Iterator[tuple[str, nn.LSTM]]:
     """The LSTM modules and their names."""
     first: dict[nn.Module, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.LSTM):
+    for name, module in layout.modules(model, remove_duplicate=False):
+        if isinstance(module, nn.LSTM):  # a cell runs as it is, on dense weights
             if first.setdefault(module, name) != name:
                 raise ValueError(f"{first[module]} and {name} are one module: put a copy.deepcopy of it in one place before")
             yield name, module
@@ -219,10 +219,5 @@ def _architecture(model: nn.Module) -> tuple[str, dict[str, Any]]:
 
 def _dense_lstm(part: LSTMPart, weights: dict[str, list[Form]]) -> nn.LSTM:
     lstm = nn.LSTM(**part.options)
-    state = {name: _tensor(forms) for name, forms in weights.items()}
-    factors = torch.tensor(part.scale).repeat_interleave(part.options["hidden_size"])
-    for name, tensor in state.items():
-        if not name.startswith("weight_hr"):
-            state[name] = tensor * (factors.unsqueeze(1) if tensor.dim() == 2 else factors)
-    lstm.load_state_dict(state)
+    lstm.load_state_dict(layout.scale_blocks({name: _tensor(forms) for name, forms in weights.items()}, part.scale))
     return lstm

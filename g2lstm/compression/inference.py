@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from g2lstm.compression.storage import Dense, Factors, Form
-from g2lstm.gates import BLOCKS
+from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, blocks, layer_endings
 
 State = tuple[Tensor, Tensor]
 Weights = Mapping[str, Sequence[Form]]
@@ -61,15 +61,14 @@ class Direction(nn.Module):
 
     def __init__(self, weights: Weights, scale: Sequence[float]) -> None:
         super().__init__()
-        self.input = GateProducts(weights["weight_ih"], scale)
-        self.recurrent = GateProducts(weights["weight_hh"], scale)
+        self.input, self.recurrent = (GateProducts(weights[name], scale) for name in MATRICES.values())
         hidden = weights["weight_ih"][0].matrix().shape[0]
         bias = torch.zeros(GATES, 1, hidden)
-        for name in ("bias_ih", "bias_hh"):
+        for name in BIASES:
             if name in weights:
                 bias += weights[name][0].matrix().float().view(GATES, 1, hidden)
         self.register_buffer("bias", bias * torch.tensor(scale).view(GATES, 1, 1))
-        projection = weights["weight_hr"][0].matrix().float().mT if "weight_hr" in weights else None
+        projection = weights[PROJECTION][0].matrix().float().mT if PROJECTION in weights else None
         self.register_buffer("projection", projection)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +105,7 @@ class InferenceLSTM(nn.Module):
         self.input_size, self.hidden_size = options["input_size"], options["hidden_size"]
         self.num_layers, self.proj_size = options["num_layers"], options["proj_size"]
         self.batch_first, self.bidirectional = options["batch_first"], options["bidirectional"]
-        ends = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ("", "_reverse")[: self._directions]]
+        ends = [end for ends in layer_endings(self.num_layers, self.bidirectional) for end in ends]
         self.directions = nn.ModuleList(
             Direction({name.removesuffix(end): forms for name, forms in weights.items() if name.endswith(end)}, factors)
             for end, factors in zip(ends, [scale or [1.0] * GATES] * len(ends), strict=True)
@@ -117,7 +116,7 @@ class InferenceLSTM(nn.Module):
         """A copy of an `nn.LSTM`'s dense weights."""
         weights = {}
         for name, tensor in lstm.state_dict().items():
-            parts = tensor.chunk(GATES) if name.startswith(("weight_ih", "weight_hh")) else [tensor]
+            parts = blocks(tensor) if name.startswith(tuple(MATRICES.values())) else [tensor]
             weights[name] = [Dense(part) for part in parts]
         return cls(options_of(lstm), weights)
 

@@ -20,7 +20,7 @@ from g2lstm.compression.inference import GATES
 from g2lstm.compression.onnx_runtime import package
 from g2lstm.compression.storage import Factors, Form
 from g2lstm.files import write_atomically
-from g2lstm.gates import BLOCKS
+from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, layer_endings
 from g2lstm.version import __version__
 
 OPSET, IR_VERSION = 17, 9  # readable by runtimes since 2022
@@ -109,8 +109,7 @@ class _Graph:
             self.inputs.append((f"{state}_0{suffix}", np.float32, [count, "B", size]))
         x = self.add("Transpose", x, perm=[1, 0, 2]) if options["batch_first"] else x
         ends: dict[str, list[str]] = {"h": [], "c": []}
-        for layer in range(options["num_layers"]):
-            names = [f"_l{layer}{end}" for end in ("", "_reverse")[:ways]]
+        for layer, names in enumerate(layer_endings(options["num_layers"], options["bidirectional"])):
             weights = [
                 {key.removeprefix(prefix).removesuffix(name): forms[key] for key in forms if _belongs(key, prefix, name)}
                 for name in names
@@ -129,11 +128,11 @@ class _Graph:
     def operator(self, x: str, h: str, c: str, weights: list[dict[str, list[Form]]], part: LSTMPart) -> tuple[str, str, str]:
         """One layer as ONNX's LSTM."""
         hidden = part.options["hidden_size"]
-        matrices = [np.stack([_reordered(w[name], part.scale) for w in weights]) for name in ("weight_ih", "weight_hh")]
+        matrices = [np.stack([_reordered(w[name], part.scale) for w in weights]) for name in MATRICES.values()]
         bias = np.zeros((len(weights), 8 * hidden), np.float32)
         for way, w in enumerate(weights):
-            if "bias_ih" in w:
-                bias[way] = np.concatenate([_reordered(w[name], part.scale) for name in ("bias_ih", "bias_hh")])
+            if BIASES[0] in w:
+                bias[way] = np.concatenate([_reordered(w[name], part.scale) for name in BIASES])
         direction = "bidirectional" if len(weights) > 1 else "forward"
         names = [self.constant(value) for value in (*matrices, bias)]
         y, h, c = self.add("LSTM", x, *names, "", h, c, outputs=3, hidden_size=hidden, direction=direction)
@@ -144,7 +143,7 @@ class _Graph:
         """One layer as a loop over time for each direction, its input product before it for all steps."""
         found = []
         for way, w in enumerate(weights):
-            bias = sum(_dense(w[name]) for name in ("bias_ih", "bias_hh")) if "bias_ih" in w else np.zeros(1, np.float32)
+            bias = sum(_dense(w[name]) for name in BIASES) if BIASES[0] in w else np.zeros(1, np.float32)
             pre = self.add("Add", self.product(x, w["weight_ih"]), self.constant(np.asarray(bias)))  # (T, B, 4H)
             body = _Graph(self.onnx, f"{self.prefix}{len(self.nodes)}_")
             body.step(w, part)
@@ -176,8 +175,8 @@ class _Graph:
         i, f, o = (self.add("Sigmoid", gate) for gate in (i, f, o))
         c = self.add("Add", self.add("Mul", f, names[1]), self.add("Mul", i, self.add("Tanh", g)))
         h = self.add("Mul", o, self.add("Tanh", c))
-        if "weight_hr" in weights:
-            h = self.add("MatMul", h, self.constant(_dense(weights["weight_hr"]).T))
+        if PROJECTION in weights:
+            h = self.add("MatMul", h, self.constant(_dense(weights[PROJECTION]).T))
         for name, value, size in (("h_out", h, projected), ("c_out", c, hidden), ("y", h, projected)):
             self.output(f"{self.prefix}{name}", value, ["B", size])
 

@@ -1,7 +1,7 @@
-"""Which blocks of a model are compressed: by gate, matrix and layer, in any model that holds nn.LSTM or G2LSTM layers.
+"""Which blocks of a model are compressed: by gate, matrix and layer, in any model that holds LSTM layers or cells.
 
-H hidden units, D input, P proj_size or H. The rows of W_ih (4H, D) and W_hh (4H, P) are the blocks i, f, g, o, of H rows
-each; a block is compressed by itself. Biases and projections never are.
+H hidden units, D input, P proj_size or H. The rows of W_ih (4H, D) and W_hh (4H, P) are blocks, see `g2lstm.layout`; each
+is compressed by itself. Biases and projections never are.
 """
 
 import copy
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from g2lstm.compression.methods import Method
 from g2lstm.compression.storage import Form, is_finite
-from g2lstm.gates import BLOCKS
-
-MATRICES = {"input": "weight_ih", "recurrent": "weight_hh"}
+from g2lstm.layout import BLOCKS, MATRICES, matrices, rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,8 @@ class Target:
     Attributes:
         gates: of i, f, g, o.
         matrices: of input (W_ih) and recurrent (W_hh).
-        layers: numbers, counted through the model and from its end where negative, or names; None is all of them.
+        layers: numbers, counted through the model and from its end where negative, or names of layers, cells or modules that
+            hold some; None is all of them.
     """
 
     gates: tuple[str, ...] = ("i", "f")
@@ -59,7 +58,7 @@ class Block:
         parameter: its name in the `state_dict`.
         gate: i, f, g or o.
         start, stop: its rows.
-        layer: the name of the layer, as "encoder.l0".
+        layer: the name of the layer, as "encoder.l0", or of the cell, as "decoder".
     """
 
     parameter: str
@@ -112,13 +111,13 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
     """The blocks of a model, layer by layer.
 
     Raises:
-        ValueError: the model has no LSTM layer, none that is asked for, or keeps its weights under other names.
+        ValueError: the model has no LSTM layer or cell, none that is asked for, or keeps its weights under other names.
     """
     target = target or Target()
-    layers = layers_of(model)
+    layers = matrices(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} holds no nn.LSTM or G2LSTM layer: there is nothing to compress")
-    chosen = list(layers) if target.layers is None else _chosen(list(layers), target.layers)
+        raise ValueError(f"{type(model).__name__} holds no nn.LSTM or G2LSTM layer or cell: there is nothing to compress")
+    chosen = list(layers) if target.layers is None else _chosen(model, list(layers), target.layers)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     blocks = []
     for layer in chosen:
@@ -126,24 +125,9 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
             for parameter in layers[layer][matrix]:
                 if parameter not in shapes:
                     raise ValueError(f"the state_dict has no {parameter}: remove parametrisations before compressing")
-                size = shapes[parameter][0] // len(BLOCKS)
-                rows = {gate: (index * size, (index + 1) * size) for index, gate in enumerate(BLOCKS)}
-                blocks += [Block(parameter, gate, *rows[gate], layer) for gate in target.gates]
+                places = [(gate, rows(gate, shapes[parameter][0] // len(BLOCKS))) for gate in target.gates]
+                blocks += [Block(parameter, gate, place.start, place.stop, layer) for gate, place in places]
     return blocks
-
-
-def layers_of(model: nn.Module) -> dict[str, dict[str, list[str]]]:
-    """Names of matrices: {"encoder.l0": {"input": [its W_ih, and the reverse direction's], "recurrent": [...]}}"""
-    found: dict[str, dict[str, list[str]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.LSTM):
-            prefix = f"{name}." if name else ""
-            ends = ("", "_reverse") if module.bidirectional else ("",)
-            for index in range(module.num_layers):
-                found[f"{prefix}l{index}"] = {
-                    matrix: [f"{prefix}{weight}_l{index}{end}" for end in ends] for matrix, weight in MATRICES.items()
-                }
-    return found
 
 
 def compress(model: nn.Module, method: Method, target: Target | None = None) -> Compressed:
@@ -182,14 +166,17 @@ def _names_of(tensor: Tensor, state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, other in state.items() if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape]
 
 
-def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
-    """The layers asked for, in the model's order. A module's name stands for all its layers."""
+def _chosen(model: nn.Module, names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
+    """The layers asked for, in the model's order. A module's name stands for all layers and cells in it."""
     chosen = set()
     for layer in wanted:
         if isinstance(layer, int):
             matches = [names[layer]] if -len(names) <= layer < len(names) else []
         else:
-            matches = [name for name in names if layer in (name, name.rpartition(".")[0])]
+            matches = [name for name in names if name == layer or name.startswith(f"{layer}.")]
+        if not matches and layer in (modules := dict(model.named_modules())):
+            kind = type(modules[str(layer)]).__name__
+            raise ValueError(f"{layer} is {kind}, which holds no LSTM weights to compress: choose of {', '.join(names)}")
         if not matches:
             raise ValueError(f"there is no LSTM layer {layer}: choose 0 to {len(names) - 1}, or of {', '.join(names)}")
         chosen.update(matches)

@@ -48,5 +48,7 @@ def check_name(name: str) -> None:
 
 
 def _is_vmapped() -> bool:
+    if torch.compiler.is_compiling():
+        return False
     stack = torch._C._functorch.get_interpreter_stack()
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack or ())

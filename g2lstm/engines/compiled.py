@@ -149,7 +149,7 @@ def _register() -> None:
 
 def _try_out() -> None:
     """Compares a step with the reference, so that a processor on which the kernel can't run, or runs wrong, is found now."""
-    batch, size, unscaled, no_words, soft = 3, 66, [1.0] * 4, [-1] * 4, [False] * 4
+    batch, size, unscaled, no_words, soft = 3, 66, [1.0] * 4, [-1] * 4, [0] * 4
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:

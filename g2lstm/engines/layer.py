@@ -38,6 +38,7 @@ def run(engine: ModuleType, x: Tensor, state: State, weights: Weights, options: 
         options = replace(options, noise=None)
     tensors = x, h0, c0, noise, weights.ih, weights.hh, weights.bias, weights.hr
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    keep = keep or torch.jit.is_tracing()  # a trace is compared with one that has no gradients
     h, c_n, *_ = _Layer.apply(engine, options, keep, *tensors)
     return h, (h[0 if options.reverse else -1], c_n)
 

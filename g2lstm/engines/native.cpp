@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 #endif
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -387,7 +386,7 @@ struct Walk {
 template <typename S>
 void forward_loop(
     const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
-    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::array<bool, 4>& hard, bool reverse,
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
     Tensor& hidden, Tensor& cell, Tensor* gates) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4, blocks = at::divup(H, W);
   const Panels<S> packed = pack_forward<S>(weight.const_data_ptr<float>(), H);
@@ -451,7 +450,7 @@ void forward_loop(
 template <typename S>
 void backward_loop(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
-    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::array<bool, 4>& hard, bool reverse,
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
     Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
   const int64_t units = H >= 512 ? 4 : 1;  // blocks a panel holds
@@ -533,7 +532,7 @@ void backward_loop(
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
-    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, std::array<bool, 4> hard, bool reverse,
+    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
     bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = empty({T + 1, B, H}, pre.options());
@@ -556,7 +555,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
 std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
     const std::optional<Tensor>& grad_c, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
-    std::array<bool, 4> hard, bool reverse, at::ScalarType dtype) {
+    const std::vector<int64_t>& hard, bool reverse, at::ScalarType dtype) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
   Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
   Tensor d_h0 = at::empty({B, H}, gates.options());
@@ -661,11 +660,11 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, Tensor? seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, bool[4] hard, bool reverse, bool keep_gates, bool reuse_pre)"
+      " float eps, int[] words, Tensor? lengths, int[] hard, bool reverse, bool keep_gates, bool reuse_pre)"
       " -> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_c, float[] scale,"
-      " Tensor? lengths, bool[4] hard, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+      " Tensor? lengths, int[] hard, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
       "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);

@@ -69,5 +69,5 @@ def _master(weight: Tensor) -> Tensor:
     return weight.float().contiguous()
 
 
-def _hard(options: Options) -> list[bool]:
-    return [block in options.hard for block in BLOCKS]
+def _hard(options: Options) -> list[int]:
+    return [int(block in options.hard) for block in BLOCKS]

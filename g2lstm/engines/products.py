@@ -16,9 +16,11 @@ _WIDE = 1024  # columns from which on oneDNN sums over time faster than torch.mm
 def fast_products(tensor: Tensor) -> bool:
     """Whether oneDNN's products, and the operators of torch that reach them without autograd, are there for this tensor.
 
-    A compiler of graphs chooses its own.
+    Who compiles or traces a graph has products of its own.
     """
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and fast_dtype(tensor.dtype)
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return fast_dtype(tensor.dtype)
 
 
 def fast_dtype(dtype: torch.dtype) -> bool:

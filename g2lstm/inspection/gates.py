@@ -18,11 +18,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated
-from g2lstm.gates import BLOCKS, HardGate, block_scale, has_temperature, is_noisy, leading_blocks
+from g2lstm.gates import block_scale, hard_blocks, has_temperature, is_noisy, leading_blocks
+from g2lstm.layout import BLOCKS, LSTMModule, State, Weights, endings, modules, rows, weights
 from g2lstm.lstm import G2LSTM
 
 GATES = ("i", "f", "o")
-State = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class GateRecord:
         return values.flatten(0, 1) if self.mask is None else values[self.mask]
 
 
-def lstm_layers(model: nn.Module) -> dict[str, nn.LSTM | nn.LSTMCell]:
+def lstm_layers(model: nn.Module) -> dict[str, LSTMModule]:
     """The LSTM layers and cells of a model by name; a model that is one has the name "".
 
     Raises:
         ValueError: there is none.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.LSTM | nn.LSTMCell)}
+    found = dict(modules(model))
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.LSTM, nn.LSTMCell, G2LSTM or G2LSTMCell to read gates of")
     return found
@@ -81,7 +81,7 @@ def watched(
         named: dict[str, nn.Module] = dict(lstm_layers(layers))
     else:
         named = {str(place): layer for place, layer in enumerate(layers)}
-        others = [type(layer).__name__ for layer in named.values() if not isinstance(layer, nn.LSTM | nn.LSTMCell)]
+        others = [type(layer).__name__ for layer in named.values() if not isinstance(layer, LSTMModule)]
         if others or not named:
             given = ", ".join(others) or "an empty list"
             raise ValueError(f"layers must be a model, or a list of LSTM layers and cells such as G2LSTM, got {given}")
@@ -158,7 +158,7 @@ def gate_values(
     h0, c0 = _initial_state(layer, x, hx)
     mask = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1) < lengths  # (T, B)
     records = []
-    for number in range(layer.num_layers):
+    for number, ends in enumerate(endings(layer)):
         mine = slice(number * directions, (number + 1) * directions)
         own = {"noise": noise and noise[mine], "weight_masks": weight_masks and weight_masks[mine]}
         if number == layer.num_layers - 1:
@@ -167,12 +167,12 @@ def gate_values(
             hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), own)
         for reverse, h in enumerate(hidden.chunk(directions, dim=-1)):
             index = number * directions + reverse
-            weight_ih, weight_hh, bias = _weights(layer, f"_l{number}{'_reverse' if reverse else ''}")
+            tensors = weights(layer, ends[reverse])
             if weight_masks is not None:
-                weight_hh = weight_hh * weight_masks[index].to(weight_hh)
+                tensors = tensors._replace(hh=tensors.hh * weight_masks[index].to(tensors.hh))
             before = _states_before(h, h0[index], lengths, bool(reverse))  # (T, B, P)
             added = None if noise is None else noise[index]
-            values = _sigmoids(layer, x, before, weight_ih, weight_hh, bias, added, size, gates)
+            values = _sigmoids(layer, x, before, tensors, added, size, gates)
             records.append(GateRecord("", number, bool(reverse), 0, values, mask))
         x = hidden
     return records
@@ -189,7 +189,7 @@ def cell_values(
     added = noise if noise is None or noise.dim() == 2 else noise.unsqueeze(0)
     one = [None if tensor is None else tensor.unsqueeze(0) for tensor in (x, before, added)]  # (1, B, ·)
     assert one[0] is not None and one[1] is not None  # noqa: PT018
-    values = _sigmoids(cell, one[0], one[1], *_weights(cell, ""), one[2], cell.hidden_size, gates)
+    values = _sigmoids(cell, one[0], one[1], weights(cell, ""), one[2], cell.hidden_size, gates)
     return GateRecord("", 0, False, 0, values, None)
 
 
@@ -227,12 +227,6 @@ def _initial_state(layer: nn.LSTM, x: Tensor, hx: State | None) -> State:
     return (h0, c0) if h0.dim() == 3 else (h0.unsqueeze(1), c0.unsqueeze(1))
 
 
-def _weights(layer: nn.Module, end: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """W_ih (4H, D), W_hh (4H, P) and the sum of both biases (4H,)."""
-    bias = getattr(layer, f"bias_ih{end}") + getattr(layer, f"bias_hh{end}") if layer.bias else None
-    return getattr(layer, f"weight_ih{end}"), getattr(layer, f"weight_hh{end}"), bias
-
-
 def _states_before(h: Tensor, h0: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
     """The (T, B, P) hidden state each step started from, given the one it ended with."""
     first = h0.to(h.dtype).unsqueeze(0)
@@ -248,31 +242,28 @@ def _sigmoids(
     layer: nn.Module,
     x: Tensor,
     before: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor | None,
+    tensors: Weights,
     noise: Tensor | None,
     size: int,
     gates: tuple[str, ...],
 ) -> dict[str, Tensor]:
     """(T, B, H) of each gate from (T, B, D) inputs and the (T, B, P) states before, in float32 or float64."""
-    dtype = accumulation_dtype(weight_ih.dtype)
+    dtype, bias = accumulation_dtype(tensors.ih.dtype), tensors.bias
     scale: tuple[float, ...] | None = None
     hard: tuple[str, ...] = ()
     if isinstance(layer, Gated):
         scale = block_scale(layer.gate, layer.tau, layer.training)
-        hard = layer.gate.gates if isinstance(layer.gate, HardGate) else ()
+        hard = hard_blocks(layer.gate, layer.training)
         if noise is not None:
             noise = leading_blocks(noise, layer.gate.gates, size).to(dtype)  # (T, B, 2H) or (T, B, 4H)
     values = {}
     with torch.autocast(x.device.type, enabled=False):
         for gate in gates:
-            block = BLOCKS.index(gate)
-            rows = slice(block * size, (block + 1) * size)
-            a = linear(x.to(dtype), weight_ih[rows].to(dtype), None if bias is None else bias[rows].to(dtype))
-            a.view(-1, size).addmm_(before.to(dtype).reshape(-1, before.shape[-1]), weight_hh[rows].to(dtype).mT)
-            if noise is not None and rows.stop <= noise.shape[-1]:
-                a += noise[..., rows]
+            block, place = BLOCKS.index(gate), rows(gate, size)
+            a = linear(x.to(dtype), tensors.ih[place].to(dtype), None if bias is None else bias[place].to(dtype))
+            a.view(-1, size).addmm_(before.to(dtype).reshape(-1, before.shape[-1]), tensors.hh[place].to(dtype).mT)
+            if noise is not None and place.stop <= noise.shape[-1]:
+                a += noise[..., place]
             if gate in hard:
                 values[gate] = (a > 0).to(dtype)
             else:

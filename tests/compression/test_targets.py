@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from g2lstm import G2LSTM, SharpenedGate
+from g2lstm import G2LSTM, G2LSTMCell, SharpenedGate
 from g2lstm.compression import Method, Target, compress, compressed_copy, find_blocks
+from g2lstm.compression.deploy import deploy
 from g2lstm.compression.storage import Codes, Factors
 from g2lstm.models.language_model import LanguageModel
 
@@ -71,10 +72,44 @@ def test_a_gate_is_its_block_of_rows(gates, rows) -> None:
         ("encoder", {"encoder.l0", "encoder.l1"}),
         ("decoder.0,1", {"decoder.0.l0", "encoder.l1"}),
         ("encoder.l1", {"encoder.l1"}),
+        ("decoder", {"decoder.0.l0", "decoder.1.l0"}),
     ],
 )
 def test_layers_are_chosen_by_number_and_by_name(layers, names) -> None:
     assert {block.layer for block in find_blocks(Model(), Target.parse(layers=layers))} == names
+
+
+class Translator(nn.Module):
+    """A layer that reads and a cell that writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = G2LSTM(4, 6), G2LSTMCell(3, 6)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        _, (h, c) = self.encoder(x)
+        return self.decoder(y, (h[0], c[0]))[0]
+
+
+def test_cells_are_compressed_with_the_layers() -> None:
+    model = Translator().eval()
+    expected = {f"encoder.weight_{kind}_l0": set(range(12)) for kind in ("ih", "hh")}
+    expected |= {f"decoder.weight_{kind}": set(range(12)) for kind in ("ih", "hh")}
+    assert changed_rows(model, Target()) == expected
+    assert {block.layer for block in find_blocks(model)} == {"encoder.l0", "decoder"}
+    assert changed_rows(model, Target(layers=("decoder",), matrices=("input",))) == {"decoder.weight_ih": set(range(12))}
+    assert changed_rows(model, Target(layers=(-1,), gates=("o",))) == {name: set(range(18, 24)) for name in expected
+                                                                      if "decoder" in name}  # fmt: skip
+    assert changed_rows(nn.LSTMCell(3, 4), Target(gates=("i",), layers=("cell",))).keys() == {"weight_ih", "weight_hh"}
+
+
+def test_a_model_with_cells_is_stored_and_runs_compressed() -> None:
+    model, method = Translator().eval(), Method.parse("svd:1")
+    stored, x, y = deploy(model, method), torch.randn(5, 2, 4), torch.randn(2, 3)
+    assert sum(isinstance(form, Factors) for forms in stored.forms.values() for form in forms) == 8
+    expected = compressed_copy(model, method)(x, y)
+    for running in (stored.model(model), stored.dense_model(model)):
+        torch.testing.assert_close(running(x, y), expected)
 
 
 def test_each_block_is_compressed_by_itself() -> None:
@@ -127,8 +162,8 @@ def test_a_model_on_another_dtype_is_compressed_in_place_of_its_dtype() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: find_blocks(nn.Linear(2, 2)), "Linear holds no nn.LSTM or G2LSTM layer"),
-        (lambda: find_blocks(nn.GRU(2, 2)), "GRU holds no nn.LSTM or G2LSTM layer"),
+        (lambda: find_blocks(nn.Linear(2, 2)), "Linear holds no nn.LSTM or G2LSTM layer or cell"),
+        (lambda: find_blocks(nn.GRU(2, 2)), "GRU holds no nn.LSTM or G2LSTM layer or cell"),
         (lambda: Target.parse("ix"), "gates must be some of i, f, g, o, got i, x"),
         (lambda: Target.parse(""), "gates must be some of i, f, g, o, got none"),
         (lambda: Target.parse("ii"), "gates must be some of i, f, g, o, got i, i"),
@@ -138,6 +173,10 @@ def test_a_model_on_another_dtype_is_compressed_in_place_of_its_dtype() -> None:
             "there is no LSTM layer 2: choose 0 to 1, or of l0, l1",
         ),
         (lambda: find_blocks(nn.LSTM(2, 2), Target(layers=("x",))), "there is no LSTM layer x"),
+        (
+            lambda: find_blocks(nn.Sequential(nn.GRU(2, 2), nn.LSTM(2, 2)), Target(layers=("0",))),
+            "0 is GRU, which holds no LSTM weights to compress: choose of 1.l0",
+        ),
     ],
 )
 def test_what_does_not_exist_is_one_line(make, message) -> None:
