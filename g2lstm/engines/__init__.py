@@ -19,8 +19,8 @@ DRAW_THEMSELVES = ("native", "triton")  # engines that draw noise from a recipe 
 def choose(name: str, request: Request) -> str:
     """The name of the engine to use; "auto" takes the fastest that can do what is asked.
 
-    An evaluation that is an LSTM's is the framework's own. For another single step, and under torch.vmap, the reference is
-    the one to take, as it is for `torch.export` whatever was named.
+    An evaluation that is an LSTM's is the framework's own. For another single step, and under torch.vmap, it is the
+    reference, which `torch.export` has whatever was named.
 
     Args:
         name: "auto" or a key of `ENGINES`.
@@ -36,8 +36,10 @@ def choose(name: str, request: Request) -> str:
         if reason := ENGINES[name].lacks(request):
             raise ValueError(f"the {name} engine {reason}: use engine='auto'")
         return name
+    if _is_vmapped():
+        return "reference"
     own = ("framework",) if request.plain and not request.training else ()
-    others = ("reference",) if request.steps == 1 or _is_vmapped() else FASTEST_FIRST
+    others = ("reference",) if request.steps == 1 else FASTEST_FIRST
     return next(engine for engine in (*own, *others) if ENGINES[engine].lacks(request) is None)
 
 

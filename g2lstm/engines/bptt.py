@@ -33,14 +33,14 @@ def lacks(request: Request) -> str | None:  # noqa: ARG001
 
 
 def forward(
-    pre: Tensor, weight_hh: Tensor, weight_hr: Tensor | None, h0: Tensor, c0: Tensor, noise: Tensor | None,
-    options: Options, keep: bool,  # noqa: ARG001
+    pre: Tensor, weight_hh: Tensor, weight_hr: Tensor | None, h0: Tensor, c0: Tensor, options: Options,
+    keep: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """As `g2lstm.engines.layer` says; it keeps gate values, tanh(c) and, where there is a projection, o * tanh(c)."""
     time, batch, rows = pre.shape
     size, reverse, hard = rows // 4, options.reverse, options.hard
     inside = _inside(options.lengths, time)
-    noise = as_tensor(options.noise, pre, size) if noise is None else noise
+    noise = as_tensor(options.noise, pre, size)
     gates = pre.to(c0.dtype).contiguous()  # becomes the gate values, in place
     if noise is not None:
         gates[..., : noise.shape[-1]].add_(noise)

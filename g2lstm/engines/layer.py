@@ -2,7 +2,7 @@
 
 Such an engine is a module with two functions on the recurrence alone; this adds the products that take all steps at once.
 
-    forward(pre, weight_hh, weight_hr, h0, c0, noise, options, keep) -> hidden, cell, *kept
+    forward(pre, weight_hh, weight_hr, h0, c0, options, keep) -> hidden, cell, *kept
     backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options) -> d_pre, d_h0, d_c0, d_weight_hr
 
     pre            (T, B, 4H)     input part of the pre-activations with its bias, which may be overwritten
@@ -33,46 +33,52 @@ from g2lstm.layout import State, Weights
 def run(engine: ModuleType, x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
     """Runs a layer by an engine's two functions; arguments and results as `g2lstm.engines.contract` says."""
     h0, c0 = state[0].to(x.dtype), state[1].to(accumulation_dtype(x.dtype))
-    noise = None if isinstance(options.noise, NoiseRecipe) else options.noise
-    if noise is not None:
-        options = replace(options, noise=None)
+    recipe, noise = None, options.noise
+    if isinstance(noise, NoiseRecipe):
+        recipe, noise = replace(noise, seed=0), noise.seed_tensor()
     tensors = x, h0, c0, noise, weights.ih, weights.hh, weights.bias, weights.hr
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     keep = keep or torch.jit.is_tracing()  # a trace is compared with one that has no gradients
-    h, c_n, *_ = _Layer.apply(engine, options, keep, *tensors)
+    h, c_n, *_ = _Layer.apply(engine, replace(options, lengths=None, noise=recipe), keep, options.lengths, *tensors)
     return h, (h[0 if options.reverse else -1], c_n)
 
 
 class _Layer(torch.autograd.Function):
+    """Tensors are arguments of their own, those in the options too, so that whoever traces a graph finds them."""
+
     @staticmethod
     def forward(
-        engine: ModuleType, options: Options, keep: bool, x: Tensor, h0: Tensor, c0: Tensor, noise: Tensor | None,
+        engine: ModuleType, options: Options, keep: bool, lengths: Tensor | None,
+        x: Tensor, h0: Tensor, c0: Tensor, noise: Tensor | None,
         weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, weight_hr: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
+        recipe = options.noise
+        drawn = replace(recipe, seed=noise) if isinstance(recipe, NoiseRecipe) and noise is not None else noise
+        options = replace(options, lengths=lengths, noise=drawn)
         pre = product(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        hidden, cell, *kept = engine.forward(pre, weight_hh, weight_hr, h0, c0, noise, options, keep)
+        hidden, cell, *kept = engine.forward(pre, weight_hh, weight_hr, h0, c0, options, keep)
         h, c_n = (hidden[:-1], cell[0]) if options.reverse else (hidden[1:], cell[-1])
         return h, c_n, hidden, cell, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.engine, ctx.options, _, x, _, _, noise, weight_ih, weight_hh, bias, weight_hr = inputs
+        ctx.engine, ctx.options, _, lengths, x, _, _, noise, weight_ih, weight_hh, bias, weight_hr = inputs
         h, _, *kept = output
+        wants_noise = noise is not None and noise.is_floating_point()  # no seed
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
-        ctx.noise_width, ctx.noise_dtype = (0, None) if noise is None else (noise.shape[-1], noise.dtype)
+        ctx.noise_width, ctx.noise_dtype = (noise.shape[-1], noise.dtype) if wants_noise else (0, None)
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(x, weight_ih, weight_hh, weight_hr, h, *kept)
+        ctx.save_for_backward(lengths, x, weight_ih, weight_hh, weight_hr, h, *kept)
 
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        x, weight_ih, weight_hh, weight_hr, h, hidden, cell, *kept = ctx.saved_tensors
-        wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[3:]
+        lengths, x, weight_ih, weight_hh, weight_hr, h, hidden, cell, *kept = ctx.saved_tensors
+        options = replace(ctx.options, lengths=lengths)
+        wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[4:]
         with torch.no_grad():
-            d_pre, d_h0, d_c0, d_hr = ctx.engine.backward(
-                weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, ctx.options
-            )
-            before = hidden[1:] if ctx.options.reverse else hidden[:-1]
+            d_pre, d_h0, d_c0, d_hr = ctx.engine.backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options)
+            before = hidden[1:] if options.reverse else hidden[:-1]
             gradients = (
                 product(d_pre, weight_ih.to(d_pre.dtype).mT) if wants_x else None,
                 d_h0.to(x.dtype) if wants_h0 else None,
@@ -85,7 +91,7 @@ class _Layer(torch.autograd.Function):
             )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = _Once.apply(ctx.engine, h, *gradients)
-        return (None, None, None, *gradients)
+        return (None, None, None, None, *gradients)
 
 
 class _Once(torch.autograd.Function):

@@ -41,14 +41,14 @@ def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Te
 
 
 def forward(
-    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, noise: Tensor | None, options: Options, keep: bool
+    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, options: Options, keep: bool
 ) -> tuple[Tensor, ...]:
     """As `g2lstm.engines.layer` says; it keeps gate values."""
-    recipe = options.noise if isinstance(options.noise, NoiseRecipe) else NO_NOISE
+    recipe, given = (options.noise, None) if isinstance(options.noise, NoiseRecipe) else (NO_NOISE, options.noise)
     reuse_pre = not torch.compiler.is_compiling()  # a graph has to know what is overwritten
     return torch.ops.g2lstm.forward(
         pre.contiguous(), _master(weight_hh), h0, c0, options.scale or _UNSCALED,
-        None if noise is None else noise.float().contiguous(), recipe.seed_tensor(), recipe.threshold, recipe.eps,
+        None if given is None else given.float().contiguous(), recipe.seed_tensor(), recipe.threshold, recipe.eps,
         recipe.words, options.lengths, _hard(options), options.reverse, keep, reuse_pre,
     )  # fmt: skip
 

@@ -78,14 +78,14 @@ def _kernels() -> ModuleType:
 
 
 def forward(
-    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, noise: Tensor | None, options: Options, keep: bool
+    pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, options: Options, keep: bool
 ) -> tuple[Tensor, ...]:
     """As `g2lstm.engines.layer` says; it keeps gate values in float32."""
     time, batch, rows = pre.shape
     size = rows // 4
-    recipe = options.noise if isinstance(options.noise, NoiseRecipe) else NO_NOISE
+    recipe, given = (options.noise, None) if isinstance(options.noise, NoiseRecipe) else (NO_NOISE, options.noise)
     pre = pre.contiguous()
-    added = None if noise is None else noise.float().contiguous()
+    added = None if given is None else given.float().contiguous()
     hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
     first = -1 if options.reverse else 0
     hidden[first], cell[first] = h0, c0
