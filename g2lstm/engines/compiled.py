@@ -67,18 +67,19 @@ def _library() -> Path:
     """The kernel in the first folder that can be used; each source, set of flags, torch and processor has its own."""
     identity = [SOURCE.read_text(), " ".join(FLAGS), torch.__version__, torch._C._show_config(), _processor()]
     name = Path(f"g2lstm_{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}", "native.so")
-    roots = [Path(os.environ["TORCH_EXTENSIONS_DIR"])] if os.environ.get("TORCH_EXTENSIONS_DIR") else list(_own_folders())
-    for root in roots:
-        if (root / name).exists():
-            return root / name
-    for root in roots:
+    named, tried = os.environ.get("TORCH_EXTENSIONS_DIR"), []
+    for root in [Path(named)] if named else _own_folders():
+        library = root / name
+        if library.exists():
+            return library
+        tried.append(str(root))
         with contextlib.suppress(OSError):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=(root / name).parent) as folder:
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
                 _compile(Path(folder) / name.name)
-                (Path(folder) / name.name).replace(root / name)  # so that processes never see each other's halves
-            return root / name
-    raise RuntimeError(f"no folder can be written to, of {', '.join(map(str, roots))}: TORCH_EXTENSIONS_DIR names another")
+                (Path(folder) / name.name).replace(library)  # so that processes never see each other's halves
+            return library
+    raise RuntimeError(f"no folder can be written to, of {', '.join(tried)}: TORCH_EXTENSIONS_DIR names another")
 
 
 def _own_folders() -> Iterator[Path]:

@@ -179,14 +179,17 @@ struct Gate {
   Floats value, kept;
 };
 
+// `Hard` is false where no gate is cut: the usual pass then has no branch in its midst.
+template <bool Hard>
 inline Gate gate(Floats a, bool hard) {
   const Floats soft = sigmoid(a);
-  if (!hard) return {soft, soft};
+  if (!Hard || !hard) return {soft, soft};
   return {a > 0.0f ? all(1.0f) : soft - soft, a > 0.0f ? soft : -soft};  // NaN stays NaN
 }
 
+template <bool Hard>
 inline Gate kept_gate(Floats kept, bool hard) {  // the value, and the sigmoid that its derivative is taken of
-  if (!hard) return {kept, kept};
+  if (!Hard || !hard) return {kept, kept};
   return {kept > 0.0f ? all(1.0f) : kept - kept, kept > 0.0f ? kept : -kept};
 }
 
@@ -383,7 +386,7 @@ struct Walk {
   int64_t after(int64_t t) const { return reverse ? t : t + 1; }
 };
 
-template <typename S>
+template <typename S, bool Hard>
 void forward_loop(
     const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
     const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
@@ -430,7 +433,7 @@ void forward_loop(
             if (gate * H < noise_width) a[gate] += load(noise_data + (t * B + b) * noise_width + gate * H + j, count);
             a[gate] *= (float)scale[gate];
           }
-          const Gate i = gate(a[0], hard[0]), f = gate(a[1], hard[1]), o = gate(a[3], hard[3]);
+          const Gate i = gate<Hard>(a[0], hard[0]), f = gate<Hard>(a[1], hard[1]), o = gate<Hard>(a[3], hard[3]);
           const Floats g = tanh(a[2]), c = f.value * load(c_before + at_unit, count) + i.value * g;
           store(c_after + at_unit, c, count);
           store(h_after + at_unit, o.value * tanh(c), count);
@@ -447,7 +450,7 @@ void forward_loop(
   }
 }
 
-template <typename S>
+template <typename S, bool Hard>
 void backward_loop(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
     const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
@@ -505,9 +508,9 @@ void backward_loop(
               for (int64_t gate = 0; gate < 4; ++gate) store(d_pre_data + row + gate * H, Floats{}, count);
               continue;
             }
-            const Gate i = kept_gate(load(gates_data + row, count), hard[0]);
-            const Gate f = kept_gate(load(gates_data + row + H, count), hard[1]);
-            const Gate o = kept_gate(load(gates_data + row + 3 * H, count), hard[3]);
+            const Gate i = kept_gate<Hard>(load(gates_data + row, count), hard[0]);
+            const Gate f = kept_gate<Hard>(load(gates_data + row + H, count), hard[1]);
+            const Gate o = kept_gate<Hard>(load(gates_data + row + 3 * H, count), hard[3]);
             const Floats g = load(gates_data + row + 2 * H, count), tanh_c = tanh(load(c_after + at_unit, count));
             d_cell += d_h * o.value * (1.0f - tanh_c * tanh_c);
             const Floats d_i = d_cell * g * i.kept * (1.0f - i.kept) * (float)scale[0];
@@ -547,7 +550,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   recipe.threshold = (int32_t)threshold;
   recipe.eps = (float)(eps * threshold);
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
-  auto run = pre.scalar_type() == at::kFloat ? forward_loop<float> : forward_loop<BFloat16>;
+  const bool single = pre.scalar_type() == at::kFloat;
+  auto run = hard[0] || hard[1] || hard[3] ? (single ? forward_loop<float, true> : forward_loop<BFloat16, true>)
+                                           : (single ? forward_loop<float, false> : forward_loop<BFloat16, false>);
   run(pre, weight, recipe, noise, scale, lengths, hard, reverse, hidden, cell, keep_gates ? &gates : nullptr);
   return {hidden, keep_gates ? cell : cell.narrow(0, T % 2, 1), gates};
 }
@@ -560,7 +565,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
   Tensor d_h0 = at::empty({B, H}, gates.options());
   Tensor d_c = grad_c ? grad_c->clone(at::MemoryFormat::Contiguous) : at::zeros({B, H}, gates.options());
-  auto run = dtype == at::kFloat ? backward_loop<float> : backward_loop<BFloat16>;
+  const bool single = dtype == at::kFloat;
+  auto run = hard[0] || hard[1] || hard[3] ? (single ? backward_loop<float, true> : backward_loop<BFloat16, true>)
+                                           : (single ? backward_loop<float, false> : backward_loop<BFloat16, false>);
   run(weight, gates, cell, grad_hidden, scale, lengths, hard, reverse, d_pre, d_h0, d_c);
   return {d_pre, d_h0, d_c};
 }
