@@ -12,6 +12,13 @@ from rich.console import Console
 
 from g2lstm.errors import UserError
 
+# What a run writes besides what its task saves, and what only commands write.
+RUN_FILES = {
+    *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "tracker.json", "trace.json.gz", "profile.txt"),
+    *("best.safetensors", "best-before-finetune.safetensors", "last.safetensors", "losses.safetensors"),
+}
+OUTPUTS = (".g2", ".onnx", ".html")
+
 
 class OptionParser(argparse.ArgumentParser):
     """argparse that also takes `name=value`, and says one line about a mistake."""
@@ -20,11 +27,27 @@ class OptionParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def parse_options(self, arguments: list[str]) -> argparse.Namespace:
-        named = [f"--{text}" if "=" in text and not text.startswith("-") else text for text in arguments]
-        return self.parse_args(named)
+        return self.parse_args(_named(arguments))
+
+    def parse_with_others(self, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+        """The options of this parser, and the texts of all others by name."""
+        options, rest = self.parse_known_args(_named(arguments))
+        others: dict[str, str] = {}
+        while rest:
+            name, separator, value = rest.pop(0).partition("=")
+            if not separator and rest and not rest[0].startswith("--"):
+                separator, value = "=", rest.pop(0)
+            if not separator or not name.startswith("--"):
+                self.error(f"unrecognized arguments: {name}")
+            others[name.removeprefix("--")] = value
+        return options, others
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: python {self.prog} --help lists the options")
+
+
+def _named(arguments: list[str]) -> list[str]:
+    return [f"--{text}" if "=" in text and not text.startswith("-") else text for text in arguments]
 
 
 def flag(text: str) -> bool:
@@ -51,11 +74,15 @@ def folder(text: str) -> Path:
 
 
 def file(text: str) -> Path:
-    """Where a file can be put; it need not exist."""
+    """Where a command can put a file; it need not exist. A file that belongs to a run is refused."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder: name a file in it")
     folder(str(path.parent))
+    if (path.parent / "config.yaml").is_file() and (
+        path.name in RUN_FILES or (path.exists() and path.suffix not in OUTPUTS)
+    ):
+        raise argparse.ArgumentTypeError(f"{path} belongs to the run {path.parent}: choose another name")
     return path
 
 
@@ -65,12 +92,27 @@ def guarded(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as by head: who reads has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (UserError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        console = Console(stderr=True)
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say_error(error)
         return 2
+
+
+def say_error(error: Exception) -> None:
+    """One line on stderr."""
+    console = Console(stderr=True)
+    text = " ".join(_with_file(error).split())
+    console.print(f"error: {text}", style="red", highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def _with_file(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 def main(command: Callable[[list[str]], int]) -> NoReturn:

@@ -1,8 +1,14 @@
-"""Files: where the config groups lie, and writing so that a reader never sees half of a file."""
+"""Files: where the config groups lie; written so that a reader never sees half of one; a mistake is one line."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, TypeVar
+
+from g2lstm.errors import UserError
+
+Content = TypeVar("Content")
 
 
 def conf_folder() -> Path:
@@ -34,3 +40,33 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_text(path: Path) -> str:
+    """A file's text; a UserError where it can't be read or is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"can't read {path}: {reason}") from None
+
+
+def read_json(path: Path, kind: type[Content] = Any, advice: str = "it was edited or is no such file") -> Content:  # type: ignore[assignment]
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: dict or list, what it has to be.
+        advice: the way out, behind the message.
+
+    Raises:
+        UserError: it can't be read, is not JSON or of another kind.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): {advice}") from None
+    if kind is not Any and not isinstance(content, kind):
+        raise UserError(f"{path} holds a {type(content).__name__}, where a {kind.__name__} was expected: {advice}")
+    return content

@@ -320,9 +320,16 @@ class G2LSTM(Gated, nn.LSTM):
 
 
 def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """The names of the engines that train a model's layers on a device, with products in a dtype, each once."""
+    """The names of the engines that train a model's layers on a device, with products in a dtype, each once.
+
+    Raises:
+        ValueError: a layer asks for one that can't.
+    """
     layers = [module for module in model.modules() if isinstance(module, G2LSTM)]
-    requests = [(rnn, Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=True)) for rnn in layers]
+    requests = [
+        (rnn, Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=gates.is_noisy(rnn.gate, True)))
+        for rnn in layers
+    ]
     return sorted({engines.choose(rnn.engine, request) for rnn, request in requests})
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from g2lstm.data.builtin import MIN_COUNT, builtin_text
 from g2lstm.data.sources import CORPORA, RawText, load_lines
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -104,30 +103,27 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def save(self, path: str | Path) -> None:
-        """Writes a UTF-8 JSON file, a token a line, whole or not at all."""
-        text = json.dumps({"format": _FORMAT, "tokens": self.tokens}, ensure_ascii=False, indent=0)
-        write_atomically(Path(path), text + "\n")
+    def text(self) -> str:
+        """The vocabulary as JSON, a token a line."""
+        return json.dumps({"format": _FORMAT, "tokens": self.tokens}, ensure_ascii=False, indent=0) + "\n"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Vocabulary":
-        """Reads what `save` wrote.
+    def parse(cls, text: str, *, where: str = "vocabulary.json") -> "Vocabulary":
+        """Reads what `text` gave.
 
         Raises:
-            UserError: no such file, or not a whole vocabulary.
+            UserError: it is not a whole vocabulary.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(text)
             if not isinstance(content, dict) or content.get("format") != _FORMAT:
                 raise ValueError(f"not marked {_FORMAT}")
             tokens = content["tokens"]
             if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
                 raise ValueError("its tokens are not a list of strings")
             return cls(tuple(tokens))
-        except OSError as error:
-            raise UserError(f"can't read the vocabulary {path}: {error.strerror}: check the run's folder") from None
         except (ValueError, KeyError) as error:
-            raise UserError(f"{path} is no whole vocabulary ({error}): copy it again from its run, or rerun") from None
+            raise UserError(f"{where} is no whole vocabulary ({error}): copy it again from its run, or rerun") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,8 @@
 """Models built on `G2LSTM`."""
+
+from typing import Any
+
+from g2lstm.models.language_model import LanguageModel
+
+# What a stored model's `kind` is built by, from its `options`.
+MODELS: dict[str, Any] = {LanguageModel.kind: LanguageModel}

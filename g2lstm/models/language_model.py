@@ -6,6 +6,7 @@ share the embedding's weight.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Features:
 
 
 class LanguageModel(nn.Module):
-    """Word-level AWD-LSTM language model.
+    """Word-level AWD-LSTM language model. `LanguageModel(**model.options, gate=...)` builds one of the same kind again.
 
     Args:
         vocabulary_size: V.
@@ -50,6 +51,8 @@ class LanguageModel(nn.Module):
         weight_dropout: DropConnect on each W_hh.
         gate, engine: as in `G2LSTM`.
     """
+
+    kind = "language_model"
 
     def __init__(
         self,
@@ -69,6 +72,12 @@ class LanguageModel(nn.Module):
         engine: str = "auto",
     ) -> None:
         super().__init__()
+        self.options: dict[str, Any] = {
+            "vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size,
+            "num_layers": num_layers, "tied": tied, "dropout_input": dropout_input, "dropout_hidden": dropout_hidden,
+            "dropout_output": dropout_output, "dropout_embedding": dropout_embedding, "dropout_scale": dropout_scale,
+            "weight_dropout": weight_dropout,
+        }  # fmt: skip
         sizes = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         rates = [dropout_scale * rate for rate in (dropout_input, dropout_hidden, dropout_output, dropout_embedding)]
         if not all(0 <= rate < 1 for rate in rates):

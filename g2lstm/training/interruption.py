@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to stop, which a run answers when it has saved."""
+"""Ctrl-C, SIGTERM, a closed terminal and a scheduler's SIGUSR2 as requests to stop, answered when a run has saved."""
 
 import contextlib
 import signal
@@ -11,8 +11,13 @@ class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt
     """The run was asked to stop; everything is saved."""
 
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+
+
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a request while it is entered; a second signal ends the process at once.
+    """Turns `SIGNALS` into a request while it is entered; a second signal ends the process at once.
+
+    A scheduler's own handler of SIGUSR2, as submitit's that queues the job again, is called on leaving, once all is saved.
 
     Attributes:
         asked: a signal has come.
@@ -21,16 +26,24 @@ class StopSignals:
     def __init__(self) -> None:
         self.asked = False
         self._at_once = False
+        self._number: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         with contextlib.suppress(ValueError):  # outside the main thread nobody can listen
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+            ignored = [
+                number for number in numbers if signal.getsignal(number) == signal.SIG_IGN
+            ]  # as nohup does with SIGHUP
+            self._before = {number: signal.signal(number, self._ask) for number in numbers if number not in ignored}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        last = self._number
+        if last is not None and last == getattr(signal, "SIGUSR2", None) and callable(self._before.get(last)):
+            signal.raise_signal(last)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -47,6 +60,6 @@ class StopSignals:
         if self.asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.asked = True
+        self.asked, self._number = True, number
         if self._at_once:
             raise Interrupted

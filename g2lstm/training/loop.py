@@ -1,6 +1,6 @@
 """The training loop: epochs, steps, clipping, schedules, mixed precision, averaging, checkpoints and interruption.
 
-It knows nothing about words: a task (`g2lstm.training.tasks`) gives it a model, batches, a loss and a metric.
+It knows no model: a task (`g2lstm.training.task`) gives it a model, batches, a loss and a metric.
 """
 
 import math
@@ -15,13 +15,13 @@ from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.gated import Gated
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.optim import NonMonotoneTrigger, average_of, build_optimizer, learning_rate_factor
 from g2lstm.training.profiling import StepProfiler
 from g2lstm.training.progress import Reporter
-from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.settings import Settings
-from g2lstm.training.tasks import Task
+from g2lstm.training.task import LossModule, Task
 from g2lstm.training.tracking import Tracker
 
 
@@ -53,6 +53,7 @@ class Trainer:
         task: gives model, batches, loss and metric.
         settings: how to train.
         run: where everything is written.
+        identity: of the run's config and files, written into its checkpoints.
         device: where the model is.
         tracker: an experiment tracker.
         reporter: shows progress.
@@ -65,11 +66,12 @@ class Trainer:
         self,
         task: Task,
         settings: Settings,
-        run: RunDirectory,
+        run: RunFolder,
         device: torch.device,
         tracker: Tracker,
         reporter: Reporter,
         *,
+        identity: str = "",
         stop: StopSignals | None = None,
         resume: bool = False,
         profiler: StepProfiler | None = None,
@@ -80,6 +82,8 @@ class Trainer:
         self.profiler = profiler
         torch.manual_seed(settings.seed)
         self.model = task.build_model().to(device)
+        self.identity = identity
+        self.criterion = LossModule(task, self.model)  # what data-parallel training would wrap
         self.at = Position()
         self.trigger = NonMonotoneTrigger(settings.nonmonotone)
         self.average: torch.optim.swa_utils.AveragedModel | None = None
@@ -154,7 +158,7 @@ class Trainer:
         total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0
         for item in group:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                result = self.task.loss(self.model, item, self.carried)
+                result = self.criterion(item, self.carried)
             (result.objective / len(group)).backward()
             self.carried = result.carried
             total += result.loss.detach() * result.count
@@ -223,14 +227,14 @@ class Trainer:
         weights.eval()
         set_temperature(weights, self.at.tau)
         with self.stop.at_once(), torch.no_grad():  # in float32, whatever the precision of training
-            metrics = self.task.evaluate(weights, split)
+            metrics = self.task.evaluate(weights, split).metrics
         if not math.isfinite(metrics["loss"]):
             raise self._not_finite(f"the {split} loss", self.at.step, self.optimizer.param_groups[0]["lr"])
         self._tick(training=False)
         at = self.at
         record = {"kind": split, "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **metrics}
         self._log(record | {"averaged": at.averaging, "seconds": round(at.seconds, 2)})
-        self.reporter.evaluated(at.stage, at.epoch + 1, split, metrics, at.seconds)
+        self.reporter.evaluated(at.stage, at.epoch + 1, split, metrics, at.seconds, self.task.metric)
         return metrics
 
     def _evaluate_now(self) -> None:
@@ -249,8 +253,14 @@ class Trainer:
 
     def _save_weights(self, metrics: dict[str, float]) -> None:
         at = self.at
-        content = {"model": self.evaluated_model.state_dict(), "tau": at.tau}
-        save_checkpoint(self.run.best, content | {"stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics})
+        model = self.evaluated_model
+        content = {
+            "model": model.state_dict(),
+            "kind": getattr(model, "kind", None),
+            "options": getattr(model, "options", None),
+        }
+        content |= {"identity": self.identity, "tau": at.tau, "stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
+        save_checkpoint(self.run.best, content)
 
     def _start_averaging(self) -> None:
         self.at.averaging, self.average = True, average_of(self.model)
@@ -308,9 +318,9 @@ class Trainer:
         values = {
             "loss": at.epoch_loss / max(at.epoch_count, 1.0),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "words_per_second": at.count / max(at.train_seconds, 1e-9),
+            f"{self.task.metric.unit}_per_second": at.count / max(at.train_seconds, 1e-9),
         }
-        self.reporter.trained(at.stage, at.epoch + 1, self._stage_epochs(), share, values, eta)
+        self.reporter.trained(at.stage, at.epoch + 1, self._stage_epochs(), share, values, eta, self.task.metric)
         record = {"kind": "train", "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **values}
         progress = self._progress(share) / self._planned_epochs()
         self._log(record | {"progress": progress, "eta": eta, "seconds": round(at.seconds, 2)})
@@ -326,6 +336,7 @@ class Trainer:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self._not_finite("a weight", self.at.step, self.optimizer.param_groups[0]["lr"])
         state = {
+            "identity": self.identity,
             "position": asdict(self.at),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -344,6 +355,10 @@ class Trainer:
             self.run.cut_metrics(0)
             return
         state = load_checkpoint(self.run.last)
+        if state.get("identity") != self.identity:
+            raise UserError(
+                f"{self.run.last} belongs to another run than the config beside it: resume a run as it was written"
+            )
         try:
             self.at = Position(**state["position"])
             self.model.load_state_dict(state["model"])

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from g2lstm.training.task import Metric
+
 
 class Reporter:
     """Prints progress to a console.
@@ -43,12 +45,14 @@ class Reporter:
             advice = f"; {self.advice}" if self.advice and eta > 86400 else ""
             self.say(f"about {duration(eta)} to go on this device{advice}")
 
-    def trained(self, stage: str, epoch: int, epochs: int, share: float, values: dict[str, float], eta: float) -> None:
+    def trained(
+        self, stage: str, epoch: int, epochs: int, share: float, values: dict[str, float], eta: float, metric: Metric
+    ) -> None:
         """Where training is: `share` of `epoch` of the stage's `epochs` is done, `eta` seconds remain."""
+        speed = f"{values[f'{metric.unit}_per_second']:,.0f} {metric.unit}/s"
         line = (
             f"{_stage(stage)}epoch {epoch}/{epochs} {share:4.0%}  loss {values['loss']:.3f}  "
-            f"perplexity {perplexity_text(values['loss'])}  {values['words_per_second']:,.0f} words/s  "
-            f"ETA {duration(eta)}"
+            f"{metric_of_loss(values['loss'], metric)}{speed}  ETA {duration(eta)}"
         )
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
@@ -56,9 +60,9 @@ class Reporter:
             self._printed = time.monotonic()
             self.say(line)
 
-    def evaluated(self, stage: str, epoch: int, split: str, metrics: dict[str, Any], seconds: float) -> None:
+    def evaluated(self, stage: str, epoch: int, split: str, metrics: dict[str, Any], seconds: float, metric: Metric) -> None:
         """The metrics after an epoch."""
-        numbers = "  ".join(f"{name} {value:.2f}" for name, value in metrics.items() if name != "loss")
+        numbers = "  ".join(f"{name} {value:.{metric.digits}f}" for name, value in metrics.items() if name != "loss")
         self.say(f"{_stage(stage)}epoch {epoch}: {split} {numbers} after {duration(seconds)}")
 
 
@@ -81,8 +85,12 @@ def duration(seconds: float) -> str:
     return f"{minutes / 1440:.1f} days"
 
 
-def perplexity_text(loss: float) -> str:
-    return f"{math.exp(loss):.1f}" if loss < 50 else "over 1e21"
+def metric_of_loss(loss: float, metric: Metric) -> str:
+    """ "perplexity 93.1  " where the metric comes from the loss, else ""."""
+    if metric.of_loss is None:
+        return ""
+    value = metric.of_loss(loss)
+    return f"{metric.name} {value:.1f}  " if value < 1e21 else f"{metric.name} over 1e21  "
 
 
 def _stage(stage: str) -> str:

@@ -59,51 +59,31 @@ def test_impossible_vocabularies_are_refused(tokens: tuple[str, ...]) -> None:
 
 
 @given(st.lists(words, unique=True))
-def test_saved_vocabulary_is_loaded_unchanged(tmp_path_factory: pytest.TempPathFactory, tokens: list[str]) -> None:
-    path = tmp_path_factory.mktemp("run") / "vocabulary.json"
+def test_a_vocabulary_as_text_is_read_unchanged(tokens: list[str]) -> None:
     vocabulary = Vocabulary(tuple(dict.fromkeys([*tokens, EOS])))
-    vocabulary.save(path)
-    assert Vocabulary.load(path) == vocabulary
-    assert [file.name for file in path.parent.iterdir()] == ["vocabulary.json"]
-
-
-def test_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "vocabulary.json"
-    Vocabulary(("old", EOS)).save(path)
-    with pytest.raises(UnicodeEncodeError):
-        Vocabulary(("\ud800", EOS)).save(path)
-    assert Vocabulary.load(path).tokens == ("old", EOS)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert Vocabulary.parse(vocabulary.text()) == vocabulary
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b'{"format": "g2lstm-vocabulary-1", "tokens": ["a", "<e',
-        b'["a", "<eos>"]',
-        b'{"format": "g2lstm-vocabulary-1"}',
-        b'{"format": "g2lstm-vocabulary-1", "tokens": ["a"]}',
-        b'{"format": "g2lstm-vocabulary-1", "tokens": ["a", "a", "<eos>"]}',
-        b'{"format": "g2lstm-vocabulary-1", "tokens": [1, "<eos>"]}',
-        b"\xff\xfe",
+        "",
+        '{"format": "g2lstm-vocabulary-1", "tokens": ["a", "<e',
+        '["a", "<eos>"]',
+        '{"format": "g2lstm-vocabulary-1"}',
+        '{"format": "g2lstm-vocabulary-1", "tokens": ["a"]}',
+        '{"format": "g2lstm-vocabulary-1", "tokens": ["a", "a", "<eos>"]}',
+        '{"format": "g2lstm-vocabulary-1", "tokens": [1, "<eos>"]}',
     ],
 )
-def test_corrupt_vocabulary_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "vocabulary.json").write_bytes(content)
+def test_corrupt_vocabulary_is_named(content: str) -> None:
     with pytest.raises(UserError, match=r"vocabulary\.json is no whole vocabulary") as error:
-        Vocabulary.load(tmp_path / "vocabulary.json")
+        Vocabulary.parse(content)
     assert "\n" not in str(error.value)
 
 
-def test_absent_vocabulary_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vocabulary\.json: No such file"):
-        Vocabulary.load(tmp_path / "vocabulary.json")
-
-
-def test_vocabulary_file_has_one_token_a_line(tmp_path: Path) -> None:
-    Vocabulary(("grüße", EOS)).save(tmp_path / "vocabulary.json")
-    text = (tmp_path / "vocabulary.json").read_text(encoding="utf-8")
+def test_vocabulary_text_has_one_token_a_line() -> None:
+    text = Vocabulary(("grüße", EOS)).text()
     assert '"grüße",\n"<eos>"\n' in text
     assert json.loads(text)["tokens"] == ["grüße", EOS]
 

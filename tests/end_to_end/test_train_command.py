@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 import train
 from g2lstm import cli
+from g2lstm.runs.device import DEFAULT_THREADS
+from g2lstm.runs.start import _locked
 from g2lstm.training.checkpoint import load_checkpoint
+from g2lstm.training.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -78,7 +81,7 @@ def test_finetune_false_leaves_the_stage_out(tiny):
     assert {line["stage"] for line in valid_lines("run")} == {"train"}
     found = summary("run")
     assert found["epochs"] == 2
-    assert (found["valid_perplexity_cache"], found["test_perplexity_cache"]) == (None, None)
+    assert not [key for key in found if key.endswith("_cache")]
 
 
 def test_training_finds_what_follows_what(tiny):
@@ -131,7 +134,7 @@ def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
 
 
 def test_a_large_models_weights_are_not_recorded(tiny, monkeypatch):
-    monkeypatch.setattr("g2lstm.results.LARGEST_RECORDED_MODEL", 100)
+    monkeypatch.setattr("g2lstm.runs.record.LARGEST_RECORDED_MODEL", 100)
     assert command(*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false") == 0
     assert not list(Path("results").rglob("best.safetensors"))
     assert len(list(Path("results").rglob("summary.json"))) == 1
@@ -255,7 +258,7 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(tiny, capsys, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr("g2lstm.results.build_cache", interrupt)
+        patched.setattr("g2lstm.tasks.language_model.ContinuousCache", interrupt)
         assert command(*tiny, "run_dir=run", "record=true", "epochs=1", "finetune=false") == 130
     assert capsys.readouterr().out.splitlines()[-1] == "stopped and saved; go on with: python train.py resume=run"
     assert not Path("run/summary.json").exists()
@@ -266,7 +269,8 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(tiny, capsys, monkeypatch
 
 def test_the_paper_model_advises_the_small_one_when_it_takes_days(tiny, text_dir, capsys, monkeypatch):
     monkeypatch.setattr("g2lstm.training.loop.Trainer._eta", lambda *_: 1e6)
-    assert command(*tiny[2:], "task=text", "task.name=ptb", f"data.dir={text_dir}", "max_steps=3", "run_dir=run") == 0
+    options = ["task=text", "task.smaller='experiment=ptb_cpu'", f"data.dir={text_dir}", "max_steps=3", "run_dir=run"]
+    assert command(*tiny[2:], *options) == 0
     assert "about 11.6 days to go on this device; experiment=ptb_cpu is a smaller model" in capsys.readouterr().out
 
 
@@ -293,10 +297,76 @@ def test_multirun_runs_each_and_tells_of_a_failure(tiny, capsys):
     assert len(list(Path("runs/text").iterdir())) == 3
 
 
-def test_a_mistake_in_a_multirun_is_one_line_before_anything_starts(tiny, capsys):
-    assert command("-m", *tiny, "seed=1,-2") == 2
+def test_a_mistake_in_one_job_of_a_sweep_is_one_line(tiny, capsys):
+    assert command("-m", *tiny, "max_steps=2", "eval.cache.enabled=false", "seed=1,-2") == 2
     assert one_line(capsys) == "error: seed must be at least 0, got -2"
+    assert len(list(Path("runs/text").iterdir())) == 1
+
+
+def test_a_sweep_that_is_repeated_does_what_is_missing_and_finishes_what_was_stopped(tiny, capsys):
+    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false"]
+    assert command("-m", *short, "seed=1") == 0
+    found = {path: path.read_bytes() for path in Path("runs/text").rglob("*.json*")}
+    run = next(Path("runs/text").iterdir())
+    stopped = run.with_name(run.name.replace("seed1", "seed2"))
+    assert command(*short, "seed=2", f"run_dir={stopped}") == 0
+    (stopped / "summary.json").unlink()  # as of a run that was killed
+    capsys.readouterr()
+    assert command("-m", *short, "seed=1,2,3") == 0
+    printed = capsys.readouterr().out
+    assert f"{run} has finished before" in printed
+    assert f"{stopped} holds an unfinished run of the same options: going on with it" in printed
+    assert len(list(Path("runs/text").glob("*/summary.json"))) == 3
+    assert {path: path.read_bytes() for path in found} == found
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny, capsys):
+    assert command(*tiny, "run_dir=run", "max_steps=2", "eval.cache.enabled=false") == 0
+    with _locked(RunFolder(Path("run"))):
+        assert command("resume=run") == 2
+        assert one_line(capsys) == "error: another process trains in run: wait for it, or stop it"
+
+
+def test_an_interrupted_job_ends_a_sweep(tiny, monkeypatch):
+    monkeypatch.setattr("g2lstm.tasks.language_model.ContinuousCache", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert command("-m", *tiny, "epochs=1", "finetune=false", "seed=1,2") == 130
+    assert len(list(Path("runs/text").iterdir())) == 1
+
+
+def test_hydras_own_folder_options_are_followed(tiny):
+    assert command(*tiny, "max_steps=1", "eval.cache.enabled=false", "hydra.run.dir=here") == 0
+    assert summary("here")["steps"] == 1
+    assert command("-m", *tiny, "max_steps=1", "eval.cache.enabled=false", "hydra.sweep.dir=there") == 0
+    assert len(list(Path("there").rglob("summary.json"))) == 1
     assert not Path("runs").exists()
+
+
+def test_a_number_of_threads_does_not_outlive_its_run(tiny):
+    before = torch.get_num_threads()
+    options = [*(text for text in tiny if not text.startswith("threads")), "max_steps=1", "eval.cache.enabled=false"]
+    try:
+        assert command(*options, "threads=2", "run_dir=two") == command(*options, "run_dir=default") == 0
+    finally:
+        torch.set_num_threads(before)
+    found = [json.loads(Path(run, "environment.json").read_text())["threads"] for run in ("two", "default")]
+    assert found == [2, DEFAULT_THREADS]
+
+
+def test_a_model_too_large_for_memory_is_one_line_and_leaves_nothing(tiny, capsys):
+    assert command(*tiny, "model.hidden_size=99999999", "run_dir=run") == 2
+    assert "not enough memory" in one_line(capsys)
+    assert not Path("run").exists()
+
+
+def test_the_search_path_and_a_task_of_ones_own(tiny, text_dir):
+    Path("more/task").mkdir(parents=True)
+    Path("more/task/mine.yaml").write_text(
+        "# @package _global_\ndefaults: [text]\n"
+        "task: {name: mine, source: 'g2lstm.tasks.language_model:LanguageModelTask'}\n"
+    )
+    options = ["task=mine", *tiny[1:], "max_steps=1", "eval.cache.enabled=false", "run_dir=run"]
+    assert command(*options, f"hydra.searchpath=[file://{Path('more').absolute()}]") == 0
+    assert summary("run")["task"] == "mine"
 
 
 def test_ctrl_c_during_the_imports_shows_no_traceback():
@@ -313,12 +383,12 @@ def test_ctrl_c_during_the_imports_shows_no_traceback():
 
 def test_uncommitted_code_does_not_record_into_its_own_results(tiny, monkeypatch, capsys):
     short = [*tiny, "record=true", "epochs=1", "finetune=false", "run_dir=run"]
-    monkeypatch.setattr("g2lstm.results.commit", lambda: "0123456789ab-dirty")
-    monkeypatch.setattr("g2lstm.results.checkout", lambda: Path.cwd())
+    monkeypatch.setattr("g2lstm.runs.record.commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr("g2lstm.runs.record.checkout", lambda: Path.cwd())
     assert command(*short) == 2
     assert "uncommitted changes" in capsys.readouterr().err
     assert not Path("run").exists()
-    monkeypatch.setattr("g2lstm.results.checkout", lambda: Path.cwd() / "elsewhere")
+    monkeypatch.setattr("g2lstm.runs.record.checkout", lambda: Path.cwd() / "elsewhere")
     assert command(*short) == 0
 
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from g2lstm.errors import UserError
 from g2lstm.gates import TemperatureSchedule
-from g2lstm.training.checkpoint import load_checkpoint
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Trainer
 from g2lstm.training.progress import Reporter, duration
-from g2lstm.training.rundir import RunDirectory
 from g2lstm.training.settings import Settings
-from g2lstm.training.tasks import LossResult
+from g2lstm.training.task import Evaluation, LossResult, Metric
 from g2lstm.training.tracking import Tracker
 
 BATCHES = 4
@@ -55,6 +55,7 @@ class Scripted:
     after_each_step: list[torch.Tensor] = field(default_factory=list)
     carried: list[float] = field(default_factory=list)
     on_evaluate: object = None
+    metric = Metric("perplexity", "words", of_loss=lambda loss: math.exp(min(loss, 700)))
 
     def build_model(self) -> nn.Module:
         return nn.Linear(3, 1)
@@ -77,7 +78,7 @@ class Scripted:
         if self.on_evaluate is not None:
             self.on_evaluate()
         loss = self.valid[len(self.weights) - 1] if self.valid else 1.0 / len(self.weights)
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+        return Evaluation({"loss": loss, "perplexity": math.exp(min(loss, 700))})
 
     def restore(self, carried, device):
         return carried
@@ -88,14 +89,14 @@ class ByWeights(Scripted):
 
     def evaluate(self, model, split):
         loss = float((model.weight.double().abs().sum() * 1e4).sin() + 2)
-        return {"loss": loss, "perplexity": math.exp(loss)}
+        return Evaluation({"loss": loss, "perplexity": math.exp(loss)})
 
 
 def trainer(path, task=None, *, resume=False, stop=None, console=None, **changes) -> Trainer:
     reporter = Reporter(console or Console(quiet=True))
     settings = replace(SETTINGS, **changes)
     path.mkdir(exist_ok=True)
-    run = RunDirectory(path)
+    run = RunFolder(path)
     return Trainer(task or Scripted(), settings, run, torch.device("cpu"), Tracker(), reporter, stop=stop, resume=resume)
 
 
@@ -283,7 +284,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_its_curve_again(tmp_path):
-    run = RunDirectory(tmp_path)
+    run = RunFolder(tmp_path)
     run.log({"kind": "train", "step": 1})
     trainer(tmp_path, resume=True, epochs=1).fit()
     assert [line["step"] for line in curve(tmp_path)] == [1, 2, 3, 4, 4]
@@ -322,3 +323,20 @@ def test_more_than_a_day_gets_advice(tmp_path):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_loss_is_computed_by_one_module_that_can_be_wrapped(tmp_path):
+    trained = trainer(tmp_path, Scripted())
+    calls = []
+    trained.criterion.register_forward_hook(lambda *call: calls.append(call[-1]))
+    trained.fit()
+    assert len(calls) == 3 * BATCHES
+    assert list(trained.criterion.parameters()) == list(trained.model.parameters())
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path):
+    trainer(tmp_path, max_steps=2).fit()
+    content = load_checkpoint(tmp_path / "last.safetensors")
+    save_checkpoint(tmp_path / "last.safetensors", content | {"identity": "another"})
+    with pytest.raises(UserError, match="belongs to another run"):
+        trainer(tmp_path, resume=True)

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from g2lstm import build
-from g2lstm.config import CONF, compose_config, expand_sweep, experiment_name, load_config, run_name
 from g2lstm.errors import UserError
+from g2lstm.models.language_model import LanguageModel
+from g2lstm.runs.compose import CONF, compose
+from g2lstm.runs.config import Config, RunConfig, experiment_name, run_name
+from g2lstm.runs.device import build_device
+from g2lstm.schema import names_of, values_of
+from g2lstm.tasks import TASKS, task_class
 
 GATES = ("sigmoid", "sharpened", "gumbel")
 
@@ -53,28 +57,32 @@ PAPER = {
 }
 
 
-def value_of(config, name: str):
+def config_of(*overrides: str) -> Config:
+    return Config.parse(compose(list(overrides)))
+
+
+def value_of(values, name: str):
     for part in name.split("."):
-        config = config[part]
-    return config
+        values = values[part]
+    return values
 
 
 @pytest.mark.parametrize("overrides", [[], ["task=ptb"]], ids=["default", "task=ptb"])
 def test_ptb_alone_is_the_papers_run(overrides):
-    config = compose_config(overrides)
-    assert {name: value_of(config, name) for name in PAPER} == PAPER
+    assert {name: value_of(compose(overrides), name) for name in PAPER} == PAPER
 
 
 def test_ptb_has_24_million_parameters():
+    options = values_of(config_of("task=ptb").task.model)
     with torch.device("meta"):
-        model = build.build_language_model(compose_config(["task=ptb"]), 10_000)
+        model = LanguageModel(10_000, **{name: value for name, value in options.items() if name not in ("alpha", "beta")})
     sizes = [(400, 1150), (1150, 1150), (1150, 400)]
     lstm = sum(4 * hidden * (size + hidden) + 8 * hidden for size, hidden in sizes)
     assert sum(parameter.numel() for parameter in model.parameters()) == 10_000 * 400 + 10_000 + lstm == 24_221_600
 
 
 def test_settings_carry_every_value():
-    settings = build.build_settings(compose_config(["precision=bfloat16", "finetune=false"]))
+    settings = config_of("precision=bfloat16", "finetune=false").settings
     assert (settings.lr, settings.clip, settings.weight_decay, settings.nonmonotone) == (30.0, 0.25, 1.2e-6, 5)
     assert (settings.epochs, settings.finetune_epochs, settings.bfloat16) == (500, 0, True)
     assert settings.temperature is not None
@@ -85,10 +93,11 @@ def test_settings_carry_every_value():
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_goes_with_every_gate(experiment, gate):
     overrides = [f"experiment={experiment}", f"gate={gate}"]
-    config = compose_config(overrides)
-    assert build.build_gate(config.gate) == build.build_gate(compose_config([f"gate={gate}"]).gate)
-    build.build_settings(config)
-    assert (experiment_name(config, overrides), run_name(config, overrides)) == (experiment, f"{gate}-seed1")
+    config = config_of(*overrides)
+    assert config.gate == config_of(f"gate={gate}").gate
+    assert config.settings.epochs >= 1
+    assert experiment_name(config.run.task.name, overrides) == experiment
+    assert run_name(gate, config.run.seed, overrides) == f"{gate}-seed1"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,8 @@ def test_every_experiment_goes_with_every_gate(experiment, gate):
     ],
 )
 def test_run_names_say_what_is_special(overrides, name):
-    assert run_name(compose_config(overrides), overrides) == name
+    config = config_of(*overrides).run
+    assert run_name(config.gate.name, config.seed, overrides) == name
 
 
 MISTAKES = [
@@ -117,9 +127,9 @@ MISTAKES = [
     ("lr=3", "there is no option lr: did you mean optimizer.lr?"),
     ("xyzzy=3", "there is no option xyzzy: python train.py --help lists the options"),
     ("+xyzzy=3", "there is no option xyzzy"),
-    ("~gate.tau", "is not an option: write option=value"),
-    ("ptb", "'ptb' is not an option: write option=value"),
-    ("=3", "'=3' is not an option"),
+    ("~gate.nope", "there is no option gate.nope"),
+    ("ptb", "'ptb' does not parse: write option=value"),
+    ("=3", "'=3' does not parse"),
     ("gate=gumble", "gate=gumble does not exist: choose one of gumbel, sharpened, sigmoid"),
     ("gate=3", "gate=3 does not exist"),
     ("experiment=nope", "experiment=nope does not exist: choose one of"),
@@ -136,14 +146,14 @@ MISTAKES = [
     ("data.dir=a,b", "an option was given several values"),
     ("epochs=0", "epochs must be at least 1, got 0"),
     ("seed=-1", "seed must be at least 0, got -1"),
-    ("seed=99999999999", "seed must be at most"),
-    ("optimizer.lr=nan", "optimizer.lr must be at least 0, got nan"),
-    ("optimizer.clip=0", "optimizer.clip must be > 0, got 0: optimizer.clip=inf does not clip"),
-    ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
-    ("optimizer.betas=[0.9,1.0]", "optimizer.betas must be in [0, 1)"),
-    ("model.weight_dropout=1", "model.weight_dropout must be in [0, 1), got 1"),
-    ("eval.cache.lambda=1.5", "eval.cache.lambda must be in [0, 1), got 1.5"),
-    ("precision=half", "precision must be one of float32, bfloat16, got half"),
+    ("seed=99999999999", "seed must be at most 4294967295, got 99999999999"),
+    ("optimizer.lr=nan", "optimizer.lr must be finite, got nan"),
+    ("optimizer.clip=0", "optimizer.clip must be more than 0, got 0"),
+    ("optimizer.betas=[0.9]", "optimizer.betas.1 is needed"),
+    ("optimizer.betas=[0.9,1.0]", "optimizer.betas.1 must be less than 1, got 1.0"),
+    ("model.weight_dropout=1", "model.weight_dropout must be less than 1, got 1"),
+    ("eval.cache.lambda=1.5", "eval.cache.lambda must be less than 1, got 1.5"),
+    ("precision=half", "precision must be one of float32, bfloat16, got 'half'"),
     ("gate.name=hard", "gate.name must be one of"),
 ]
 
@@ -151,43 +161,70 @@ MISTAKES = [
 @pytest.mark.parametrize(("option", "message"), MISTAKES, ids=[option for option, _ in MISTAKES])
 def test_a_mistake_is_one_clear_line(option, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        compose_config([option])
+        config_of(option)
     assert "\n" not in str(error.value)
 
 
 def test_an_option_of_another_choice_says_so():
     with pytest.raises(UserError, match=r"gate\.tau is no option of the choices made here"):
-        compose_config(["gate=sigmoid", "gate.tau=0.5"])
+        config_of("gate=sigmoid", "gate.tau=0.5")
 
 
 @pytest.mark.parametrize(
     "option", ["gate.tau=-1", "gate.noise_p=2", "gate.noise_scope=word", "gate.gates=[x]", "gate.eps=-1"]
 )
-def test_a_gates_values_are_checked_when_it_is_built(option):
-    config = compose_config([option])
+def test_a_gates_values_are_checked_by_the_gate(option):
     with pytest.raises(UserError, match="gate: "):
-        build.build_settings(config)
+        config_of(option)
 
 
 def test_an_unknown_device_is_one_line():
     with pytest.raises(UserError, match=r"device=nope can't be used .*: use device=cpu or device=auto"):
-        build.build_device("nope")
+        build_device("nope")
 
 
-def test_a_folder_may_be_called_like_a_number():
-    assert compose_config(["data.dir=2024"]).data.dir == "2024"
+def test_a_folder_may_be_called_like_a_number_and_a_whole_number_is_one():
+    config = config_of("data.dir=2024", "optimizer.lr=20")
+    assert (config.task.data.dir, config.run.optimizer.lr) == ("2024", 20)
 
 
-def test_whole_numbers_pass_for_numbers():
-    assert compose_config(["optimizer.lr=20"]).optimizer.lr == 20
+def leaves(values: dict, prefix: str = "") -> list[tuple[str, object]]:
+    found = []
+    for name, value in values.items():
+        found += leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return found
 
 
-def test_a_sweep_is_every_combination():
-    runs = expand_sweep(["task=ptb", "seed=1,2", "gate=sigmoid,gumbel"])
-    assert runs == [["task=ptb", f"seed={seed}", f"gate={gate}"] for seed in (1, 2) for gate in ("sigmoid", "gumbel")]
-    assert expand_sweep(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
-    with pytest.raises(UserError, match="does not parse"):
-        expand_sweep(["seed=[1"])
+@pytest.mark.parametrize("task", sorted(path.stem for path in (CONF / "task").glob("*.yaml")))
+@pytest.mark.parametrize("gate", GATES)
+def test_every_option_refuses_a_value_of_a_wrong_type_or_out_of_range(task, gate):
+    values = compose([f"task={task}", f"gate={gate}"])
+    config = Config.parse(values)
+    known = names_of(RunConfig) | names_of(task_class(task).Config)
+    assert set(values) <= known
+    free = {"run_dir", "data.dir", "task.name", "task.source", "task.smaller", "tracker.name", "tracker.project", "device"}
+    for name, value in leaves(values):
+        wrong = [{"a": 1}] + ([["x", {}]] if not isinstance(value, list) else [3])
+        if isinstance(value, bool):
+            wrong += [1, "maybe"]
+        elif isinstance(value, int | float):
+            wrong += ["many", True, -7 if name != "seed" else 2**40, float("nan")]
+        elif isinstance(value, str) and name not in free:
+            wrong += ["nonsense", 3.5]
+        for bad in wrong:
+            with pytest.raises(UserError) as error:
+                config.with_values({name: bad})
+            section = name.rpartition(".")[2]
+            assert "\n" not in str(error.value)
+            assert section in str(error.value) or str(error.value).startswith(("gate: ", "task.")), (name, bad, error.value)
+
+
+def test_every_task_of_the_registry_has_its_values():
+    assert set(TASKS) == {path.stem for path in (CONF / "task").glob("*.yaml")}
+    with pytest.raises(UserError, match=r"task\.name=nope is no task of"):
+        task_class("nope")
+    with pytest.raises(UserError, match=r"task\.source=nope:Nope can't be imported"):
+        task_class("nope", "nope:Nope")
 
 
 @pytest.mark.parametrize("content", ["a: [1", "- 1", "seed: 1", None])
@@ -196,18 +233,28 @@ def test_a_config_that_no_run_wrote_is_one_line(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match="name a folder that a run wrote") as error:
-        load_config(path)
+        Config.load(path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("override", ["gate.tau_end=0.2", "gate.tau_schedule=cosine"])
 def test_a_schedule_and_its_end_go_together(override):
     with pytest.raises(UserError, match="do not go together: set both, or neither"):
-        build.build_settings(compose_config([override]))
+        config_of(override)
 
 
 def test_an_experiment_on_another_task_is_not_called_after_the_experiment():
     overrides = ["experiment=ptb_cpu", "task=builtin"]
-    config = compose_config(overrides)
-    assert config.model.hidden_size == 400
-    assert experiment_name(config, overrides) == "builtin"
+    config = config_of(*overrides)
+    assert config.task.model.hidden_size == 400
+    assert experiment_name(config.run.task.name, overrides) == "builtin"
+
+
+def test_the_identity_is_of_what_the_numbers_depend_on():
+    config = config_of("task=builtin")
+    identity = config.identity({"vocabulary.json": "a"})
+    for name, value in {"data.dir": "x", "run_dir": "y", "threads": 1, "max_steps": 3, "record": True}.items():
+        assert config.with_values({name: value}).identity({"vocabulary.json": "a"}) == identity
+    for name, value in {"seed": 2, "optimizer.lr": 1.0, "model.hidden_size": 3, "eval.bptt": 3}.items():
+        assert config.with_values({name: value}).identity({"vocabulary.json": "a"}) != identity
+    assert config.identity({"vocabulary.json": "b"}) != identity

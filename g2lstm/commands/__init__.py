@@ -1,18 +1,18 @@
-"""What the installed commands g2lstm-train and g2lstm-evaluate call: the modules behind them need the extra `train`."""
+"""The commands train and evaluate. As installed they come through here: what is behind them needs the extra `train`."""
 
 import importlib
 import signal
 import sys
 
 
-def train() -> None:
+def train_command() -> None:
     """Trains a model, as the options in sys.argv say."""
-    _run("g2lstm.runs.train")
+    _run("g2lstm.commands.train")
 
 
-def evaluate() -> None:
-    """Evaluates a run or a compressed model, as the options in sys.argv say."""
-    _run("g2lstm.runs.evaluate")
+def evaluate_command() -> None:
+    """Evaluates runs or compressed models, as the options in sys.argv say."""
+    _run("g2lstm.commands.evaluate")
 
 
 def _run(module: str) -> None:
@@ -23,5 +23,4 @@ def _run(module: str) -> None:
         if (error.name or "g2lstm").startswith("g2lstm"):
             raise
         sys.exit(f"error: the package {error.name} is missing: pip install 'g2lstm[train]'")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     command()

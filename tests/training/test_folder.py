@@ -1,31 +1,26 @@
-"""A run directory: never overwritten, always readable, cut back to its checkpoint."""
+"""A run's folder: always readable, cut back to its checkpoint."""
 
 import json
 
 import pytest
 
 from g2lstm.errors import UserError
-from g2lstm.training.rundir import RunDirectory
-
-
-def test_a_run_never_takes_another_runs_folder(tmp_path):
-    names = [RunDirectory.create(tmp_path / "runs" / "gumbel-seed1").path.name for _ in range(3)]
-    assert names == ["gumbel-seed1", "gumbel-seed1-2", "gumbel-seed1-3"]
+from g2lstm.training.folder import RunFolder
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"can't write to .*: set run_dir="):
-        RunDirectory.create(tmp_path / "file" / "run")
+        RunFolder.at(tmp_path / "file" / "run")
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
     with pytest.raises(UserError, match="is not a run directory"):
-        RunDirectory.open(tmp_path)
+        RunFolder.open(tmp_path)
 
 
 def test_the_curve_is_cut_back_also_within_a_line(tmp_path):
-    run = RunDirectory(tmp_path)
+    run = RunFolder(tmp_path)
     run.log({"step": 1})
     size = run.metrics_size()
     run.log({"step": 2})
@@ -37,22 +32,33 @@ def test_the_curve_is_cut_back_also_within_a_line(tmp_path):
 
 
 def test_an_absent_curve_has_no_size(tmp_path):
-    run = RunDirectory(tmp_path)
+    run = RunFolder(tmp_path)
     run.cut_metrics(0)
     assert run.metrics_size() == 0
 
 
-def test_damaged_json_is_one_line(tmp_path):
-    run = RunDirectory(tmp_path)
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\xff"])
+def test_damaged_json_is_one_line(tmp_path, content):
+    run = RunFolder(tmp_path)
     run.write_json("summary.json", {"text": "grün"})
     assert run.read_json("summary.json") == {"text": "grün"}
-    run.summary.write_text("{")
-    with pytest.raises(UserError, match="the run is not complete"):
+    run.summary.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"summary\.json") as error:
         run.read_json("summary.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kind": "train"}'])
+def test_a_damaged_curve_is_one_line(tmp_path, content):
+    run = RunFolder(tmp_path)
+    assert run.curve() == []
+    run.metrics.write_text(content + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is no curve"):
+        run.curve()
 
 
 def test_half_written_checkpoints_are_removed(tmp_path):
-    run = RunDirectory(tmp_path)
+    run = RunFolder(tmp_path)
     run.last.write_text("whole")
     (tmp_path / ".last.safetensors.x1").write_text("half")
     run.remove_unfinished()

@@ -1,17 +1,20 @@
-"""A run directory: everything that is needed to resume a run bit for bit, to evaluate, compress and inspect it again."""
+"""A run's folder: everything that is needed to resume it bit for bit, to evaluate, compress and inspect it again."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
+from g2lstm.files import read_json, read_text, write_atomically
 
 
-class RunDirectory:
+class RunFolder:
     """The files of a run, written atomically.
 
-    `config.yaml` the resolved config, `environment.json` versions and hardware, `vocabulary.json`, `metrics.jsonl` the
+    `config.yaml` the resolved config, `environment.json` versions and hardware, what the task saved, `metrics.jsonl` the
     curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
     run, `summary.json` the results, `losses.safetensors` the loss of each evaluated word as float16, in reading order;
     `trace.json.gz` and `profile.txt` where steps were profiled.
@@ -21,21 +24,16 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path) -> "RunDirectory":
-        """Makes a new directory at `path`, or beside it with -2, -3, ... appended where it exists: no run is overwritten."""
-        number, free = 1, path
-        while True:
-            try:
-                free.mkdir(parents=True)
-                return cls(free)
-            except FileExistsError:
-                number += 1
-                free = path.with_name(f"{path.name}-{number}")
-            except OSError as error:
-                raise UserError(f"can't write to {free} ({error.strerror}): set run_dir=...") from None
+    def at(cls, path: Path) -> "RunFolder":
+        """A folder that is made where there is none; a UserError where it can't be."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't write to {path} ({error.strerror}): set run_dir=...") from None
+        return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> "RunDirectory":
+    def open(cls, path: Path) -> "RunFolder":
         """An existing run directory.
 
         Raises:
@@ -54,10 +52,6 @@ class RunDirectory:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
-
-    @property
-    def vocabulary(self) -> Path:
-        return self.path / "vocabulary.json"
 
     @property
     def best(self) -> Path:
@@ -87,15 +81,28 @@ class RunDirectory:
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file of this run.
+        """The content of a JSON file of this run; errors as in `g2lstm.files.read_json`."""
+        return read_json(self.path / name, dict, "the run is not complete, or the file was edited")
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The records of `metrics.jsonl`, none where there is no file yet.
 
         Raises:
-            UserError: the file is missing or is not JSON.
+            UserError: a line is no record.
         """
+        if not self.metrics.is_file():
+            return []
+        lines = read_text(self.metrics).splitlines()
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"can't read {self.path / name} ({error}): the run is not complete") from None
+            records = [json.loads(line) for line in lines if line.strip()]
+            if not all({"kind", "step", "epoch"} <= record.keys() for record in records):
+                raise ValueError("a line has no kind, step or epoch")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{self.metrics} is no curve of a run ({error}): it was edited; copy it again") from None
+        return records
+
+    def write_losses(self, losses: dict[str, Tensor]) -> None:
+        write_atomically(self.losses, save(losses))
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the curve."""

@@ -1,0 +1,125 @@
+"""Trains a model: python train.py task=ptb gate=gumbel seed=1. Without arguments it says what it can do."""
+
+import os
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from g2lstm import cli
+from g2lstm.errors import UserError
+from g2lstm.runs.compose import BAD_CONFIG, CONF, explain, plain
+from g2lstm.runs.start import resume, start
+from g2lstm.training.interruption import Interrupted
+
+OVERVIEW = """\
+g2lstm trains LSTMs whose gates are plain, sharpened, or relaxed coin flips (G2-LSTM).
+
+  python train.py task=ptb                          the paper's language model (24M parameters; days without a GPU)
+  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, half an hour on two cores; gate=sigmoid|sharpened too
+  python train.py task=text data.dir=MYDIR          any folder with train, valid and test text
+  python train.py task=builtin                      needs no data: the English that comes with Python
+  python train.py -m experiment=... seed=1,2,3      several runs; hydra/launcher=joblib runs them in parallel
+  python train.py resume=RUN_DIR                    goes on with a run that was stopped, bit for bit
+  python evaluate.py run=RUN_DIR                    evaluates a finished run again
+  python train.py --help                            every option"""
+
+
+class JobError(UserError):
+    """A job of a sweep failed and has said why; the others go on."""
+
+
+def main(arguments: list[str]) -> int:
+    """The command with its arguments.
+
+    Returns:
+        the exit status.
+    """
+    if not arguments:
+        print(OVERVIEW)
+        return 0
+    try:
+        if any(text.startswith("resume=") for text in arguments):
+            resume(arguments, Console())
+        else:
+            _with_hydra(arguments)
+    except Interrupted:
+        return 130
+    except JobError:
+        return 2
+    return 0
+
+
+def _with_hydra(arguments: list[str]) -> None:
+    before, traceback = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [before[0], *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its exceptions come through, and `cli.guarded` makes a line of them
+    try:
+        with redirect_stderr(_WithoutHydrasLine(sys.stderr)):
+            hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(job)()
+    except BAD_CONFIG as error:
+        if traceback == "1" or isinstance(error, UserError):
+            raise
+        raise UserError(explain(error, [text for text in arguments if not text.startswith("-")])) from None
+    finally:
+        sys.argv = before
+        if traceback is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+class _WithoutHydrasLine:
+    """A stream without "Error executing job with overrides": what is wrong is said in one line of ours."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def job(config: DictConfig) -> float:
+    """What Hydra and its launchers call for each run.
+
+    Returns:
+        the validation metric, for a sweeper to optimise.
+    """
+    found = HydraConfig.get()
+    several, folder = found.mode == RunMode.MULTIRUN, Path(found.runtime.output_dir)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console, overrides = Console(), list(found.overrides.task)
+    if several:
+        console.print(f"run {found.job.num + 1}: {' '.join(overrides)}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        return start(plain(config), overrides, folder, console, several=several)
+    except Interrupted:
+        raise KeyboardInterrupt from None  # ends a sweep as well
+    except (UserError, OSError) as error:
+        if not several:
+            raise
+        cli.say_error(error)
+        raise JobError(str(error)) from None
+    finally:
+        _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """What Hydra made for a run that never began."""
+    for path in (folder, *folder.parents):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def command() -> None:
+    """Entry point of `train.py` and `g2lstm-train`."""
+    cli.main(main)

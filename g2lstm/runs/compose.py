@@ -1,0 +1,141 @@
+"""Hydra: composing a config from `conf/`, the folder that it gives a job, and one line for what it says in many."""
+
+import difflib
+import re
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from g2lstm.errors import UserError
+from g2lstm.files import conf_folder
+from g2lstm.runs.config import experiment_name, run_name
+
+CONF = conf_folder()
+GROUPS = ("task", "gate", "optimizer", "tracker", "experiment")
+HELP = "python train.py --help lists the options"
+BAD_CONFIG = (HydraException, OmegaConfBaseException, ValueError)  # the last for a choice that is no text
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The values that command-line overrides such as "gate.tau=0.5" ask for, outside a Hydra job.
+
+    Raises:
+        UserError: an option or choice that does not exist, or a value that does not parse.
+    """
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain(hydra_compose("train", overrides=overrides))
+    except BAD_CONFIG as error:
+        raise UserError(explain(error, overrides)) from None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain dictionaries and lists.
+
+    Raises:
+        UserError: a value is still missing.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is needed: add {error.full_key}=...") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def job_folder(*, _root_: DictConfig) -> str:
+    """`run_dir`, or runs/<experiment or task>/<gate>[-overrides]-seed<N>: where Hydra has a job write."""
+    return str(_root_.run_dir or f"runs/{_job_name(_root_)}")
+
+
+def sweep_subfolder(*, _root_: DictConfig) -> str:
+    """The same within the folder of a sweep."""
+    return str(_root_.run_dir or _job_name(_root_))
+
+
+def _job_name(root: DictConfig) -> str:
+    overrides = list(root.hydra.overrides.task)
+    return f"{experiment_name(root.task.name, overrides)}/{run_name(root.gate.name, root.seed, overrides)}"
+
+
+def register() -> None:
+    """Makes the two known to `conf/train.yaml`."""
+    for name, resolver in (("job_folder", job_folder), ("sweep_subfolder", sweep_subfolder)):
+        OmegaConf.register_new_resolver(f"g2lstm.{name}", resolver, replace=True)
+
+
+register()
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """One line for what Hydra says in many."""
+    text = str(error)
+    if (broken := _first_that_does_not_parse(overrides)) is not None:
+        return f"{broken!r} does not parse: write option=value, and quote text that has blanks, commas or brackets"
+    if type(error) is ValueError:
+        if "Config group override" not in text:
+            raise error
+        given = {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
+        group = next((name for name in GROUPS if name in given and not re.match(r"[A-Za-z_]\w*$|.*,", given[name])), "task")
+        return _no_choice(group, given.get(group, "null"))
+    if unknown := re.search(r"Could not override '([^']*)'", text):
+        return _unknown_option(unknown[1])
+    if missing := re.search(r"(?:In '[^']*': )?Could not find '([^']*)/([^']*)'", text):
+        return _no_choice(missing[1], missing[2])
+    if deleted := re.search(r"Could not delete from config\. '([^']*)' does not exist", text):
+        return _unknown_option(deleted[1])
+    if "Ambiguous value for argument" in text:
+        return "an option was given several values: python train.py -m runs one after the other"
+    if "does not support sweep type" in text:
+        return (
+            f"{' '.join(text.split())}: write values as 1,2,3, range(1,4), choice(a,b) or glob(*), or choose another sweeper"
+        )
+    return " ".join(text.split("\nAvailable options")[0].split())
+
+
+def _no_choice(group: str, name: str) -> str:
+    known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    if group == "hydra/launcher":
+        return (
+            f"{group}={name} is not installed: basic always is; pip install 'g2lstm[launchers]' brings joblib and submitit"
+        )
+    return f"{group}={name} does not exist: " + (f"choose one of {known}" if known else HELP)
+
+
+def _unknown_option(name: str) -> str:
+    known = [*GROUPS, *_leaves(_defaults())]
+    if name in known:
+        return f"{name} is no option of the choices made here: another {name.split('.')[0]}=... has it"
+    near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
+    return f"there is no option {name}: " + (f"did you mean {near[0]}?" if near else HELP)
+
+
+def _defaults() -> dict[str, Any]:
+    GlobalHydra.instance().clear()  # what a failed command left
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(hydra_compose("train"))
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in values.items():
+        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return found
+
+
+def _first_that_does_not_parse(overrides: list[str]) -> str | None:
+    parser = OverridesParser.create()
+    for text in overrides:
+        if text.startswith("="):
+            return text
+        try:
+            parser.parse_override(text)
+        except HydraException:
+            return text
+    return None

@@ -1,0 +1,280 @@
+"""A run's config: its schema, what it means as objects, and what the run is called."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+from yaml import YAMLError
+
+from g2lstm.errors import UserError
+from g2lstm.gates import GATES, Gate, TemperatureSchedule, has_temperature
+from g2lstm.schema import Count, Folder, NotNegative, Positive, Share, checked, names_of, section
+from g2lstm.tasks import task_class
+from g2lstm.training.settings import Settings
+
+SCHEDULES = Literal["constant", "linear", "exponential", "cosine"]
+# What doesn't change a run's numbers, but for rounding, does not change its name.
+_NAMELESS = (
+    *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device"),
+    *("record_weights", "record_unfinished", "log_every", "checkpoint_minutes", "profile", "data.dir", "data.download"),
+)
+LONGEST_NAME = 160
+_SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
+# What may differ between a run and its checkpoints: where it is, and what a resumed run may change.
+_NO_IDENTITY = (
+    *("run_dir", "device", "threads", "tracker", "max_steps", "record", "record_weights", "record_unfinished", "overrides"),
+    *("checkpoint_minutes", "log_every", "profile", "experiment_name", "run_name"),
+)
+
+
+@section
+class TaskSection:
+    """`task`: its name, the class of one that is not ours, and an option that makes it small enough for a laptop."""
+
+    name: str
+    source: str | None = None
+    smaller: str | None = None
+
+
+@section
+class GateSection:
+    """`gate`: of each gate the options of its class, and how its temperature changes over the run."""
+
+    name: Literal["sigmoid", "sharpened", "gumbel"]
+    tau: float | None = None
+    tau_schedule: SCHEDULES = "constant"
+    tau_end: float | None = None
+    noise_p: float | None = None
+    noise_scope: str | None = None
+    eps: float | None = None
+    gates: tuple[str, ...] | None = None
+    hard: bool | None = None
+
+
+@section
+class OptimizerSection:
+    """`optimizer`: as `g2lstm.training.optim` has them; clip may be infinite."""
+
+    name: Literal["sgd", "adamw"]
+    lr: Positive
+    weight_decay: NotNegative
+    betas: tuple[Share, Share]
+    schedule: Literal["constant", "warmup_cosine"]
+    warmup: Share
+    clip: Annotated[float, Field(gt=0)]
+    average: Literal["none", "nonmonotone"]
+    nonmonotone: Count
+
+
+@section
+class TrackerSection:
+    """`tracker`: an experiment tracker; None leaves an option to it."""
+
+    name: Literal["none", "wandb", "trackio", "tensorboard"]
+    project: str = "g2lstm"
+    mode: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@section
+class RunConfig:
+    """The options of any run; a task's own `Config` has the others."""
+
+    task: TaskSection
+    gate: GateSection
+    optimizer: OptimizerSection
+    tracker: TrackerSection
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+    device: str
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
+    precision: Literal["float32", "bfloat16"]
+    epochs: Count
+    finetune: bool
+    finetune_epochs: Count
+    max_steps: Count | None
+    accumulate: Count
+    run_dir: Folder | None
+    record: bool
+    record_weights: bool = True
+    record_unfinished: bool = False
+    checkpoint_minutes: NotNegative
+    log_every: Count
+    profile: bool = False
+    experiment_name: str = ""
+    run_name: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config.
+
+    Attributes:
+        values: all of it, as plain dictionaries and lists.
+        run: what any run knows.
+        task: what its task adds, an instance of `task_class.Config`.
+        task_class: the task's class.
+    """
+
+    values: dict[str, Any]
+    run: RunConfig
+    task: Any
+    task_class: Any
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str = "") -> "Config":
+        """Checks plain values; `where` names the file they come from.
+
+        Raises:
+            UserError: an option is unknown, missing, of another type or out of range, or does not go with another.
+        """
+        known = names_of(RunConfig)
+        run = checked({key: value for key, value in values.items() if key in known}, RunConfig, where=where)
+        chosen = task_class(run.task.name, run.task.source)
+        task = checked({key: value for key, value in values.items() if key not in known}, chosen.Config, where=where)
+        config = cls(dict(values), run, task, chosen)
+        _ = config.gate, config.temperature  # their own checks
+        return config
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> "Config":
+        """The config that a run wrote, with the values of `overrides` that are not None put over it.
+
+        Raises:
+            UserError: it can't be read, or as in `parse`; an override names no option of it.
+        """
+        try:
+            loaded = OmegaConf.load(path)
+            values = OmegaConf.to_container(loaded, resolve=True)
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"can't read {path} ({reason}): name a folder that a run wrote") from None
+        if not isinstance(values, dict) or "experiment_name" not in values:
+            raise UserError(f"{path} is not the config of a run: name a folder that a run wrote")
+        return cls.parse({str(key): value for key, value in values.items()}, where=str(path)).with_values(overrides or {})
+
+    def with_values(self, overrides: Mapping[str, Any]) -> "Config":
+        """A copy with other values: {"data.dir": ...}; None changes nothing.
+
+        Raises:
+            UserError: there is no such option.
+        """
+        changed = json.loads(json.dumps(self.values))
+        for name, value in overrides.items():
+            if value is None:
+                continue
+            *parents, last = name.split(".")
+            section = changed
+            for parent in parents:
+                section = section.get(parent) if isinstance(section, dict) else None
+            if not isinstance(section, dict) or last not in section:
+                raise UserError(f"{self.run.task.name} has no option {name}: leave it out")
+            section[last] = value
+        return self if json.dumps(changed) == json.dumps(self.values) else Config.parse(changed)  # 1 is not true
+
+    @cached_property
+    def gate(self) -> Gate:
+        options = {field.name for field in fields(GATES[self.run.gate.name])}
+        given = {name: getattr(self.run.gate, name, None) for name in options}
+        try:
+            return GATES[self.run.gate.name](**{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise UserError(f"gate: {error}") from None
+
+    @cached_property
+    def temperature(self) -> TemperatureSchedule | None:
+        """The gate's temperature over the run, or None where the gate has none."""
+        gate, options = self.gate, self.run.gate
+        if not has_temperature(gate):
+            return None
+        if (options.tau_schedule == "constant") != (options.tau_end is None):
+            given = f"gate.tau_schedule={options.tau_schedule} and gate.tau_end={options.tau_end}"
+            raise UserError(f"{given} do not go together: set both, or neither")
+        try:
+            return TemperatureSchedule(gate.tau, options.tau_end, options.tau_schedule)
+        except ValueError as error:
+            raise UserError(f"gate: {error}") from None
+
+    @property
+    def settings(self) -> Settings:
+        """How the loop trains."""
+        run, optimizer = self.run, self.run.optimizer
+        return Settings(
+            epochs=run.epochs,
+            finetune_epochs=run.finetune_epochs if run.finetune else 0,
+            max_steps=run.max_steps,
+            optimizer=optimizer.name,
+            lr=optimizer.lr,
+            weight_decay=optimizer.weight_decay,
+            betas=optimizer.betas,
+            schedule=optimizer.schedule,
+            warmup=optimizer.warmup,
+            clip=optimizer.clip,
+            average=optimizer.average,
+            nonmonotone=optimizer.nonmonotone,
+            accumulate=run.accumulate,
+            bfloat16=run.precision == "bfloat16",
+            seed=run.seed,
+            checkpoint_minutes=run.checkpoint_minutes,
+            temperature=self.temperature,
+            log_every=run.log_every,
+        )
+
+    def build_task(self, device: torch.device, files: Mapping[str, str] | None = None) -> Any:
+        """The task on its data; `files` is what an earlier run saved."""
+        return self.task_class.from_config(self.task, gate=self.gate, device=device, files=files)
+
+    def anywhere(self) -> dict[str, Any]:
+        """The values without what only this machine knows."""
+        values = json.loads(json.dumps(self.values)) | {"run_dir": None}
+        if isinstance(values.get("data"), dict) and "dir" in values["data"]:
+            values["data"]["dir"] = None
+        overrides = values.get("overrides") or []
+        values["overrides"] = [text for text in overrides if not text.startswith(("data.dir=", "run_dir="))]
+        return values
+
+    def identity(self, files: Mapping[str, str]) -> str:
+        """Binds config, what the task saved and weights to each other."""
+        values = {key: value for key, value in self.anywhere().items() if key not in _NO_IDENTITY}
+        content = json.dumps([values, dict(files)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+    def dump(self) -> str:
+        """As YAML."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.values))
+
+
+def run_name(gate: str, seed: int, overrides: Sequence[str]) -> str:
+    """<gate>[-overrides]-seed<N>, for example gumbel-p0.5-seed1."""
+    name = "-".join([gate, *named_overrides(overrides)])
+    if len(name) > LONGEST_NAME:  # a folder's name has its limit
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name}-seed{seed}"
+
+
+def named_overrides(overrides: Sequence[str]) -> list[str]:
+    """What overrides add to a run's name, as ["p0.5", "epochs3"]."""
+    parts = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        key = key.lstrip("+~")
+        if key not in _NAMELESS and not key.startswith(("eval.", "tracker.", "hydra.")):
+            parts.append(_SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value).strip("_"))
+    return parts
+
+
+def experiment_name(task: str, overrides: Sequence[str]) -> str:
+    """The experiment chosen on the command line, unless on another task; else the task."""
+    chosen = dict(text.split("=", 1) for text in overrides if "=" in text)
+    experiment = chosen.get("experiment", "null")
+    return task if experiment == "null" or "task" in chosen else experiment

@@ -1,0 +1,208 @@
+"""A run as everything else sees it: its folder, what it was asked to do, and its task and model with the best weights."""
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from g2lstm.errors import UserError
+from g2lstm.files import read_text
+from g2lstm.runs.config import Config, named_overrides
+from g2lstm.runs.device import build_device
+from g2lstm.training.checkpoint import load_checkpoint
+from g2lstm.training.folder import RunFolder
+from g2lstm.training.loop import set_temperature
+
+LONGEST_LABEL = 40
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, under runs/ or recorded under results/.
+
+    Attributes:
+        path: where it is.
+        overrides: what is put over its config here, as {"data.dir": ...}; None changes nothing.
+    """
+
+    path: Path
+    overrides: Overrides = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | str, overrides: Overrides | None = None) -> "Run":
+        """An existing run.
+
+        Raises:
+            UserError: there is none at `path`, or its config is not one.
+        """
+        run = cls(_short(RunFolder.open(Path(path)).path), dict(overrides or {}))
+        _ = run.config
+        return run
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @cached_property
+    def own_config(self) -> Config:
+        """How it was trained."""
+        return Config.load(self.folder.config)
+
+    @cached_property
+    def config(self) -> Config:
+        """How it was trained, with `overrides`."""
+        return self.own_config.with_values(self.overrides)
+
+    @property
+    def gate(self) -> str:
+        """Its gate's name."""
+        return self.config.run.gate.name
+
+    @property
+    def seed(self) -> int:
+        return self.config.run.seed
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What it is called besides gate and seed, as ("p0.5",)."""
+        if self.config.run.overrides:
+            return tuple(named_overrides(self.config.run.overrides))
+        rest = re.sub(r"-seed\d+$", "", self.config.run.run_name).removeprefix(self.gate).strip("-")  # of an older record
+        return (rest,) if rest else ()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`, {} where the run has not ended."""
+        return self.folder.read_json("summary.json") if self.folder.summary.is_file() else {}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """What the task saved."""
+        return {name: read_text(self.path / name) for name in self.config.task_class.FILES}
+
+    @property
+    def weights(self) -> str:
+        """Digest of its best weights; a UserError where it has none."""
+        return hashlib.sha256(self._best().read_bytes()).hexdigest()[:20]
+
+    def task(self) -> Any:
+        """Its task on its data."""
+        try:
+            return self.config.build_task(build_device(self.config.run.device), self.files)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
+
+    def model(self, task: Any, *, before_finetune: bool = False) -> nn.Module:
+        """A model with its best weights, or the best of its main stage, and their temperature, in eval mode.
+
+        Args:
+            task: what `task` gives.
+            before_finetune: the weights that finetuning began with.
+
+        Raises:
+            UserError: it has no weights, or they belong to another run.
+        """
+        path = self.folder.best_before_finetune if before_finetune else self._best()
+        model = task.build_model().to(build_device(self.config.run.device))
+        return load_weights(model, path, self.identity)
+
+    def bare_model(self, task: Any) -> nn.Module:
+        """Its model without values, to look at its shapes."""
+        with torch.device("meta"):
+            return task.build_model()
+
+    @property
+    def identity(self) -> str:
+        return self.own_config.identity(self.files)
+
+    def _best(self) -> Path:
+        path = self.folder.best
+        if not path.is_file():
+            raise UserError(
+                f"{self.path} has no weights ({path.name}): not every recorded run keeps its own, train it again"
+            )
+        return path
+
+
+def load_weights(model: nn.Module, path: Path, identity: str) -> nn.Module:
+    """Gives `model` the weights of a checkpoint and their temperature, in eval mode.
+
+    Raises:
+        UserError: the checkpoint can't be read, is another run's, or does not fit.
+    """
+    content = load_checkpoint(path)
+    if content.get("identity", identity) != identity:  # older records have none
+        raise UserError(f"{path} does not belong to the config and the files beside it: put back those of its own run")
+    try:
+        model.load_state_dict(content["model"])
+        set_temperature(model, content["tau"])
+    except (KeyError, RuntimeError, ValueError, TypeError):
+        raise UserError(f"{path} does not fit the run's config.yaml: put back the one of its own run") from None
+    return model.eval()
+
+
+def find_runs(patterns: str | Sequence[str], overrides: Overrides | None = None) -> list[Run]:
+    """The runs of comma-separated names and patterns, each once. A pattern passes over what is no run.
+
+    Raises:
+        UserError: a name is no run, or a pattern finds none.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
+        if any(character in pattern for character in "*?["):
+            matches = [Path(path) for path in sorted(glob.glob(pattern)) if (Path(path) / "config.yaml").is_file()]  # noqa: PTH207
+            if not matches:
+                raise UserError(f"no run directory matches {pattern}: name folders that runs wrote")
+            found |= dict.fromkeys(map(_short, matches))
+        else:
+            found[_short(Path(pattern))] = None
+    return [Run.open(path, overrides) for path in found]
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What each run is called beside the others: gate and what not all of them share, as "gumbel-p0.5", without the seed.
+
+    With the experiment before it where there are runs of several.
+    """
+    full = [(run.gate, *run.variant) for run in runs]
+    shared = set.intersection(*(set(parts[1:]) for parts in full))
+    short = [tuple(part for part in parts if part not in shared) for parts in full]
+    long = max(len("-".join(parts)) for parts in full) > LONGEST_LABEL
+    chosen = short if len(set(short)) == len(set(full)) and (long or len(set(full)) > 1) else full
+    several = len({run.config.run.experiment_name for run in runs}) > 1
+    names = ["-".join(parts) for parts in chosen]
+    return [f"{run.config.run.experiment_name}/{name}" if several else name for run, name in zip(runs, names, strict=True)]
+
+
+def default_folder(runs: Sequence[Run], kind: str) -> Path:
+    """results/<kind>/<experiment> for recorded runs of one experiment, else runs/<kind>."""
+    parents = {run.path.parent for run in runs}
+    parent = parents.pop()
+    if not parents and parent.parent == Path("results"):
+        return Path("results") / kind / parent.name
+    return Path("runs") / kind
+
+
+@contextmanager
+def blamed(run: Any) -> Iterator[None]:
+    """A mistake is told with the run, or whatever has a path, that it is about."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(run.path) in text else f"{run.path}: {text}") from error
+
+
+def _short(path: Path) -> Path:
+    """Relative to the present folder where it lies in it."""
+    full, here = path.absolute(), Path.cwd()
+    return full.relative_to(here) if full.is_relative_to(here) else full

@@ -1,0 +1,336 @@
+"""Starting a run and going on with one: config -> objects -> training -> summary -> record."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+from g2lstm.lstm import engines_of
+from g2lstm.runs.config import Config, experiment_name, run_name
+from g2lstm.runs.device import build_device, set_threads
+from g2lstm.runs.record import check_recordable, evaluate_model, is_recorded, metric_key, record, recorded_folder
+from g2lstm.runs.run import Run, load_weights
+from g2lstm.training.environment import environment, processor_has_bfloat16
+from g2lstm.training.folder import RunFolder
+from g2lstm.training.interruption import Interrupted, StopSignals
+from g2lstm.training.loop import Position, Trainer
+from g2lstm.training.profiling import StepProfiler
+from g2lstm.training.progress import Reporter, duration, say
+from g2lstm.training.tracking import Tracker, build_tracker
+
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
+
+RESULTS = Path("results")
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+# What may change when a run is resumed: nothing that its numbers depend on.
+RESUME_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "max_steps": lambda text: None if text == "null" else int(text),
+    "checkpoint_minutes": float,
+    "record": _flag,
+    "profile": _flag,
+}
+
+
+def start(values: dict[str, Any], overrides: list[str], folder: Path, console: Console, *, several: bool = False) -> float:
+    """Trains what a config describes in a new folder, or goes on where `folder` holds an unfinished run of the same.
+
+    Args:
+        values: of the config.
+        overrides: the command line's.
+        folder: where to; another beside it where it holds something else.
+        console: where to say what is done.
+        several: one of many: what is finished is not done again.
+
+    Returns:
+        the validation metric.
+
+    Raises:
+        Interrupted: the run was asked to stop; it is saved.
+        UserError: a bad option, no data, ...
+    """
+    config = Config.parse(values)
+    names: dict[str, Any] = {"experiment_name": experiment_name(config.run.task.name, overrides)}
+    names |= {"run_name": run_name(config.run.gate.name, config.run.seed, overrides), "overrides": list(overrides)}
+    config = Config.parse(config.values | names)
+    if config.run.record:
+        check_recordable(RESULTS)
+    earlier = _same_run(config, folder)
+    if earlier is not None and (several or not _is_over(earlier)):
+        if _is_over(earlier):
+            say(console, f"{folder} has finished before")
+            return _metric(earlier.summary, config)
+        say(console, f"{folder} holds an unfinished run of the same options: going on with it")
+        return resume([f"resume={folder}"], console)
+    device = _prepare(config, console)
+    task = config.build_task(device)
+    found = environment(device, _engines(task, config, device))
+    with _free(folder) as run:
+        run.write_json("environment.json", found)
+        for name, text in task.files().items():
+            write_atomically(run.path / name, text)
+        write_atomically(run.config, config.dump())  # last: with it the folder is a run
+        say(console, f"{task.origin}; writing to {run.path}")
+        try:
+            return _train(run, config, task, device, console, resumed=False)
+        except UserError:
+            if not run.metrics.exists() and not run.last.exists():  # it never began
+                shutil.rmtree(run.path)
+            raise
+
+
+def resume(arguments: list[str], console: Console) -> float:
+    """Goes on with a run: ["resume=RUN_DIR", "max_steps=100", ...].
+
+    Returns, Raises:
+        as `start`; also no such run, a damaged checkpoint, or an option that a resumed run can't change.
+    """
+    options = _resume_options(arguments)
+    run = Run.open(Path(options.pop("resume")))
+    finished = run.summary.get("finished")
+    changed: dict[str, Any] = dict(run.config.values)
+    if run.summary and not finished:  # max_steps was reached: on to the end
+        changed["max_steps"] = None
+    config = Config.parse(changed | options)
+    if finished and not (config.run.record and not is_recorded(config, RESULTS)):
+        raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
+    if config.run.record:
+        check_recordable(RESULTS)
+    with _locked(run.folder):
+        run.folder.remove_unfinished()
+        device = _prepare(config, console)
+        task = config.build_task(device, run.files)
+        _warn_if_elsewhere(run.folder, environment(device, _engines(task, config, device)), console)
+        return _train(run.folder, config, task, device, console, resumed=True)
+
+
+def _same_run(config: Config, folder: Path) -> Run | None:
+    """The run in `folder` if it is of the same config."""
+    if not (folder / "config.yaml").is_file():
+        return None
+    with contextlib.suppress(UserError):
+        run = Run.open(folder)
+        same = run.own_config.identity({}) == config.identity({}) and run.own_config.run.max_steps == config.run.max_steps
+        return run if same else None
+    return None
+
+
+def _is_over(run: Run) -> bool:
+    return bool(run.summary)
+
+
+def _metric(summary: dict[str, Any], config: Config) -> float:
+    return float(summary[f"valid_{config.task_class.metric.name}"])
+
+
+@contextlib.contextmanager
+def _free(path: Path) -> Iterator[RunFolder]:
+    """A new folder at `path`, or beside it with -2, -3, ... appended: no run is written over."""
+    number, free = 1, path
+    while True:
+        with contextlib.suppress(_BusyError), _locked(RunFolder.at(free)) as run:
+            if not (free / "config.yaml").exists():
+                yield run
+                return
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+
+
+class _BusyError(UserError):
+    """Another process trains in the folder."""
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder) -> Iterator[RunFolder]:
+    """Nobody else trains in the folder meanwhile; the lock is the folder's own and goes with its process."""
+    if fcntl is None:
+        yield run
+        return
+    handle = os.open(run.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _BusyError(f"another process trains in {run.path}: wait for it, or stop it") from None
+        except OSError:  # a file system without locks
+            pass
+        yield run
+    finally:
+        os.close(handle)
+
+
+def _resume_options(arguments: list[str]) -> dict[str, Any]:
+    """{"resume": folder, option: value, ...}"""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, separator, text = argument.partition("=")
+        if name != "resume" and (not separator or name not in RESUME_OPTIONS):
+            raise UserError(f"a resumed run keeps its config, {name} can't be given: only {', '.join(RESUME_OPTIONS)} can")
+        try:
+            options[name] = text if name == "resume" else RESUME_OPTIONS[name](text)
+        except (ValueError, KeyError):
+            raise UserError(f"{argument} does not parse: give a number, or true or false for record and profile") from None
+    return options
+
+
+def _prepare(config: Config, console: Console) -> torch.device:
+    set_threads(config.run.threads)
+    device = build_device(config.run.device)
+    if config.run.precision == "bfloat16" and device.type == "cpu" and not processor_has_bfloat16():
+        say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
+    return device
+
+
+def _engines(task: Any, config: Config, device: torch.device) -> str:
+    """The engines that train the layers.
+
+    Raises:
+        UserError: one that was asked for can't.
+    """
+    with torch.device("meta"):
+        model = task.build_model()
+    dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
+    try:
+        return ", ".join(engines_of(model, device, dtype))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _train(run: RunFolder, config: Config, task: Any, device: torch.device, console: Console, *, resumed: bool) -> float:
+    tracker = _tracker(run, config, console, resumed=resumed)
+    smaller = config.run.task.smaller
+    reporter = Reporter(console, advice=f"{smaller} is a smaller model for a laptop" if smaller else "")
+    identity = config.identity(task.files())
+    try:
+        with StopSignals() as stop:
+            profiler = StepProfiler(run.path, device, reporter.say) if config.run.profile else None
+            trainer = Trainer(
+                task, config.settings, run, device, tracker, reporter,
+                identity=identity, stop=stop, resume=resumed, profiler=profiler,
+            )  # fmt: skip
+            count = sum(parameter.numel() for parameter in trainer.model.parameters())
+            say(console, f"{type(trainer.model).__name__} with {count:,} parameters on {device.type}")
+            position = trainer.fit()
+            reporter.stop()
+            with stop.at_once():
+                summary = _summary(run, config, task, trainer.model, position)
+                say(console, _result(summary, task, run))
+                if config.run.record and (position.done or config.run.record_unfinished):
+                    _record(run, config, task, trainer.model, console)
+        numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
+        tracker.log(numbers, step=position.step)
+    except Interrupted:
+        reporter.stop()
+        say(console, f"stopped and saved; go on with: python train.py resume={run.path}")
+        raise
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise UserError("not enough memory for this model and batch: set a smaller batch_size or model") from None
+    finally:
+        reporter.stop()
+        tracker.finish()
+    if not position.done:
+        say(console, f"max_steps ended the run; go on with: python train.py resume={run.path}")
+    return _metric(summary, config)
+
+
+def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, position: Position) -> dict[str, Any]:
+    """Evaluates the best weights on valid and test and writes `summary.json` and the losses."""
+    started, identity, gate = time.monotonic(), config.identity(task.files()), config.gate
+    losses: dict[str, torch.Tensor] = {}
+    metrics = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
+    run.write_losses(losses)
+    if run.best_before_finetune.is_file():
+        earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
+        metrics |= {f"{name}_without_finetune": value for name, value in earlier.items()}
+        load_weights(model, run.best, identity)
+    environment = run.read_json("environment.json")
+    summary: dict[str, Any] = {
+        "task": config.run.task.name,
+        "experiment": config.run.experiment_name,
+        "gate": config.run.gate.name,
+        "gate_tau": getattr(gate, "tau", None) if config.temperature else None,
+        "gate_noise_p": getattr(gate, "noise_p", None),
+        "seed": config.run.seed,
+        "metric": task.metric.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "epochs": position.evaluated_epochs,
+        "best_epoch": position.best_epoch,
+        "steps": position.step,
+        "finished": position.done,
+        **metrics,
+        "seconds": round(position.seconds + time.monotonic() - started, 1),
+        f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
+        "precision": config.run.precision,
+        **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
+        **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
+    }
+    run.write_json("summary.json", summary)
+    return summary
+
+
+def _record(run: RunFolder, config: Config, task: Any, model: nn.Module, console: Console) -> None:
+    """Copies the run to results/, but never over an earlier record."""
+    if is_recorded(config, RESULTS):
+        text = f"{recorded_folder(config, RESULTS)} holds an earlier record, which stays; to replace it, remove it and run: "
+        say(console, f"{text}python train.py resume={run.path} record=true")
+    else:
+        say(console, f"recorded in {record(run, config, task, model, RESULTS)}")
+
+
+def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool) -> Tracker:
+    """The tracker of `config`, going on with the run's own where there is one."""
+    file, options = run.path / "tracker.json", config.run.tracker
+    tracker = build_tracker(
+        options.name,
+        project=options.project,
+        config=config.values,
+        run_dir=run.path,
+        run_id=run.read_json(file.name).get("run_id") if resumed and file.is_file() else None,
+        run_name=config.run.run_name,
+        group=options.group or config.run.experiment_name,
+        tags=options.tags or (config.run.task.name, config.run.gate.name),
+        mode=options.mode,
+        say=lambda text: say(console, text),
+    )
+    if tracker.run_id is not None:
+        run.write_json(file.name, {"run_id": tracker.run_id})
+    return tracker
+
+
+def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
+    """One line about what a run found."""
+    metric, found = task.metric, []
+    for variant in task.variants:
+        with_variant = f" with {variant}" if variant else ""
+        values = [f"{split}{with_variant} {summary[metric_key(metric.name, split, variant)]:.{metric.digits}f}"
+                  for split in ("valid", "test")]  # fmt: skip
+        found += values
+    return f"{summary['gate']}: {metric.name} {', '.join(found)}; {duration(summary['seconds'])}; in {run.path}"
+
+
+def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
+    """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
+    then = run.read_json("environment.json")
+    changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
+    if changed:
+        run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})
+        differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
+        say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")

@@ -1,0 +1,118 @@
+"""What an option may be: pydantic checks types and ranges; a mistake is one line that names the option and the way out.
+
+A section of options is a dataclass made by `section`; one check reads what a command line composed and what a run wrote.
+"""
+
+import dataclasses
+import json
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
+
+from g2lstm import engines
+from g2lstm.errors import UserError
+
+Section = TypeVar("Section")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[Section]) -> type[Section]:
+    """Makes a class a frozen dataclass of checked options."""
+    # Strict: a text is no number and true is not 1. What nobody declared is refused.
+    make: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+    return make(cls)
+
+
+def values_of(section: Any) -> dict[str, Any]:
+    """A section as plain dictionaries, by the names of its attributes."""
+    return dataclasses.asdict(section)
+
+
+def names_of(schema: Any) -> set[str]:
+    """The options of a section."""
+    return {field.name for field in dataclasses.fields(schema)}
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _engine(name: str) -> str:
+    engines.check_name(name)
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_engine)]
+# A folder may be called 2024.
+Folder = Annotated[str, BeforeValidator(lambda value: f"{value}" if type(value) in (int, float) else value)]
+
+_SAYS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dataclass_type": "a section of options",
+    "dataclass_exact_type": "a section of options",
+    "too_short": "{min_length} values",
+    "too_long": "{max_length} values",
+    "finite_number": "finite",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "literal_error": "one of {expected}",
+}
+
+
+def checked(values: Any, schema: type[Section], *, where: str = "") -> Section:
+    """Plain dictionaries and lists as an instance of their schema.
+
+    Args:
+        values: what was given.
+        schema: a `section`, with sections in it.
+        where: the file the values come from, told in the message.
+
+    Raises:
+        UserError: an option is unknown, missing, of another type or out of range; the first of them.
+    """
+    try:
+        return _adapter(cast(Any, schema)).validate_json(
+            json.dumps(values)
+        )  # where strict, only JSON turns dictionaries into sections
+    except ValidationError as error:
+        # Of the alternatives of "a number or null", the one about the number tells more.
+        found = sorted(error.errors(), key=lambda one: one["type"] == "none_required")[0]
+        raise UserError((f"{where}: " if where else "") + _line(found)) from None
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter:
+    return TypeAdapter(schema)
+
+
+def _line(found: Any) -> str:
+    key = ".".join(str(part) for part in found["loc"])
+    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"there is no option {key}"
+    if found["type"] == "missing":
+        return f"{key} is needed: add {key}=..."
+    if found["type"] == "value_error":  # of a section's own check
+        return str(found["ctx"]["error"])
+    context = {name: _plain(value) for name, value in found.get("ctx", {}).items()}
+    says = _SAYS.get(found["type"], found["msg"].removeprefix("Input should be ")).format(**context)
+    return f"{key} must be {says}, got {found['input']!r}"
+
+
+def _plain(value: Any) -> str:
+    """ "0" of 0.0, "a, b" of "'a' or 'b'"."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).replace("'", "").replace(" or ", ", ")

@@ -1,0 +1,28 @@
+"""The tasks: one file each, and this registry. A task of your own is named by `task.source=module:Class`."""
+
+import importlib
+from typing import Any
+
+from g2lstm.errors import UserError
+from g2lstm.tasks.language_model import LanguageModelTask
+
+TASKS: dict[str, Any] = {"ptb": LanguageModelTask, "text": LanguageModelTask, "builtin": LanguageModelTask}
+
+
+def task_class(name: str, source: str | None = None) -> Any:
+    """The class of a task, from the registry or from `source`, as "my_module:MyTask".
+
+    Raises:
+        UserError: there is none.
+    """
+    if source is None:
+        if name not in TASKS:
+            raise UserError(
+                f"task.name={name} is no task of {', '.join(TASKS)}: choose one, or set task.source=module:Class"
+            )
+        return TASKS[name]
+    module, _, attribute = source.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"task.source={source} can't be imported ({error}): write module:Class") from None
