@@ -1,7 +1,6 @@
 """Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
 
 import signal
-from pathlib import Path
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
@@ -10,16 +9,15 @@ from g2lstm import cli
 from g2lstm.compression.deploy import REST
 from g2lstm.compression.methods import EXAMPLES, Method
 from g2lstm.compression.model_file import save_model
+from g2lstm.compression.stored import deploy_run
 from g2lstm.compression.targets import Target
 from g2lstm.errors import UserError
-from g2lstm.results import check_output, deploy_run
-from g2lstm.training.rundir import RunDirectory
+from g2lstm.runs.run import Run
 
 
 def compress(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
-    check_output(options.out)
-    run = RunDirectory.open(Path(options.run))
+    run = Run.open(options.run, {"data.dir": getattr(options, "data.dir")})
     try:
         method = parse_method(options.method, options.rank)
         target = Target.parse(options.gates, options.matrices, options.layers)
@@ -50,6 +48,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
     parser.add_argument("--matrices", default="both", help="input, recurrent or both")
     parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
+    parser.add_argument("--data.dir", metavar="DIR", help="where the data are, which a model of an older record needs")
     parser.add_argument("--out", type=cli.file, required=True, metavar="FILE", help="as model.g2")
     return parser
 

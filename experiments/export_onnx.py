@@ -13,9 +13,9 @@ from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import load_model
 from g2lstm.compression.onnx_export import export
 from g2lstm.compression.onnx_runtime import largest_difference, package, quantize_dynamically
+from g2lstm.compression.stored import deploy_run
 from g2lstm.errors import UserError
-from g2lstm.results import check_output, deploy_run
-from g2lstm.training.rundir import RunDirectory
+from g2lstm.runs.run import Run
 
 LENGTHS = (1, 35)
 LARGEST_DIFFERENCE = 1e-3  # of a logit in float32
@@ -27,12 +27,11 @@ def export_onnx(arguments: list[str]) -> int:
     parser.add_argument("--out", type=cli.file, required=True, metavar="FILE", help="as model.onnx")
     parser.add_argument("--int8", type=cli.flag, default=False, help="true: quantised by onnxruntime")
     options = parser.parse_options(arguments)
-    check_output(options.out)
     for name in ("onnx", "onnxruntime"):
         package(name)
     path = Path(options.run)
     try:
-        deployed = load_model(path) if path.is_file() else deploy_run(RunDirectory.open(path), Method())
+        deployed = load_model(path) if path.is_file() else deploy_run(Run.open(path), Method())
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".export") as folder:  # until it is checked
             file = Path(folder) / "model.onnx"

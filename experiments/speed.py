@@ -11,12 +11,13 @@ if __name__ == "__main__":
 import torch
 from rich.console import Console
 
-from g2lstm import build, cli
+from g2lstm import cli
 from g2lstm.benchmark.cases import SECTIONS, chosen_sections, parse_sizes
 from g2lstm.benchmark.plan import make_plan, run
 from g2lstm.benchmark.rows import Row, replaced, rows_of_before, summary
 from g2lstm.files import write_atomically
 from g2lstm.reporting.speed_tables import screen_table
+from g2lstm.runs.device import build_device
 from g2lstm.training.environment import check_committed, environment
 from g2lstm.training.progress import duration, say
 
@@ -24,7 +25,7 @@ from g2lstm.training.progress import duration, say
 def speed(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     console = Console()
-    device = build.build_device(options.device)
+    device = build_device(options.device)
     torch.set_num_threads(options.threads or min(2, os.cpu_count() or 1))
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's LSTM has it from the start

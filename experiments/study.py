@@ -12,9 +12,9 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from g2lstm import cli
-from g2lstm.figures import save_figure
 from g2lstm.files import write_atomically
-from g2lstm.study import draw, read, table
+from g2lstm.reporting.figures import save_figure
+from g2lstm.reporting.study import draw, read, table
 from g2lstm.training.progress import say
 
 

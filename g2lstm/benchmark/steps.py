@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2lstm import build
 from g2lstm.benchmark.cases import (
     ALL_PRODUCTS,
     CHUNKED_LOSS,
@@ -26,15 +25,16 @@ from g2lstm.benchmark.cases import (
 )
 from g2lstm.benchmark.deployed import deployed_step
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
-from g2lstm.config import compose_config
 from g2lstm.data.text import EOS, TextCorpus, Vocabulary
 from g2lstm.engines.products import product
 from g2lstm.gates import GumbelGate
 from g2lstm.layers.output import linear_cross_entropy
 from g2lstm.lstm import G2LSTM
 from g2lstm.models.language_model import LanguageModel
+from g2lstm.runs.compose import compose
+from g2lstm.runs.config import Config
+from g2lstm.tasks.language_model import LanguageModelTask
 from g2lstm.training.optim import build_optimizer
-from g2lstm.training.tasks import LanguageModelTask
 
 Step = Callable[[], None]
 GATE = GumbelGate(tau=0.9, noise_p=0.2)
@@ -119,8 +119,8 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
     engine = "auto" if peer else case.engine
     sizes = [f"batch_size={batch}", f"bptt={time}"]
     options = ["random_length=false", f"precision={case.dtype}", f"model.engine={engine}", "eval.valid_batch_size=1"]
-    config = compose_config([*_ptb_model(case), *sizes, *options])
-    task, settings = build.build_task(config, _random_text(batch * (time + 1)), device), build.build_settings(config)
+    config = Config.parse(compose([*_ptb_model(case), *sizes, *options]))
+    task, settings = _task(config, batch * (time + 1), device), config.settings
     model = task.build_model()
     if peer:
         _exchange_layers(model, DroppedLSTM if case.engine == LSTM else StepLoop)
@@ -130,6 +130,7 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
 
 
 def _ptb_model(case: Case) -> list[str]:
+    """Its options."""
     return ["task=ptb", "gate=gumbel", f"model.embedding_size={case.size[2]}", f"model.hidden_size={case.size[3]}"]
 
 
@@ -137,18 +138,15 @@ def _evaluation_step(case: Case, device: torch.device) -> Step:
     """An evaluation of random words in T rows of B streams, or the products in it alone."""
     time, batch = case.size[:2]
     streams = [f"batch_size={batch}", f"eval.valid_batch_size={batch}", f"eval.test_batch_size={batch}"]
-    config = compose_config([*_ptb_model(case), *streams])
-    task = build.build_task(config, _random_text(batch * (time + 1)), device)
+    config = Config.parse(compose([*_ptb_model(case), *streams]))
+    task = _task(config, batch * (time + 1), device)
     model = task.build_model().to(device).eval()
     if case.engine not in (EVALUATION, EVALUATION_WITH_CACHE):
-        return _products_step(case, model, config.eval.bptt)
-    cache = build.build_cache(config.eval.cache)
+        return _products_step(case, model, config.task.eval.bptt)
+    variant = "" if case.engine == EVALUATION else "cache"
 
     def evaluate() -> None:
-        if case.engine == EVALUATION:
-            task.evaluate(model, "test")
-        else:
-            task.evaluate_with_cache(model, "test", cache)
+        task.evaluate(model, "test", variant)
 
     return evaluate
 
@@ -205,11 +203,11 @@ def _exchange_layers(model: LanguageModel, kind: type[DroppedLSTM] | type[StepLo
     model.layers = nn.ModuleList(kind(layer.input_size, layer.hidden_size, layer.weight_dropout) for layer in layers)
 
 
-def _random_text(count: int) -> TextCorpus:
-    """As many words as the Penn Treebank has, in no order."""
+def _task(config: Config, count: int, device: torch.device) -> LanguageModelTask:
+    """On random words, as many different ones as the Penn Treebank has."""
     vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, OUTPUT_SIZE[3]))))
     words = torch.randint(len(vocabulary), (count,))
-    return TextCorpus(vocabulary, words, words, words, "random words")
+    return LanguageModelTask(TextCorpus(vocabulary, words, words, words, "random words"), config.gate, device, config.task)
 
 
 def _autocast(case: Case, device: torch.device) -> torch.autocast:

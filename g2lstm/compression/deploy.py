@@ -18,8 +18,8 @@ from g2lstm.compression.precision import quantize
 from g2lstm.compression.storage import FLOAT_BITS, Codes, Dense, Factors, Form
 from g2lstm.compression.targets import Target, compress
 from g2lstm.gated import Gated
-from g2lstm.gates import HardGate
-from g2lstm.models.language_model import LanguageModel
+from g2lstm.gates import HardGate, SigmoidGate
+from g2lstm.models import MODELS
 
 REST = ("float32", "bf16", "int8")
 
@@ -42,8 +42,8 @@ class Deployed:
     """A model in its compressed form.
 
     Attributes:
-        kind: "language_model", "lstm", or "other" for a module that only its own code can build.
-        options: what builds it.
+        kind: of `g2lstm.models.MODELS`, "lstm", or "other" for a module that only its own code can build.
+        options: what builds it, but for its gate.
         lstms: its LSTM modules by name.
         forms: how each entry of the `state_dict` is kept: the four gates' blocks of W_ih and W_hh, one form for others.
         notes: of where it comes from: JSON.
@@ -107,9 +107,9 @@ class Deployed:
 
     def _skeleton(self) -> nn.Module:
         """The model without values."""
-        if self.kind == "language_model":
+        if self.kind in MODELS:
             with torch.device("meta"):
-                return LanguageModel(**self.options)
+                return MODELS[self.kind](**self.options, gate=SigmoidGate())
         if self.kind == "lstm":
             return nn.Module()
         raise ValueError(
@@ -208,13 +208,9 @@ def _part(module: nn.LSTM) -> LSTMPart:
 def _architecture(model: nn.Module) -> tuple[str, dict[str, Any]]:
     if isinstance(model, nn.LSTM):
         return "lstm", {}
-    if not isinstance(model, LanguageModel):
+    if type(model) not in MODELS.values():
         return "other", {"class": type(model).__name__}
-    vocabulary, embedding = model.embedding.weight.shape
-    sizes = {"vocabulary_size": vocabulary, "embedding_size": embedding, "num_layers": len(model.layers)}
-    first = model.layers[0]
-    assert isinstance(first, nn.LSTM)
-    return "language_model", sizes | {"hidden_size": first.hidden_size, "tied": model.output_weight is None}
+    return model.kind, model.options  # type: ignore[return-value]
 
 
 def _dense_lstm(part: LSTMPart, weights: dict[str, list[Form]]) -> nn.LSTM:

@@ -19,14 +19,23 @@ PRESETS: dict[str, tuple[str, ...]] = {
 PRESETS["curves"] = (*PRESETS["ranks"], *PRESETS["rounding"], *PRESETS["bits"], *PRESETS["pruning"])
 
 
-def chosen_methods(presets: list[str], settings: list[str]) -> list[Method]:
+def chosen_methods(presets: str | None = None, settings: str | None = None) -> list[Method]:
     """The original, then each setting of the presets and of `settings` once.
+
+    Args:
+        presets: names, comma-separated; "paper" without both.
+        settings: as "svd:H/16,round:0.2+clip:0.4".
 
     Raises:
         ValueError: a preset or setting that does not exist.
     """
-    for name in presets:
+    names = _listed(presets or ("" if settings else "paper"))
+    for name in names:
         if name not in PRESETS:
             raise ValueError(f"there is no preset {name}: choose of {', '.join(PRESETS)}")
-    texts = [text for name in presets for text in PRESETS[name]] + settings
+    texts = [text for name in names for text in PRESETS[name]] + _listed(settings or "")
     return list(dict.fromkeys([Method(), *(Method.parse(text) for text in texts)]))
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
+from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
+from g2lstm.reporting.sweep_tables import lower_is_better, measured
 
 Row = dict[str, Any]
 AXES = {
@@ -40,19 +41,19 @@ def draw(rows: list[Row], folder: Path) -> list[Path]:
 
 
 def _figure(rows: list[Row], axis: str) -> Figure:
-    """One column of panels a family of settings, one row each for without and with cache; only low rank against rank."""
+    """One column of panels a family of settings, one row each way to evaluate; only low rank against rank."""
     present = {Method.parse(row["setting"]).family for row in rows if row["setting"] != ORIGINAL}
     families = ["svd"] if axis == "rank" else [family for family in FAMILIES if family in present]
-    caches = sorted({row["cache"] for row in rows})
-    size = (0.8 + 4.4 * len(families), 0.9 + 3.4 * len(caches))
+    ways = list(dict.fromkeys(measured(row) for row in rows))
+    size = (0.8 + 4.4 * len(families), 0.9 + 3.4 * len(ways))
     figure, panels = plt.subplots(
-        len(caches), len(families), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
+        len(ways), len(families), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
     )
-    for line, cache in zip(panels, caches, strict=True):
-        of_cache = [row for row in rows if row["cache"] == cache]
+    for line, way in zip(panels, ways, strict=True):
+        chosen = [row for row in rows if measured(row) == way]
         for axes, family in zip(line, families, strict=True):
-            _panel(axes, [row for row in of_cache if _belongs(row, family)], axis)
-        line[0].set_ylabel(f"{rows[0]['split']} {rows[0]['metric'].replace('_', ' ')}" + (" with cache" if cache else ""))
+            _panel(axes, [row for row in chosen if _belongs(row, family)], axis)
+        line[0].set_ylabel(way if lower_is_better(chosen[0]) else f"{way} (higher is better)")
     for axes, family in zip(panels[0], families, strict=True):
         several = any("+" in row["setting"] for row in rows if _belongs(row, family))
         axes.set_title(FAMILIES[family] + (" (hollow: in several steps)" if several else ""), fontsize="medium")

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.figures import gate_label, gate_order
+from g2lstm.reporting.figures import gate_label, gate_order
 from g2lstm.reporting.tables import SPREAD, markdown, number, spread
 
 Row = dict[str, Any]
@@ -13,25 +13,33 @@ MOST_SETTINGS = 6  # beside the original, in one table
 
 
 def tables(rows: list[Row]) -> str:
-    """Markdown: a table in the paper's shape for each of without and with cache, and what the settings cost.
+    """Markdown: a table in the paper's shape for each metric and variant of evaluation, and what the settings cost.
 
     One row a gate, one column a setting: the mean over seeds and, in brackets, the mean difference to the original of the
     same run, with standard deviations where there are several runs.
     """
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     parts = []
-    for cache in (False, True):
-        chosen = [row for row in rows if row["cache"] == cache]
-        if chosen:
-            title = f"{chosen[0]['split']} {chosen[0]['metric'].replace('_', ' ')}" + (" with cache" if cache else "")
-            parts.append(
-                f"{title[0].upper()}{title[1:]} (and difference to the original)\n\n{_table(chosen, settings, _cell)}"
-            )
-    cost = [row for row in rows if row["cache"] == rows[0]["cache"]] if rows else []
-    if cost:
+    for metric, variant in dict.fromkeys((row["metric"], row["variant"]) for row in rows):
+        chosen = [row for row in rows if (row["metric"], row["variant"]) == (metric, variant)]
+        better = "" if lower_is_better(chosen[0]) else "; higher is better"
+        title = measured(chosen[0])
+        title = f"{title[0].upper()}{title[1:]} (and difference to the original{better})"
+        parts.append(f"{title}\n\n{_table(chosen, settings, _cell)}")
+    if cost := list({(row["run"], row["setting"]): row for row in rows}.values()):
         parts.append(f"Bits for each parameter of the compressed blocks\n\n{_table(cost, settings, _bits_cell)}")
         parts.append(_footnote(rows))
     return "\n\n".join(parts) + "\n"
+
+
+def lower_is_better(row: Row) -> bool:
+    """The direction of a row's metric; rows of earlier versions, which all had the perplexity, don't tell."""
+    return row.get("lower_is_better", True)
+
+
+def measured(row: Row) -> str:
+    """ "test perplexity with cache"."""
+    return f"{row['split']} {row['metric'].replace('_', ' ')}" + (f" with {row['variant']}" if row["variant"] else "")
 
 
 def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
@@ -67,7 +75,8 @@ def _footnote(rows: list[Row]) -> str:
     row = next((row for row in rows if row["setting"] != ORIGINAL), rows[0])
     layers = "all layers" if row["layers"] == "all" else f"layers {row['layers']}"
     matrices = row["matrices"].replace("+", " and ")
-    return (
+    part = f"Evaluated on the first {row['limit']} of the {row['split']} split alone. " if row.get("limit") else ""
+    return part + (
         f"Compressed: the {', '.join(row['gates'])} blocks of the {matrices} matrices of {layers}, each block by itself; "
         f"no biases. n runs that differ in their seed; with several, {SPREAD}."
     )

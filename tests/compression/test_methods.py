@@ -142,8 +142,8 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 
 
 def test_presets_start_with_the_original_and_have_no_doubles() -> None:
-    texts = [str(method) for method in chosen_methods(["translation", "relative"], ["svd:16", "bits:4"])]
+    texts = [str(method) for method in chosen_methods("translation,relative", "svd:16,bits:4")]
     assert texts[0] == "original"
     assert len(texts) == len(set(texts)) == 1 + 4 + 4 + 1
     with pytest.raises(ValueError, match="there is no preset papers: choose of paper"):
-        chosen_methods(["papers"], [])
+        chosen_methods("papers")

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from compression_sweep import compression_sweep, load_subject
+from compression_sweep import compression_sweep
+from rich.console import Console
 
 from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
 from g2lstm.compression import Method, Target, compressed_copy
 from g2lstm.compression import sweep as sweeping
-from g2lstm.config import compose_config
 from g2lstm.models.language_model import LanguageModel
-from g2lstm.runner import start
-from g2lstm.runs import default_folder
+from g2lstm.reporting.sweep_tables import tables
+from g2lstm.runs.compose import compose
+from g2lstm.runs.run import Run, default_folder
+from g2lstm.runs.start import start
+from g2lstm.runs.store import Store
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,8 +45,8 @@ def folder(tiny, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for gate, seed in (("sharpened", 1), ("sigmoid", 1), ("sigmoid", 2)):
-            config = compose_config([*tiny, "optimizer=adamw", *LEARNS, f"gate={gate}", f"seed={seed}"])
-            assert start(config, ["task=text"]) == 0  # named as if no option had been changed
+            values = compose([*tiny, "optimizer=adamw", *LEARNS, f"gate={gate}", f"seed={seed}"])
+            start(values, ["task=text"], Path(f"runs/text/{gate}-seed{seed}"), Console())  # named as if nothing was changed
     return path
 
 
@@ -70,9 +73,9 @@ def counted(monkeypatch) -> list[str]:
     found: list[str] = []
     evaluate = sweeping.evaluate
 
-    def counting(subject, evaluation):
+    def counting(task, model, evaluation):
         found.append(str(evaluation.method))
-        return evaluate(subject, evaluation)
+        return evaluate(task, model, evaluation)
 
     monkeypatch.setattr(sweeping, "evaluate", counting)
     return found
@@ -83,12 +86,12 @@ def test_each_row_is_the_evaluation_of_a_compressed_model(sweep, text_dir) -> No
     assert len(rows) == 3 * 2 * 3
     overrides = {"data.dir": str(text_dir), "device": "cpu"}
     for row in rows:
-        subject = load_subject(Path(row["run"]), overrides)
-        model = compressed_copy(subject.model, Method.parse(row["setting"]))
-        task = subject.task
-        found = task.evaluate_with_cache(model, "test", subject.cache) if row["cache"] else task.evaluate(model, "test")
+        run = Run.open(row["run"], overrides)
+        task = run.task()
+        model = compressed_copy(run.model(task), Method.parse(row["setting"]))
+        found = task.evaluate(model, "test", row["variant"]).metrics
         assert row["value"] == pytest.approx(found["perplexity"], rel=1e-5)
-        same = [r for r in rows if (r["run"], r["cache"], r["setting"]) == (row["run"], row["cache"], "original")]
+        same = [r for r in rows if (r["run"], r["variant"], r["setting"]) == (row["run"], row["variant"], "original")]
         assert row["difference"] == pytest.approx(row["value"] - same[0]["value"])
     assert {row["gate"] for row in rows} == {"sharpened", "sigmoid"}
     assert max(abs(row["difference"]) for row in rows) > 0.1
@@ -97,22 +100,22 @@ def test_each_row_is_the_evaluation_of_a_compressed_model(sweep, text_dir) -> No
 
 
 def test_the_original_is_what_the_run_found(sweep) -> None:
-    for row in sweep("runs=results/text/*", "settings=original", "cache=false"):
+    for row in sweep("runs=results/text/*", "settings=original", "variants=plain"):
         summary = json.loads(Path(row["run"], "summary.json").read_text())
         assert row["value"] == pytest.approx(summary["test_perplexity_recorded_weights"], rel=1e-5)
 
 
 def test_an_interrupted_sweep_evaluates_only_what_is_missing(sweep, counted, monkeypatch, text_dir, tmp_path) -> None:
-    arguments = ["runs=results/text/sigmoid-seed1", "cache=false"]
-    add = sweeping.Results.add
+    arguments = ["runs=results/text/sigmoid-seed1", "variants=plain"]
+    add = Store.add
 
-    def stopping(results, row):
-        add(results, row)
+    def stopping(store, key, rows):
+        add(store, key, rows)
         if len(counted) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping.Results, "add", stopping)
+        patch.setattr(Store, "add", stopping)
         options = [f"data.dir={text_dir}", "device=cpu", f"out={tmp_path}", *arguments, "preset=relative"]
         assert cli.guarded(lambda: compression_sweep(options)) == 130
     assert counted == ["original", "round:0.5"]
@@ -128,14 +131,16 @@ def test_an_interrupted_sweep_evaluates_only_what_is_missing(sweep, counted, mon
 
 def test_other_weights_or_another_way_to_evaluate_are_evaluated_anew(sweep, counted, folder) -> None:
     run = folder / "runs" / "text" / "sigmoid-seed1"
-    arguments = [f"runs={run.relative_to(folder)}", "settings=svd:1", "cache=false"]
+    arguments = [f"runs={run.relative_to(folder)}", "settings=svd:1", "variants=plain"]
     sweep(*arguments)
     sweep(*arguments, "gates=i")
     sweep(*arguments, "split=valid")
     assert counted.count("svd:1") == 3
     weights = run / "best.safetensors"
     before = weights.read_bytes()
-    weights.write_bytes((folder / "runs/text/sigmoid-seed2/best.safetensors").read_bytes())
+    content = load_checkpoint(weights)
+    content["model"]["output_bias"] += 0.1 * torch.arange(len(content["model"]["output_bias"]))
+    save_checkpoint(weights, content)
     try:
         rows = sweep(*arguments)
     finally:
@@ -146,7 +151,7 @@ def test_other_weights_or_another_way_to_evaluate_are_evaluated_anew(sweep, coun
 
 def test_the_text_counts_and_not_where_it_lies(sweep, counted, text_dir, tmp_path) -> None:
     elsewhere = shutil.copytree(text_dir, tmp_path / "elsewhere")
-    arguments = ["runs=results/text/sigmoid-seed1", "settings=svd:1", "cache=false"]
+    arguments = ["runs=results/text/sigmoid-seed1", "settings=svd:1", "variants=plain"]
     sweep(*arguments)
     sweep(*arguments, f"data.dir={elsewhere}")
     assert len(counted) == 2
@@ -163,7 +168,7 @@ def test_a_run_that_can_not_be_evaluated_is_named(folder, text_dir, capsys) -> N
     content = load_checkpoint(run / "best.safetensors")
     content["model"]["output_bias"][0] = float("nan")
     save_checkpoint(run / "best.safetensors", content)
-    arguments = ["runs=diverged", "settings=svd:1", "cache=false", f"data.dir={text_dir}", "out=elsewhere"]
+    arguments = ["runs=diverged", "settings=svd:1", "variants=plain", f"data.dir={text_dir}", "out=elsewhere"]
     assert cli.guarded(lambda: compression_sweep(arguments)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: diverged: output_bias holds values that are not finite")
@@ -171,16 +176,16 @@ def test_a_run_that_can_not_be_evaluated_is_named(folder, text_dir, capsys) -> N
 
 
 def test_a_single_setting_is_drawn_and_old_figures_go(sweep, tmp_path) -> None:
-    sweep("runs=results/text/sigmoid-seed1", "settings=svd:1", "cache=false")
+    sweep("runs=results/text/sigmoid-seed1", "settings=svd:1", "variants=plain")
     assert {path.name for path in tmp_path.glob("*.png")} == {"bits.png", "rank.png"}
-    sweep("runs=results/text/sigmoid-seed1", "settings=bits:4", "cache=false")
+    sweep("runs=results/text/sigmoid-seed1", "settings=bits:4", "variants=plain")
     assert {path.name for path in tmp_path.iterdir()} == {"bits.png", "bits.svg", "sweep.json", "sweep.md"}
 
 
 def test_processes_find_the_same_numbers(folder, text_dir, tmp_path, sweep) -> None:
     command = [sys.executable, str(SCRIPT), "runs=results/text/sigmoid-*", f"data.dir={text_dir}", "device=cpu", "jobs=2"]
     done = subprocess.run(
-        [*command, f"out={tmp_path / 'parallel'}", "settings=svd:2", "cache=true"],
+        [*command, f"out={tmp_path / 'parallel'}", "settings=svd:2", "variants=cache"],
         capture_output=True,
         text=True,
         check=False,
@@ -192,7 +197,7 @@ def test_processes_find_the_same_numbers(folder, text_dir, tmp_path, sweep) -> N
     assert "ETA 0 s" in done.stderr
     assert "| plain LSTM |" in done.stdout
     rows = json.loads((tmp_path / "parallel" / "sweep.json").read_text())
-    alone = sweep("runs=results/text/sigmoid-*", "settings=svd:2", "cache=true")
+    alone = sweep("runs=results/text/sigmoid-*", "settings=svd:2", "variants=cache")
     assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in alone])
 
 
@@ -215,7 +220,7 @@ def test_the_report_has_the_papers_table_and_its_figures(sweep, capsys, tmp_path
 
 def test_recorded_runs_go_to_results_and_others_to_runs() -> None:
     def folder_of(*paths: str) -> Path:
-        return default_folder([Path(path) for path in paths], "compression")
+        return default_folder([Run(Path(path)) for path in paths], "compression")
 
     assert folder_of("results/text/a", "results/text/b") == Path("results/compression/text")
     assert folder_of("results/text/a", "results/ptb/b") == Path("runs/compression")
@@ -234,10 +239,51 @@ def test_a_sharpened_layer_is_evaluated_as_the_lstm_it_is() -> None:
     assert isinstance(sweeping.without_gates(hard).layers[0], G2LSTM)
 
 
-def test_a_task_without_cache_is_evaluated_without() -> None:
-    run = sweeping.Run(Path("r"), "sigmoid", 1, False, "x", "y")
-    evaluations = sweeping.plan([run], [Method()], Target(), (False, True), "test")
-    assert [evaluation.cache for evaluation in evaluations] == [False]
+def test_each_run_is_evaluated_in_the_variants_of_its_task() -> None:
+    names = {"a": ("", "cache"), "b": ("greedy", "beam", "cache")}
+    subjects = [sweeping.Subject(Path(name), {}, "sigmoid", 1, variants, "x", "y") for name, variants in names.items()]
+
+    def planned(variants: str) -> list[tuple[str, str]]:
+        found = sweeping.plan(subjects, [Method()], Target(), "test", variants=variants)
+        return [(one.subject.path.name, one.variant) for one in found]
+
+    assert planned("all") == [(name, variant) for name, variants in names.items() for variant in variants]
+    assert planned("plain,beam") == [("a", ""), ("b", "beam")]
+    assert len({one.key for one in sweeping.plan(subjects[:1], [Method()], Target(), "test")}) == 2
+
+
+def test_a_part_of_the_split_is_evaluated_alone_and_said(sweep, counted, tmp_path) -> None:
+    arguments = ["runs=results/text/sigmoid-seed1", "settings=svd:1", "variants=plain"]
+    whole, part = sweep(*arguments)[0], sweep(*arguments, "limit=3")[0]
+    assert counted == ["original", "svd:1"] * 2
+    assert (whole["limit"], part["limit"]) == (None, 3)
+    assert whole["value"] != part["value"]
+    assert "Evaluated on the first 3 of the test split alone." in (tmp_path / "sweep.md").read_text()
+
+
+def test_rows_of_an_earlier_version_are_read_and_replaced_by_their_successors(sweep, tmp_path) -> None:
+    arguments = ["runs=results/text/sigmoid-seed1", "settings=svd:1"]
+    rows = sweep(*arguments)
+    earlier = []
+    for row in rows:
+        old = {name: value for name, value in row.items() if name not in ("variant", "limit", "lower_is_better")}
+        earlier.append(old | {"cache": row["variant"] == "cache", "key": f"old {row['key']}"})
+    other = earlier[1] | {"setting": "svd:9", "key": "another"}
+    (tmp_path / "sweep.json").write_text(json.dumps([*earlier, other]))
+    read = sweeping.open_store(tmp_path / "sweep.json").all()
+    assert [row["variant"] for row in read] == [row["variant"] for row in [*rows, rows[1]]]
+    assert tables(read[:-1]) == tables(rows)
+    again = sweep(*arguments)
+    assert [row["key"] for row in again] == [*(row["key"] for row in rows), "another"]
+
+
+def test_a_metric_of_which_more_is_better_says_so() -> None:
+    about = {"run": "r", "gate": "gumbel", "split": "test", "metric": "accuracy", "lower_is_better": False, "variant": ""}
+    about |= {"gates": "if", "matrices": "input", "layers": "all", "bits_per_gate_parameter": 2.0, "difference": -1.5}
+    rows = [about | {"setting": name, "value": value} for name, value in (("original", 98.0), ("svd:1", 96.5))]
+    text = tables(rows)
+    assert text.startswith("Test accuracy (and difference to the original; higher is better)")
+    assert "| G2-LSTM | 98.00 | 96.50 (-1.50) | 1 |" in text
 
 
 @pytest.mark.parametrize(
@@ -250,16 +296,18 @@ def test_a_task_without_cache_is_evaluated_without() -> None:
         (["runs=results/text/*", "settings=svd"], "'svd' is no compression setting: write for example"),
         (["runs=results/text/*", "gates=x"], "gates must be some of i, f, g, o, got x"),
         (["runs=results/text/*", "layers=7"], "there is no LSTM layer 7: choose 0 to 1, or of layers.0.l0, layers.1.l0"),
+        (["runs=results/text/*", "variants=beam"], "there is no variant beam: choose of plain, cache, or all"),
+        (["runs=results/text/*", "limit=0"], "limit: must be a whole number of at least 1, got '0'"),
         (["runs=results/text/*", "jobs=0"], "jobs: must be a whole number of at least 1, got '0'"),
         (["runs=results/text/*", "threads=0"], "threads: must be a whole number of at least 1, got '0'"),
         (["runs=results/text/*", "out=broken/sweep.json"], "broken/sweep.json is a file: name a folder"),
-        (["runs=results/text/*", "out=broken"], "sweep.json is not what a sweep wrote: remove it, or set out=..."),
+        (["runs=results/text/*", "out=broken"], "sweep.json is not what this command wrote: remove it, or set out=..."),
     ],
 )
 def test_a_mistake_is_one_line(capsys, folder, text_dir, arguments, message) -> None:
     (folder / "broken").mkdir(exist_ok=True)
     (folder / "broken" / "sweep.json").write_text('[{"key": "x"}]')
-    where = [f"data.dir={text_dir}", "cache=false", "out=elsewhere"]
+    where = [f"data.dir={text_dir}", "variants=plain", "out=elsewhere"]
     assert cli.guarded(lambda: compression_sweep([*where, *arguments])) == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]

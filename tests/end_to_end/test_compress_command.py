@@ -1,6 +1,7 @@
 """From a run to a small file, its evaluation and its ONNX."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import train
 from g2lstm import cli
 from g2lstm.compression import Method, compressed_copy
 from g2lstm.compression.deploy import deploy
-from g2lstm.compression.model_file import save_model
-from g2lstm.results import deploy_run
-from g2lstm.training.rundir import RunDirectory
+from g2lstm.compression.model_file import load_model, save_model
+from g2lstm.compression.stored import deploy_run
+from g2lstm.runs.run import Run
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def _there(folder, monkeypatch):
 
 
 def perplexities(*arguments: str) -> dict[str, float]:
-    assert cli.guarded(lambda: evaluate.evaluate([*arguments, "json=found.json"])) == 0
+    assert cli.guarded(lambda: evaluate.main([*arguments, "json=found.json"])) == 0
     found = json.loads(Path("found.json").read_text())
     return {name: value for name, value in found.items() if name != "run"}
 
@@ -49,9 +51,34 @@ def test_an_uncompressed_file_evaluates_to_the_runs_summary(text_dir) -> None:
 def test_a_compressed_file_evaluates_to_what_the_compressed_model_does(text_dir, monkeypatch) -> None:
     assert compress(["run=run", "method=svd", "rank=H/4", "out=deep/svd.g2"]) == 0
     found = perplexities("run=deep/svd.g2", f"data.dir={text_dir}")
-    load = evaluate.load_best
-    monkeypatch.setattr(evaluate, "load_best", lambda *a: compressed_copy(load(*a), Method.parse("svd:H/4")))
+    load = Run.model
+    monkeypatch.setattr(Run, "model", lambda *a: compressed_copy(load(*a), Method.parse("svd:H/4")))
     assert perplexities("run=run") == pytest.approx(found, rel=1e-5)
+
+
+def test_a_run_and_its_compressed_model_are_evaluated_together(text_dir) -> None:
+    assert compress(["run=run", "out=both/whole.g2"]) == 0
+    evaluated = ["run=run,both/*.g2", f"data.dir={text_dir}", "split=test", "json=both.json"]
+    assert cli.guarded(lambda: evaluate.main(evaluated)) == 0
+    one, two = json.loads(Path("both.json").read_text())
+    assert (one.pop("run"), two.pop("run")) == ("run", "both/whole.g2")
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_files_of_an_earlier_version_are_evaluated_too(text_dir) -> None:
+    """Its checkpoints did not say of what kind a model is, and its files held the vocabulary itself."""
+    shutil.copytree("run", "older")
+    content = load_checkpoint(Path("older/best.safetensors"))
+    save_checkpoint(Path("older/best.safetensors"), {name: content[name] for name in ("model", "tau")})
+    assert compress(["run=older", "out=older.g2", f"data.dir={text_dir}"]) == 0
+    deployed = load_model(Path("older.g2"))
+    vocabulary = json.loads(deployed.notes.pop("files")["vocabulary.json"])["tokens"]
+    deployed.notes["vocabulary"] = vocabulary
+    deployed.options.update({"vocabulary_size": len(vocabulary)})
+    save_model(Path("older.g2"), deployed)
+    summary = json.loads(Path("run/summary.json").read_text())
+    found = perplexities("run=older.g2", f"data.dir={text_dir}")
+    assert found == pytest.approx({name: summary[name] for name in found}, rel=1e-5)
 
 
 def test_it_says_how_small_the_file_is(capsys) -> None:
@@ -104,7 +131,9 @@ def test_a_missing_package_is_said_before_anything_is_written(monkeypatch, capsy
         (["run=run", "out=x.g2", "rest=int4"], "invalid choice: 'int4'"),
         (["run=run", "out=x.g2", "layers=7"], "there is no LSTM layer 7"),
         (["run=run", "out=run"], "out: run is a folder: name a file in it"),
-        (["run=run", "out=run/best.safetensors"], "belongs to the run run: choose another name, as model.g2"),
+        (["run=run", "out=run/best.safetensors"], "run/best.safetensors belongs to the run run: choose another name"),
+        (["run=run", "out=run/tracker.json"], "run/tracker.json belongs to the run run: choose another name"),
+        (["run=run", "out=run/vocabulary.json"], "run/vocabulary.json belongs to the run run: choose another name"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
@@ -117,9 +146,9 @@ def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
 
 def test_files_that_can_not_be_evaluated_are_named(capsys) -> None:
     Path("text.g2").write_text("no model")
-    assert cli.guarded(lambda: evaluate.evaluate(["run=text.g2"])) == 2
+    assert cli.guarded(lambda: evaluate.main(["run=text.g2"])) == 2
     assert "text.g2 is damaged" in capsys.readouterr().err
-    model = deploy(deploy_run(RunDirectory.open(Path("run")), Method()).dense_model())
+    model = deploy(deploy_run(Run.open("run"), Method()).dense_model())
     save_model(Path("anonymous.g2"), model)
-    assert cli.guarded(lambda: evaluate.evaluate(["run=anonymous.g2"])) == 2
+    assert cli.guarded(lambda: evaluate.main(["run=anonymous.g2"])) == 2
     assert "does not say what it was trained on" in capsys.readouterr().err

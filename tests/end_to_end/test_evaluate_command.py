@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import evaluate
 import train
@@ -26,7 +27,7 @@ def _there(folder, monkeypatch):
 
 
 def numbers(*arguments: str) -> dict[str, float]:
-    assert cli.guarded(lambda: evaluate.evaluate([*arguments, "json=found.json"])) == 0
+    assert cli.guarded(lambda: evaluate.main([*arguments, "json=found.json"])) == 0
     return json.loads(Path("found.json").read_text())
 
 
@@ -65,24 +66,53 @@ def test_streams_side_by_side_change_little():
     assert one["valid_perplexity"] == pytest.approx(two["valid_perplexity"], rel=0.1)
 
 
+def test_any_option_of_the_config_can_be_changed():
+    one, two = (numbers("run=run", "split=valid", f"eval.bptt={rows}") for rows in (3, 16))
+    assert one["valid_perplexity"] == pytest.approx(two["valid_perplexity"])
+    assert numbers("run=run", "split=valid", "--eval.cache.theta", "1e-1") != numbers("run=run", "split=valid")
+
+
+def test_several_runs_are_evaluated_and_named(capsys):
+    recorded = next(Path("results/text").iterdir())
+    found = numbers("run=run", "run=results/text/*", "split=test", "eval.cache.enabled=false", f"data.dir={where()}")
+    assert [one["run"] for one in found] == ["run", str(recorded)]
+    alone = numbers(f"run={recorded}", "split=test", "eval.cache.enabled=false", f"data.dir={where()}")
+    assert found[1] == alone
+    lines = capsys.readouterr().out.splitlines()
+    assert f"run: test perplexity: {found[0]['test_perplexity']:.2f}" in lines
+    assert lines[1].startswith(f"{recorded}: test perplexity: ")
+
+
+def where() -> str:
+    """The folder of the text."""
+    return OmegaConf.load("run/config.yaml").data.dir
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the following arguments are required: --run: python evaluate.py --help lists the options"),
         (["run=nowhere"], "nowhere is not a run directory"),
+        (["run=run", "run=nowhere/*"], "no run directory matches nowhere/*"),
         (["run=run", "split=train"], "invalid choice: 'train'"),
-        (["run=run", "eval.cache.enabled=perhaps"], "must be true or false, got 'perhaps'"),
-        (["run=run", "eval.cache.window=many"], "invalid int value: 'many'"),
+        (["run=run", "eval.cache.enabled=perhaps"], "eval.cache.enabled must be true or false, got 'perhaps'"),
+        (["run=run", "eval.cache.window=many"], "eval.cache.window must be a whole number, got 'many'"),
         (["run=run", "eval.cache.window=0"], "eval.cache.window must be at least 1, got 0"),
-        (["run=run", "eval.cache.lambda=1"], "eval.cache.lambda must be in [0, 1), got 1"),
-        (["run=run", "temperature=1"], "unrecognized arguments: --temperature=1"),
-        (["run=run", "eval.cache.w=3"], "unrecognized arguments"),
+        (["run=run", "eval.cache.window={"], "eval.cache.window={ does not parse"),
+        (["run=run", "eval.cache.lambda=1"], "eval.cache.lambda must be less than 1, got 1"),
+        (["run=run", "temperature=1"], "has no option temperature: leave it out"),
+        (["run=run", "eval.cache.w=3"], "has no option eval.cache.w"),
+        (["run=run", "fast"], "unrecognized arguments: fast"),
         (["run=run", "data.dir=missing"], "data.dir=missing is not a folder"),
         (["run=run", "device=nope"], "device=nope can't be used"),
+        (["run=run", "json=missing/found.json"], "there is no folder missing"),
+        (["run=run", "json=run/summary.json"], "run/summary.json belongs to the run run: choose another name"),
+        (["run=run", "json=run/vocabulary.json"], "run/vocabulary.json belongs to the run run: choose another name"),
     ],
 )
-def test_a_mistake_is_one_line(capsys, arguments, message):
-    assert cli.guarded(lambda: evaluate.evaluate(arguments)) == 2
+def test_a_mistake_is_one_line_before_anything_is_evaluated(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("g2lstm.commands.evaluate.evaluate_model", lambda *_: pytest.fail("it was evaluated"))
+    assert cli.guarded(lambda: evaluate.main(arguments)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
@@ -90,6 +120,6 @@ def test_a_mistake_is_one_line(capsys, arguments, message):
 
 def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit) as end:
-        evaluate.evaluate(["--help"])
+        evaluate.main(["--help"])
     assert end.value.code == 0
-    assert "--eval.cache.enabled true|false" in capsys.readouterr().out
+    assert "eval.cache.enabled=true" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 Reads what experiments/compression_sweep.py and experiments/gate_histograms.py wrote for runs that differ in p, tau and seed.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,17 +10,19 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
-from g2lstm.figures import COLOURS, MARKERS, MORE_LINES
-from g2lstm.inspection.measure import ALL, BLOCK_NAMES
+from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
+from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES
+from g2lstm.reporting.sweep_tables import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, spread
+from g2lstm.runs.store import Row
 
 Value = Callable[["Measured"], float]
 BLOCKS = ("i", "f")
@@ -35,20 +36,25 @@ class Measured:
 
     Attributes:
         p, tau: noise probability and temperature of its gates; 0 and 1 of a plain LSTM.
-        metric: the metric of the test split by setting, ORIGINAL among them; without the cache pointer.
+        metric: the plain metric of the test split by setting, ORIGINAL among them.
+        name, others: of the metric, as "perplexity", and of the other variants that it was evaluated in.
+        sign: 1, or -1 where a higher metric is better.
         binary: share of values below 0.1 or above 0.9 by (mode, gate block), over all layers; mode "training" or "test".
-        hard: how much the validation metric grows where gates are cut to 0 or 1.
+        hard: how much worse the validation metric is where gates are cut to 0 or 1.
     """
 
     p: float
     tau: float
     metric: dict[str, float]
+    name: str
+    others: tuple[str, ...]
+    sign: int
     binary: dict[tuple[str, str], float]
     hard: float
 
     def loss(self, setting: str) -> float:
-        """How much the metric grows under a setting."""
-        return self.metric[setting] - self.metric[ORIGINAL]
+        """How much worse the metric is under a setting."""
+        return self.sign * (self.metric[setting] - self.metric[ORIGINAL])
 
     def original(self) -> float:
         """The metric without compression."""
@@ -65,18 +71,18 @@ def read(results: Path, name: str) -> list[Measured]:
     Raises:
         UserError: a file is missing or lacks something, or no run is in both.
     """
-    sweep, gates = results / "compression" / name / "sweep.json", results / "gates" / name / "gates.json"
-    for path, command in ((sweep, "compression_sweep.py"), (gates, "gate_histograms.py")):
+    swept, gates = results / "compression" / name / "sweep.json", results / "gates" / name / "gates.json"
+    for path, command in ((swept, "compression_sweep.py"), (gates, "gate_histograms.py")):
         if not path.is_file():
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
+    rows, of_gates = sweep.open_store(swept).all(), of_one_text(recorded_rows(gates.parent, "gates", "metric"))
     try:
-        rows, content = (json.loads(path.read_text(encoding="utf-8")) for path in (sweep, gates))
-        found = [_measured(*group) for group in _by_run(_of_one_target(rows), content)]
-    except (KeyError, TypeError, ValueError) as error:
-        text = f"{sweep} or {gates} lacks what a study needs ({error!r})"
+        found = [_measured(*group) for group in _by_run(_of_one_target(rows), of_gates)]
+    except (KeyError, TypeError) as error:
+        text = f"{swept} or {gates} lacks what a study needs ({error!r})"
         raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
     if not found:
-        raise UserError(f"{sweep} and {gates} have no run in common")
+        raise UserError(f"{swept} and {gates} have no run in common")
     return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
 
 
@@ -89,7 +95,7 @@ def settings(runs: Iterable[Measured]) -> list[str]:
 def table(runs: list[Measured]) -> str:
     """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
     chosen = settings(runs)
-    columns: list[tuple[str, Value, int, str]] = [("test perplexity", Measured.original, 2, "")]
+    columns: list[tuple[str, Value, int, str]] = [(f"test {runs[0].name}", Measured.original, 2, "")]
     columns += [(Method.parse(name).label, partial(Measured.loss, setting=name), 2, "+") for name in chosen]
     columns.append(("gates cut to 0 or 1", attrgetter("hard"), 2, "+"))
     for block in BLOCKS:
@@ -102,16 +108,18 @@ def table(runs: list[Measured]) -> str:
         mine = [run for run in runs if (run.p, run.tau) == (p, tau)]
         cells = [spread([value(run) for run in mine], digits, sign) for _, value, digits, sign in columns]
         lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
+    without = f"; without {' or '.join(runs[0].others)}" if runs[0].others else ""
+    what = "Differences" if runs[0].sign > 0 else "Losses, positive where it gets lower,"
     footnote = (
-        "Differences of the test perplexity under compression, and of the validation perplexity with gates cut to 0 or 1; no"
-        " cache pointer. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and"
-        f" temperature. n seeds, {SPREAD}."
+        f"{what} of the test {runs[0].name} under compression, and of the validation {runs[0].name} with gates cut to 0 or"
+        f" 1{without}. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and temperature."
+        f" n seeds, {SPREAD}."
     )
     return markdown(lines, footnote, texts=0)
 
 
 def draw(runs: list[Measured]) -> Figure:
-    """What p (left, at the usual tau) and tau (right, at the usual p) do to perplexity, its loss, and the gates."""
+    """What p (left, at the usual tau) and tau (right, at the usual p) do to the metric, its loss, and the gates."""
     usual_tau, usual_p = _usual_tau(runs), _most_common(run.p for run in runs if run.tau != _usual_tau(runs))
     axes_of: list[tuple[str, Value, list[Measured]]] = [
         (f"noise probability p (tau {usual_tau:g})", attrgetter("p"), [run for run in runs if run.tau == usual_tau])
@@ -131,8 +139,8 @@ def draw(runs: list[Measured]) -> Figure:
         for mode in ("training", "test")
     }
     rows: dict[str, dict[str, Value]] = {
-        "test perplexity": {"original": Measured.original},
-        "loss of perplexity": losses,
+        f"test {runs[0].name}": {"original": Measured.original},
+        f"loss of {runs[0].name}": losses,
         "gate values outside [0.1, 0.9], %": shares,
     }
     for line, (title, values) in zip(panels, rows.items(), strict=True):
@@ -162,31 +170,39 @@ def _lines(
     axes.grid(alpha=0.3)
 
 
-def _of_one_target(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The originals and what was compressed as the first compressed row was, on the test split without cache."""
-    rows = [row for row in rows if row["split"] == "test" and not row["cache"]]
+def _of_one_target(rows: list[Row]) -> list[Row]:
+    """The originals and what was compressed as the first compressed row was, on the whole test split."""
+    rows = [row for row in rows if row["split"] == "test" and row.get("limit") is None]
     target = next(([row[name] for name in TARGET] for row in rows if row["setting"] != ORIGINAL), None)
     return [row for row in rows if row["setting"] == ORIGINAL or [row[name] for name in TARGET] == target]
 
 
-def _by_run(rows: list[dict[str, Any]], gates: dict[str, Any]) -> Iterable[tuple[list, list, list]]:
-    """(sweep rows, gate rows over all layers, metrics) of each run that both files have."""
+def _by_run(rows: list[Row], gates: list[Row]) -> Iterable[tuple[list[Row], list[Row]]]:
+    """(sweep rows, gate and metric rows) of each run that both files have."""
     for run in dict.fromkeys(row["run"] for row in rows):
-        swept = [row for row in rows if row["run"] == run]
-        found = [row for row in gates["rows"] if row["run"] == run and row["layer"] == ALL]
-        if swept and found:
-            yield swept, found, [row for row in gates["metrics"] if row["run"] == run]
+        found = [row for row in gates if row["run"] == run]
+        if found:
+            yield [row for row in rows if row["run"] == run], found
 
 
-def _measured(swept: list[dict[str, Any]], gates: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> Measured:
-    binary = {(row["mode"], row["block"]): row["binary"] for row in gates if row["block"] in BLOCKS}
+def _measured(swept: list[Row], gates: list[Row]) -> Measured:
+    plain, others = ([row for row in swept if bool(row["variant"]) == other] for other in (False, True))
+    of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL and row["block"] in BLOCKS]
+    binary = {(row["mode"], row["block"]): row["binary"] for row in of_all}
     for block in BLOCKS:  # a gate without noise is in training as in test
         binary.setdefault(("training", block), binary["test", block])
-    valid = {row["mode"]: row["perplexity"] for row in metrics}
-    about = gates[0]
-    p, tau = about["noise_p"] or 0.0, about["tau"] or 1.0
-    metric = {row["setting"]: row["value"] for row in swept}
-    return Measured(p, tau, metric, binary, valid["hard"] - valid["test"])
+    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
+    sign = 1 if all(lower_is_better(row) for row in plain) else -1
+    return Measured(
+        p=gates[0]["noise_p"] or 0.0,
+        tau=gates[0]["tau"] or 1.0,
+        metric={row["setting"]: row["value"] for row in plain},
+        name=plain[0]["metric"],
+        others=tuple(dict.fromkeys(row["variant"] for row in others)),
+        sign=sign,
+        binary=binary,
+        hard=sign * (valid["hard"] - valid["test"]),
+    )
 
 
 def _usual_tau(runs: list[Measured]) -> float:

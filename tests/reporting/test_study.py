@@ -8,28 +8,36 @@ import study as command
 from matplotlib import pyplot as plt
 
 from g2lstm import cli
-from g2lstm.study import draw, read, table
+from g2lstm.inspection.measure import ALL
+from g2lstm.reporting.study import draw, read, table
+from tests.conftest import ROOT
 
 
-def written(folder: Path, variants: list[tuple[float | None, float | None, int, float]]) -> Path:
+def written(folder: Path, variants: list[tuple[float | None, float | None, int, float]], metric: str = "perplexity") -> Path:
     """The two files of runs with (p, tau, seed, test perplexity)."""
-    sweep, rows, metrics = [], [], []
+    swept, gates = [], []
     for p, tau, seed, value in variants:
-        run = {"run": f"runs/x/p{p}-tau{tau}-seed{seed}", "seed": seed}
-        target = {"split": "test", "gates": "if", "matrices": "input+recurrent", "layers": "all"}
+        run = {"run": f"runs/x/p{p}-tau{tau}-seed{seed}", "gate": f"p{p}-tau{tau}", "seed": seed}
+        run |= {"weights": f"{p} {tau} {seed}", "split": "test"}
+        about = run | {"gates": "if", "matrices": "input+recurrent", "layers": "all", "metric": metric, "variant": ""}
+        about |= {"lower_is_better": metric == "perplexity", "limit": None}
         for setting, loss in {"original": 0.0, "svd:H/16": 10.0 + seed, "round:0.5+clip:1": 2.0}.items():
-            row = run | target | {"setting": setting, "cache": False, "value": value + loss}
-            sweep += [row, row | {"cache": True, "value": 0.0}, row | {"split": "valid", "value": 1.0}]
-            sweep += [] if setting == "original" else [row | {"gates": "ifgo", "value": 1e3}]
+            row = about | {"setting": setting, "value": value + loss if metric == "perplexity" else value - loss}
+            swept += [row, row | {"variant": "cache", "value": 0.0}, row | {"split": "valid", "value": 1.0}]
+            swept += [row | {"limit": 3, "value": 0.0}]
+            swept += [] if setting == "original" else [row | {"gates": "ifgo", "value": 1e3}]
+        of_run = run | {"noise_p": p, "tau": tau, "split": "valid", "size": "all", "key": run["run"]}
         for mode in ("test",) if p is None else ("training", "test"):
             for block, binary in (("i", 0.4), ("f", 0.5)):
-                of_mode = binary + (0.2 if mode == "training" else 0.0)
-                about = run | {"noise_p": p, "tau": tau, "mode": mode, "block": block}
-                rows += [about | {"layer": "all layers", "binary": of_mode}, about | {"layer": "layers.0", "binary": 0.0}]
-        metrics += [run | {"mode": "test", "perplexity": 100.0}, run | {"mode": "hard", "perplexity": 103.5}]
-    for kind, content in (("compression", sweep), ("gates", {"rows": rows, "metrics": metrics})):
-        (folder / kind / "x").mkdir(parents=True)
-        (folder / kind / "x" / ("sweep.json" if kind == "compression" else "gates.json")).write_text(json.dumps(content))
+                of_mode = {"mode": mode, "block": block, "binary": binary + (0.2 if mode == "training" else 0.0)}
+                row = of_run | of_mode | {"kind": "gates", "layer": ALL, "mean": 0.5, "entropy": 0.5, "histogram": []}
+                gates += [row, row | {"layer": "layers.0", "binary": 0.0}]
+        for mode, value in (("test", 100.0), ("hard", 103.5 if metric == "perplexity" else 96.5)):
+            gates.append(of_run | {"kind": "metric", "mode": mode, "metric": metric, "variant": "", "value": value})
+    swept = [row | {"key": str(number)} for number, row in enumerate(swept)]
+    for name, content in (("compression/x/sweep.json", swept), ("gates/x/gates.json", gates)):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(content))
     return folder
 
 
@@ -48,6 +56,17 @@ def test_a_line_has_means_and_deviations_over_seeds(tmp_path) -> None:
         f"| 1 | 0.9 | 99.00 | +11.00 | +2.00 | +3.50 | {shares} | 1 |",
         f"| 0.2 | 0.5 | 93.00 | +11.00 | +2.00 | +3.50 | {shares} | 1 |",
     ]
+
+
+def test_a_metric_of_which_more_is_better_loses_what_it_falls(tmp_path) -> None:
+    lines = table(read(written(tmp_path, STUDY[2:3], "accuracy"), "x")).splitlines()
+    assert lines[0].startswith("| p | tau | test accuracy | SVD H/16 |")
+    assert lines[2].startswith("| 0 | 0.9 | 95.00 | +11.00 | +2.00 | +3.50 |")
+    assert lines[4].startswith("Losses, positive where it gets lower, of the test accuracy under compression")
+
+
+def test_the_recorded_study_of_an_earlier_version_gives_its_table() -> None:
+    assert table(read(ROOT / "results", "ptb_study")) + "\n" == (ROOT / "results/ptb_study/study.md").read_text()
 
 
 def test_a_plain_lstm_stands_at_p_0_and_tau_1_and_is_in_training_as_in_test(tmp_path) -> None:
@@ -86,24 +105,27 @@ def test_a_missing_file_is_one_line_that_says_what_writes_it(tmp_path, capsys) -
     assert "gates.json: python experiments/gate_histograms.py runs='runs/x/*' out=" in line
 
 
-@pytest.mark.parametrize("gates", [{}, [1], {"rows": None, "metrics": []}])
+@pytest.mark.parametrize("gates", [{}, [1], {"rows": None, "metrics": []}, 3])
 def test_a_file_of_something_else_is_one_line(tmp_path, capsys, gates) -> None:
     folder = written(tmp_path, STUDY)
     (folder / "gates" / "x" / "gates.json").write_text(json.dumps(gates))
     assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
-    assert "lacks what a study needs" in capsys.readouterr().err
+    assert "gates.json is not what gate_histograms.py or gate_heatmap.py writes: remove it" in capsys.readouterr().err
+    (folder / "compression" / "x" / "sweep.json").write_text(json.dumps(gates))
+    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
+    assert "sweep.json is not what this command wrote: remove it" in capsys.readouterr().err
 
 
 def test_gates_without_a_metric_are_one_line(tmp_path, capsys) -> None:
     folder = written(tmp_path, STUDY)
     path = folder / "gates" / "x" / "gates.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": []}))
+    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["kind"] == "gates"]))
     assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
     assert "gate_histograms.py with metric=valid" in capsys.readouterr().err
 
 
 def test_files_of_other_runs_are_one_line(tmp_path, capsys) -> None:
     folder = written(tmp_path, STUDY)
-    (folder / "gates" / "x" / "gates.json").write_text(json.dumps({"rows": [], "metrics": []}))
+    (folder / "gates" / "x" / "gates.json").write_text("[]")
     assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
     assert "have no run in common" in capsys.readouterr().err

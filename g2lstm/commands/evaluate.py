@@ -1,0 +1,105 @@
+"""Evaluates runs and compressed models: python evaluate.py run=RUN_DIR split=test eval.cache.enabled=true."""
+
+import glob
+import json
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from g2lstm import cli
+from g2lstm.compression.stored import StoredModel
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
+from g2lstm.runs.config import Config
+from g2lstm.runs.device import set_threads
+from g2lstm.runs.record import evaluate_model
+from g2lstm.runs.run import Run, blamed, find_runs
+
+DESCRIPTION = "Evaluates the best weights of runs, and compressed models, again."
+
+
+def main(arguments: list[str]) -> int:
+    """The command with its arguments.
+
+    Returns:
+        the exit status.
+    """
+    parser = cli.OptionParser(
+        prog="evaluate.py", description=DESCRIPTION, epilog="Any option of the run's config can be changed."
+    )
+    parser.add_argument(
+        "--run",
+        required=True,
+        action="append",
+        metavar="RUN",
+        help="a run's folder, a model.g2 or a pattern; more with run= again",
+    )
+    parser.add_argument("--split", choices=("valid", "test", "both"), default="both")
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--device", metavar="DEVICE", help="auto without it")
+    parser.add_argument("--eval.X", metavar="VALUE", help="as eval.cache.enabled=true; eval.batch_size=N for all splits")
+    parser.add_argument("--data.X", metavar="VALUE", help="as data.dir=DIR, if the data are not where the run found them")
+    options, others = parser.parse_with_others(arguments)
+    overrides = {name: _value(name, text) for name, text in others.items()} | {"device": options.device or "auto"}
+    chosen = [model for text in options.run for model in _find(text)]
+    chosen = [type(one)(one.path, _fitting(one.own_config, overrides)) for one in chosen]
+    for one in chosen:
+        with blamed(one):
+            _ = one.config  # every mistake before the first evaluation
+    splits = ("valid", "test") if options.split == "both" else (options.split,)
+    found = []
+    for one in chosen:
+        set_threads(one.config.run.threads if "threads" in overrides else None)
+        with blamed(one):
+            task = one.task()
+            metrics = evaluate_model(task, one.model(task), splits)
+        for name, value in metrics.items():
+            before = f"{one.path}: " if len(chosen) > 1 else ""
+            print(f"{before}{name.replace('_', ' ')}: {value:.{task.metric.digits}f}")
+        found.append({"run": str(one.path), **metrics})
+    if options.json:
+        write_atomically(options.json, json.dumps(found if len(found) > 1 else found[0], indent=2) + "\n")
+    return 0
+
+
+def _new_file(text: str) -> Path:
+    path = cli.file(text)
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"there is no folder {path.parent}: make it, or name another file")
+    return path
+
+
+def _find(text: str) -> list[Run | StoredModel]:
+    """The runs and the compressed models that comma-separated names and patterns name."""
+    found: list[Run | StoredModel] = []
+    for name in text.split(","):
+        files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
+        found += [StoredModel(path) for path in files] or find_runs(name)
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    """What a text means in YAML."""
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+    except (YAMLError, OmegaConfBaseException, ValueError):
+        raise UserError(f"{name}={text} does not parse: quote text that has brackets or braces") from None
+
+
+def _fitting(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
+    """`eval.batch_size` becomes the options of single splits where a config has these."""
+    size, own = overrides.get("eval.batch_size"), config.values.get("eval") or {}
+    names = [name for name in ("valid_batch_size", "test_batch_size") if name in own and "batch_size" not in own]
+    if size is None or not names:
+        return overrides
+    rest = {name: value for name, value in overrides.items() if name != "eval.batch_size"}
+    return rest | {f"eval.{name}": size for name in names}
+
+
+def command() -> None:
+    """Entry point of `evaluate.py` and `g2lstm-evaluate`."""
+    cli.main(main)
