@@ -10,11 +10,11 @@ from pathlib import Path
 
 from g2lstm import cli
 from g2lstm.errors import UserError
-from g2lstm.figures import save_figure
 from g2lstm.reporting import run_tables
 from g2lstm.reporting.curves import draw_curves
 from g2lstm.reporting.documents import fill
-from g2lstm.runs import find_runs
+from g2lstm.reporting.figures import save_figure
+from g2lstm.runs.run import find_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("reproduction", "performance", "compression", "gates", "tuning-log")
@@ -24,7 +24,12 @@ DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 def tables(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     if options.runs is not None:
-        print(compared(options.runs, options.margin, losses=options.losses))
+        runs = find_runs(options.runs)
+        if options.losses:
+            print(run_tables.loss_table(runs))
+        else:
+            groups = run_tables.ended(runs)
+            print(f"{run_tables.statistics_table(groups)}\n\n{run_tables.paired_table(groups, options.margin)}")
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")
@@ -34,19 +39,10 @@ def tables(arguments: list[str]) -> int:
         raise UserError(f"{names} quote other numbers than results/ has: run python experiments/tables.py")
     for folder in sorted(path for path in options.results.iterdir() if path.is_dir()) if not options.check else ():
         if groups := run_tables.recorded_runs(folder):
-            if (figure := draw_curves(groups, f"{folder.name}: Penn Treebank")) is not None:
+            if (figure := draw_curves(groups, folder.name)) is not None:
                 save_figure(figure, folder, "curves")
             print(f"{folder.name}\n{run_tables.recorded(folder)}\n")
     return 0
-
-
-def compared(patterns: str, margin: float | None, *, losses: bool) -> str:
-    """What can be said of any runs."""
-    paths = find_runs(patterns)
-    if losses:
-        return run_tables.loss_table(paths)
-    groups = run_tables.read_runs(paths)
-    return f"{run_tables.statistics_table(groups)}\n\n{run_tables.paired_table(groups, margin)}"
 
 
 def _parser() -> cli.OptionParser:

@@ -1,92 +1,162 @@
-"""The numbers behind the gate figures: flat rows for `gates.json`."""
+"""What is measured of trained gates, as rows of a store: their spread and the metric in each mode, and words that shut them.
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+A row has its "kind": "gates", "metric" or "words". The rows of kind "gates" and "metric" with one key are one measurement:
+those of a run on a text.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from g2lstm.figures import gate_label
-from g2lstm.gates import HardGate, SharpenedGate, has_temperature
-from g2lstm.inspection.modes import gated_layers, noisy_gate, training_gates, with_gate
-from g2lstm.inspection.reading import corpus_statistics, layer_name
+from g2lstm.errors import UserError
+from g2lstm.files import read_json
+from g2lstm.gates import has_temperature
+from g2lstm.inspection.gates import GateRecord, watched
+from g2lstm.inspection.modes import gated_layers, modes_of
 from g2lstm.inspection.statistics import GateStatistics, Tally
-from g2lstm.training.rundir import RunDirectory
-from g2lstm.training.tasks import LanguageModelTask
+from g2lstm.inspection.words import class_means, compare_classes, word_rows
+from g2lstm.runs.run import Run
+from g2lstm.runs.store import Row, Store, key_of
 
-Row = dict[str, Any]
 ALL = "all layers"
-MODES = {
-    "training": "training: noise and temperature",
-    "test": "test",
-    "tempered": "test at the temperature of training",
-    "hard": "test, gates cut to 0 or 1",
-}
+SHOWN = ("i", "f")  # the gates that the paper shows
 BLOCK_NAMES = {"i": "input gate", "f": "forget gate", "o": "output gate"}
+MOST_ENDS = 50  # words with the lowest and with the highest gates in a row
+_ABOUT = {"kind", "run", "gate", "seed", "weights"}
+_NEEDED = {
+    "gates": _ABOUT | {"mode", "split", "size", "layer", "block", "mean", "binary", "entropy", "histogram"},
+    "metric": _ABOUT | {"mode", "split", "metric", "value"},
+    "words": _ABOUT | {"split", "size", "layer", "min_count", "types", "classes", "test", "lowest_and_highest"},
+}
 
 
-def modes_of(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, AbstractContextManager[None]]]:
-    """The modes in which a trained model's gates are worth a look, each with what switches it on.
+def open_store(folder: Path) -> Store:
+    """What was measured of gates and left in a folder, also by an earlier version.
 
-    A gate without noise is in training as in test, so a plain or sharpened model has only "test" and "hard".
+    Raises:
+        UserError: a file there holds something else.
     """
-    device = next(model.parameters()).device
-    found = noisy_gate(model)
-    if found is not None:
-        yield "training", training_gates(model, torch.Generator(device).manual_seed(seed))
-    yield "test", nullcontext()
-    if found is not None:
-        gate, tau = found
-        yield "tempered", with_gate(model, SharpenedGate(tau, gate.gates))
-    own = next((layer.gate.gates for layer in gated_layers(model)), ())
-    yield "hard", with_gate(model, HardGate(own) if own else HardGate())
+    path = folder / "gates.json"
+    return Store(path, upgrade=partial(_upgrade, path))
 
 
-def about_run(path: Path, gate: str, seed: int, model: nn.Module) -> Row:
-    """What every row says of a run.
+def recorded_rows(folder: Path, *kinds: str, names: Mapping[str, str] | None = None) -> list[Row]:
+    """The rows of some kinds that stand in a folder.
 
     Args:
-        path, gate, seed: the run's directory, the name of its gate and its seed.
-        model: with the run's best weights, whose present temperature is told.
+        folder: with gates.json; an earlier version kept the rows of words in a file of their own.
+        kinds: of rows.
+        names: what runs are called now by their weights, to leave out what was measured of others.
     """
-    layer = gated_layers(model)[0]
-    row: Row = {"run": path.as_posix(), "gate": gate, "label": gate_label(gate), "seed": seed}
-    row |= {"weights": weights_digest(path), "tau": layer.tau if has_temperature(layer.gate) else None}
-    return row | {"noise_p": getattr(layer.gate, "noise_p", None)}
+    rows = [row for row in open_store(folder).all() if row["kind"] in kinds]
+    words = folder / "words.json"
+    if not rows and "words" in kinds and words.is_file():
+        rows = _upgrade(words, read_json(words, dict))
+    return rows if names is None else [row | {"gate": names[row["weights"]]} for row in rows if row["weights"] in names]
 
 
-def weights_digest(path: Path) -> str:
-    """What tells a run's best weights from any others."""
-    return hashlib.sha256(RunDirectory(path).best.read_bytes()).hexdigest()[:20]
+def keep_first(store: Store, rows: list[Row]) -> None:
+    """Puts rows before all others of a store, and drops what was measured of the same runs with other weights."""
+    weights = {row["run"]: row["weights"] for row in rows}
+    stale = [row for row in store.all() if row["weights"] != weights.get(row["run"], row["weights"])]
+    store.keep((row["key"] for row in rows), stale)
 
 
-def measure(
-    task: LanguageModelTask, model: nn.Module, tokens: Tensor, about: Row, *, metric_split: str | None = "valid"
-) -> tuple[list[Row], list[Row]]:
-    """Histograms and metric of a model in each mode.
+def measure_gates(
+    store: Store, run: Run, name: str, *, split: str, limit: int | None = None, metric_split: str | None = None
+) -> list[Row]:
+    """Histograms and metric of a run in each mode, from the store where they are there.
 
     Args:
-        task, model: the model in eval mode, and what evaluates it.
-        tokens: (N,) the text whose gate values are counted.
-        about: what every row says of the run, as `about_run` gives it.
+        store: takes what is measured.
+        run: with weights.
+        name: what it is called beside the others.
+        split, limit: the text whose gate values are counted, as `Task.evaluate` has them.
         metric_split: "valid", "test" or None for no metrics.
 
     Returns:
-        a row for each mode, layer and gate, and a row for each mode's metrics.
+        a row for each mode, layer and gate, and a row for each mode's metric.
     """
-    rows: list[Row] = []
-    metrics: list[Row] = []
+    task = run.task()
+    metric = metric_split and [metric_split, task.digest(metric_split)]
+    key = key_of("gates", run.weights, split, task.digest(split, limit), metric)
+    if key in store:
+        return _named(store, key, run, name)
+    model, rows = run.model(task), list[Row]()
+    about = _about(run, name, model)
+    read = {"split": split, "size": task.size(split, limit)}
     for mode, switched_on in modes_of(model):
         with switched_on:
             if mode != "hard":
-                statistics = corpus_statistics(model, tokens, batch_size=task.valid_batch_size, rows=task.eval_bptt)
-                rows += [about | {"mode": mode} | row for row in rows_of(statistics)]
+                found = rows_of(corpus_statistics(task, model, split, limit))
+                rows += [{"kind": "gates"} | about | {"mode": mode} | read | row for row in found]
             if metric_split is not None:
-                metrics.append(about | {"mode": mode, "split": metric_split} | task.evaluate(model, metric_split))
-    return rows, metrics
+                value = task.evaluate(model, metric_split).metrics[task.metric.name]
+                measured = {"split": metric_split, "metric": task.metric.name, "variant": "", "value": value}
+                measured["digits"] = task.metric.digits
+                rows.append({"kind": "metric"} | about | {"mode": mode} | measured)
+    return store.add(key, rows)
+
+
+def measure_words(
+    store: Store, run: Run, name: str, layer: str, *, split: str, limit: int | None = None, min_count: int = 20
+) -> Row:
+    """Which words have the lowest mean forget gate over a text, and the test of the paper's observation.
+
+    Args:
+        store, run, name, split, limit: as in `measure_gates`.
+        layer: whose gate.
+        min_count: words seen less are left out.
+
+    Raises:
+        UserError: the task has no words, or none is seen so often.
+    """
+    task = run.task()
+    if task.labels is None:
+        raise UserError(f"task {run.config.run.task.name} reads no words to compare: set words=none")
+    key = key_of("words", run.weights, split, task.digest(split, limit), layer, min_count)
+    if key in store:
+        return _named(store, key, run, name)[0]
+    model = run.model(task)
+    statistics = corpus_statistics(task, model, split, limit, words=len(task.labels))
+    sums = next(t.words for at, t in statistics.tallies.items() if (at.layer_name, at.gate) == (layer, "f"))
+    assert sums is not None
+    types = word_rows(sums, task.labels, min_count)
+    if not types:
+        raise UserError(f"no word stands {min_count} times in {split}: set min_count lower, or words=train")
+    row = {"kind": "words"} | _about(run, name, model) | {"layer": layer, "split": split, "size": task.size(split, limit)}
+    row |= {"min_count": min_count, "types": len(types), "classes": class_means(types), "test": compare_classes(types)}
+    ends = types if len(types) <= 2 * MOST_ENDS else types[:MOST_ENDS] + types[-MOST_ENDS:]
+    return store.add(key, [row | {"lowest_and_highest": [_rounded(asdict(word)) for word in ends]}])[0]
+
+
+def corpus_statistics(
+    task: Any, model: nn.Module, split: str, limit: int | None = None, *, words: int | None = None
+) -> GateStatistics:
+    """The statistics of the input and forget gates while a split is evaluated; of each of `words` words where it is given.
+
+    Raises:
+        UserError: a gate value is no number, as of a model that diverged.
+    """
+    statistics, numbers = GateStatistics(words=words), list[Tensor]()
+
+    def reading(read: Tensor) -> None:
+        numbers[:] = [read]
+
+    def add(record: GateRecord) -> None:
+        fitting = bool(numbers) and next(iter(record.values.values())).shape[:2] == numbers[0].shape
+        statistics.add(record, numbers[0] if words is not None and fitting else None)
+
+    try:
+        with watched(model, add, SHOWN):
+            task.evaluate(model, split, limit=limit, reading=reading)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return statistics
 
 
 def rows_of(statistics: GateStatistics) -> list[Row]:
@@ -94,8 +164,65 @@ def rows_of(statistics: GateStatistics) -> list[Row]:
     rows, parts = [], dict[str, list[Tally]]()
     for key, tally in statistics.tallies.items():
         parts.setdefault(key.gate, []).append(tally)
-        rows.append(_row(layer_name(key), key.gate, [tally]))
+        rows.append(_row(key.layer_name, key.gate, [tally]))
     return rows + [_row(ALL, gate, tallies) for gate, tallies in parts.items()]
+
+
+def of_one_text(rows: Iterable[Row], weights: Iterable[str] | None = None) -> list[Row]:
+    """The rows of the first text on which gates of all `weights` were measured, [] where there is none.
+
+    Args:
+        rows: of kind "gates" and "metric".
+        weights: digests of runs' weights; any without them.
+    """
+    measured: dict[str, list[Row]] = {}
+    for row in rows:
+        measured.setdefault(row["key"], []).append(row)
+    texts: dict[tuple, dict[str, list[Row]]] = {}
+    for found in measured.values():
+        gates = next((row for row in found if row["kind"] == "gates"), None)
+        if gates is not None:
+            metric = next((row["split"] for row in found if row["kind"] == "metric"), None)
+            texts.setdefault((gates["split"], gates["size"], metric), {}).setdefault(gates["weights"], found)
+    for by_weights in texts.values():
+        if weights is None or set(weights) <= by_weights.keys():
+            chosen = by_weights if weights is None else dict.fromkeys(weights)
+            return [row for digest in chosen for row in by_weights[digest]]
+    return []
+
+
+def chosen_layer(names: Iterable[str], asked: str | None) -> str:
+    """The layer called `asked`; without it the first one of a decoder, or the first.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    known = list(dict.fromkeys(names))
+    if asked is not None:
+        if asked in known:
+            return asked
+        raise UserError(f"the model has no layer {asked}: layer=... is one of {', '.join(known)}")
+    return next((name for name in known if "decoder" in name), known[0])
+
+
+def joined(shares: Sequence[float], bins: int) -> list[float]:
+    """A histogram with neighbouring bins joined to `bins` bins."""
+    width = len(shares) // bins
+    return [sum(shares[start : start + width]) for start in range(0, len(shares), width)]
+
+
+def _about(run: Run, name: str, model: nn.Module) -> Row:
+    """What every row says of a run; the temperature is the present one of its best weights."""
+    layer = next(iter(gated_layers(model)), None)
+    row = {"run": run.path.as_posix(), "gate": name, "seed": run.seed, "weights": run.weights}
+    tau = layer.tau if layer is not None and has_temperature(layer.gate) else None
+    return row | {"tau": tau, "noise_p": getattr(layer and layer.gate, "noise_p", None)}
+
+
+def _named(store: Store, key: str, run: Run, name: str) -> list[Row]:
+    """What was measured before, with the run's present place and name."""
+    rows = [row | {"run": run.path.as_posix(), "gate": name, "seed": run.seed} for row in store.rows(key)]
+    return rows if rows == store.rows(key) else store.add(key, rows)
 
 
 def _row(layer: str, block: str, tallies: list[Tally]) -> Row:
@@ -111,7 +238,30 @@ def _mixed(weights: list[float], values: Any) -> float:
     return sum(weight * value for weight, value in zip(weights, values, strict=True))
 
 
-def joined(shares: list[float], bins: int) -> list[float]:
-    """A histogram with neighbouring bins joined to `bins` bins."""
-    width = len(shares) // bins
-    return [sum(shares[start : start + width]) for start in range(0, len(shares), width)]
+def _rounded(row: Row) -> Row:
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _upgrade(path: Path, content: Any) -> list[Row]:
+    """The rows of a file, checked; of {"rows": ..., ...} too, as an earlier version wrote its gates.json and words.json."""
+    try:
+        rows = content if isinstance(content, list) else _earlier(content)
+        if all(row.keys() >= _NEEDED[row["kind"]] and "key" in row for row in rows):
+            return rows
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration):
+        pass
+    raise UserError(f"{path} is not what gate_histograms.py or gate_heatmap.py writes: remove it, or set out=...")
+
+
+def _earlier(content: Row) -> list[Row]:
+    rows: list[Row] = []
+    for row in content["rows"]:
+        kind, of = ("gates", content) if "metrics" in content else ("words", row)
+        size = f"{of['sentences']:,} sentences ({of['words']:,} words)"
+        rows.append(row | {"kind": kind, "split": of["split"], "size": size})
+    for row in content.get("metrics", ()):
+        name = next(reversed(row))  # the metric came last
+        rows.append(row | {"kind": "metric", "metric": name, "variant": "", "value": row[name]})
+    for row in rows:  # the first records said nothing of weights
+        row |= {"weights": row.get("weights") or row["run"], "key": key_of(row["kind"] == "words", row["run"])}
+    return rows

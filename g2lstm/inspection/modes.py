@@ -1,7 +1,7 @@
 """A trained model's gates in other modes than evaluation: as they were in training, at a temperature, or cut to 0 and 1."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,8 +11,32 @@ from torch.nn.utils.rnn import PackedSequence
 from g2lstm import gates
 from g2lstm.cell import G2LSTMCell
 from g2lstm.gated import Gated
-from g2lstm.gates import Gate, GumbelGate, has_temperature
+from g2lstm.gates import Gate, GumbelGate, HardGate, SharpenedGate, has_temperature
 from g2lstm.lstm import G2LSTM
+
+MODES = {
+    "training": "training: noise and temperature",
+    "test": "test",
+    "tempered": "test at the temperature of training",
+    "hard": "test, gates cut to 0 or 1",
+}
+
+
+def modes_of(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, AbstractContextManager[None]]]:
+    """The modes in which a trained model's gates are worth a look, each with what switches it on.
+
+    A gate without noise is in training as in test, so a plain or sharpened model has only "test" and "hard".
+    """
+    device = next(model.parameters()).device
+    found = noisy_gate(model)
+    if found is not None:
+        yield "training", training_gates(model, torch.Generator(device).manual_seed(seed))
+    yield "test", nullcontext()
+    if found is not None:
+        gate, tau = found
+        yield "tempered", with_gate(model, SharpenedGate(tau, gate.gates))
+    own = next((layer.gate.gates for layer in gated_layers(model)), ())
+    yield "hard", with_gate(model, HardGate(own) if own else HardGate())
 
 
 def gated_layers(model: nn.Module) -> list[Gated]:

@@ -22,6 +22,12 @@ class Key(NamedTuple):
     reverse: bool
     gate: str
 
+    @property
+    def layer_name(self) -> str:
+        """ "layers.0", "encoder.1.reverse": what a layer and direction is called in tables and figures."""
+        parts = [self.name or "lstm", *([str(self.layer)] if self.layer else []), *(["reverse"] if self.reverse else [])]
+        return ".".join(parts)
+
 
 class Tally:
     """Sums over gate values.
@@ -86,11 +92,6 @@ class Tally:
     def summary(self) -> dict[str, float]:
         """Mean, shares below `MARGIN`, above 1 - `MARGIN` and outside both, and mean binary entropy in bits."""
         mean, below, above, entropy = (self.units.sum(0) / max(self.count, 1)).tolist()
-        return {"mean": mean, "below": below, "above": above, "binary": below + above, "entropy": entropy}
-
-    def by_unit(self) -> dict[str, Tensor]:
-        """The same of each unit, (H,) each."""
-        mean, below, above, entropy = (self.units / max(self.steps, 1)).unbind(1)
         return {"mean": mean, "below": below, "above": above, "binary": below + above, "entropy": entropy}
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 from torch import Tensor
 
 from g2lstm.data.text import EOS, UNK
@@ -116,26 +117,25 @@ def compare_classes(
     second = np.array([row.mean for row in rows if row.kind in high])
     if min(len(first), len(second)) < 2:
         return None
-    difference = float(first.mean() - second.mean())
-    generator, both = np.random.default_rng(seed), np.concatenate([first, second])
-    boot = _resampled(first, draws, generator) - _resampled(second, draws, generator)
-    sums = np.array([generator.permutation(both)[: len(first)].sum() for _ in range(draws)])
-    permuted = sums / len(first) - (both.sum() - sums) / len(second)
-    extreme = int((np.abs(permuted) >= abs(difference) - 1e-15).sum())
-    ranks = np.searchsorted(np.sort(second), first, side="right")
-    ties = ranks - np.searchsorted(np.sort(second), first, side="left")
-    bounds = np.quantile(boot, [0.025, 0.975])
+    rng = np.random.default_rng(seed)
+    span = stats.bootstrap((first, second), _difference, n_resamples=draws, method="percentile", rng=rng).confidence_interval
+    permuted = stats.permutation_test(
+        (first, second),
+        lambda a, b, axis: np.abs(_difference(a, b, axis)),
+        n_resamples=draws,
+        alternative="greater",
+        rng=rng,
+    )
     return {
-        "difference": difference,
-        "low": float(bounds[0]),
-        "high": float(bounds[1]),
-        "p": (extreme + 1) / (draws + 1),
-        "below": float((len(second) - ranks + ties / 2).mean() / len(second)),
+        "difference": float(_difference(first, second)),
+        "low": float(span.low),
+        "high": float(span.high),
+        "p": float(permuted.pvalue),
+        "below": float(stats.mannwhitneyu(second, first).statistic) / (len(first) * len(second)),
         "types_low": len(first),
         "types_high": len(second),
     }
 
 
-def _resampled(values: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """(draws,) means of the values drawn with replacement."""
-    return np.array([generator.choice(values, len(values)).mean() for _ in range(draws)])
+def _difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
+    return first.mean(axis) - second.mean(axis)

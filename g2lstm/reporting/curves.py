@@ -1,27 +1,54 @@
-"""Validation curves of recorded runs."""
+"""Curves of runs: the metric in training and validation."""
 
-import json
+import math
 from itertools import cycle
-from pathlib import Path
+from statistics import mean
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from g2lstm.figures import COLOURS, DASHES, MORE_LINES, gate_kind, gate_label
-from g2lstm.reporting.run_tables import Groups
+from g2lstm.reporting.figures import COLOURS, DASHES, MORE_LINES, gate_kind, gate_label
+from g2lstm.reporting.run_tables import Groups, metric_of
+from g2lstm.runs.run import Run
+
+MOST_POINTS = 150  # of a curve of training; beyond it neighbours are joined
+Points = list[tuple[float, float]]
 
 
-def validations(run: Path) -> list[tuple[int, float]]:
-    """(epoch, validation perplexity) of a run."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [(record["epoch"], record["perplexity"]) for record in records if record["kind"] == "valid"]
+def validations(run: Run) -> Points:
+    """(epoch, metric on valid) of a run."""
+    name = metric_of(run).name
+    records = [record for record in run.folder.curve() if record["kind"] == "valid" and _finite(record, name)]
+    return [(record["epoch"], record[name]) for record in records]
+
+
+def training(run: Run) -> Points:
+    """(step, metric of the loss in training, or the loss where there is none) of a run."""
+    records = [record for record in run.folder.curve() if record["kind"] == "train" and _finite(record, "loss")]
+    width, of_loss = -(-len(records) // MOST_POINTS) or 1, metric_of(run).of_loss or float
+    parts = [records[start : start + width] for start in range(0, len(records), width)]
+    return [(mean(one["step"] for one in part), of_loss(mean(one["loss"] for one in part))) for part in parts]
 
 
 def draw_curves(groups: Groups, title: str) -> Figure | None:
-    """Validation perplexity over epochs, one line a run; None where no run was validated twice."""
-    curves = {name: [validations(run.path) for run in runs] for name, runs in groups.items()}
+    """The metric on valid over epochs, one line a run; None where no run was validated twice."""
+    metric = metric_of(next(iter(groups.values()))[0])
+    curves = {name: [validations(run) for run in runs] for name, runs in groups.items()}
+    return _drawn(curves, "epoch", f"validation {metric.name.replace('_', ' ')}", title, metric.lower_is_better)
+
+
+def draw_training(groups: Groups, title: str) -> Figure | None:
+    """The same in training over steps: with dropout, and with the gates' noise."""
+    metric = metric_of(next(iter(groups.values()))[0])
+    curves = {name: [training(run) for run in runs] for name, runs in groups.items()}
+    name = metric.name.replace("_", " ") if metric.of_loss else "loss"
+    return _drawn(curves, "step", f"training {name}", title, metric.lower_is_better or not metric.of_loss)
+
+
+def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is_better: bool) -> Figure | None:
     if not any(len(points) > 1 for lines in curves.values() for points in lines):
         return None
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -29,13 +56,21 @@ def draw_curves(groups: Groups, title: str) -> Figure | None:
     for name, lines in curves.items():
         known = name in COLOURS
         colour, marker = (COLOURS[name], ".") if known else next(more)
-        dashes = DASHES[gate_kind(name)] if known else "-"
-        look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 4}
-        for index, points in enumerate(lines):
-            axes.plot(*zip(*points, strict=True), label=gate_label(name) if index == 0 else None, **look)
-    lowest = min(value for lines in curves.values() for points in lines for _, value in points)
-    axes.set(xlabel="epoch", ylabel="validation perplexity", title=title, ylim=(0.97 * lowest, 2.2 * lowest))
+        look: dict[str, Any] = {"color": colour, "linestyle": DASHES[gate_kind(name)] if known else "-"}
+        look |= {"marker": marker if max(map(len, lines)) < 40 else None, "markersize": 4}
+        for index, points in enumerate(points for points in lines if points):
+            axes.plot(*zip(*points, strict=True), label=fill(gate_label(name), 44) if index == 0 else None, **look)
+    shown = [[value for _, value in points] for lines in curves.values() for points in lines if points]
+    axes.set(xlabel=x, ylabel=y, title=title)
+    if lower_is_better and (low := min(map(min, shown))) > 0:  # the start is far above what runs differ in
+        axes.set_ylim(0.97 * low, 2 * max(values[-1] for values in shown))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def _finite(record: dict[str, Any], name: str) -> bool:
+    value = record.get(name)
+    return isinstance(value, int | float) and math.isfinite(value)

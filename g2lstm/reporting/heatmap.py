@@ -3,16 +3,21 @@
 from textwrap import wrap
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from g2lstm.inspection.words import CLASSES, WordRow
+from g2lstm.inspection.clustering import cluster_order
+from g2lstm.inspection.measure import BLOCK_NAMES
+from g2lstm.inspection.reading import Reading
+from g2lstm.inspection.words import CLASSES
+from g2lstm.reporting.figures import gate_label
+from g2lstm.runs.store import Row
 
 WORDS_A_LINE = 24
+WORDS_AN_END = 20
+MOST_HEADS = 40  # words above each view of units; more stand above the first alone
+MOST_CELLS = 120_000  # of all views of units; beyond it a row stands for several units that do alike
 COLOURS = "cividis"  # made to be read alike with and without colour blindness
 # Okabe and Ito's palette and a marker each, told apart by colour-blind readers and in print.
 CLASS_STYLES = {
@@ -24,14 +29,9 @@ CLASS_STYLES = {
 }
 
 
-def draw_heatmap(words: list[str], rows: list[tuple[str, str, list[float]]], title: str) -> Figure:
-    """Words along the top, one row a model and gate, the value in each cell; long texts go on below.
-
-    Args:
-        words: N of them.
-        rows: model, gate and N values in [0, 1] of each.
-        title: above all.
-    """
+def draw_heatmap(readings: list[Reading]) -> Figure:
+    """Words along the top, one row a model and gate with the mean over units in each cell; long texts go on below."""
+    words, rows = readings[0].words, [(model, gate, values.mean(1).tolist()) for model, gate, values in _gates(readings)]
     starts = range(0, len(words), WORDS_A_LINE)
     widest = min(len(words), WORDS_A_LINE)
     longest = max(map(len, words))
@@ -61,49 +61,59 @@ def draw_heatmap(words: list[str], rows: list[tuple[str, str, list[float]]], tit
             axes.text(x, y, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7,
                       color="white" if dark else "black")  # fmt: skip
     figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=max(8, 4 * len(rows)))
-    _head(figure, title)
+    _head(figure, f"Gates of {readings[0].layer} at each word{note(readings)}")
     return figure
 
 
-def draw_units(words: list[str], panels: list[tuple[str, str, np.ndarray]], title: str) -> Figure:
-    """Every unit's gate at every word.
-
-    Args:
-        words: N of them.
-        panels: model, gate and (H, N) values of each, units in the order they are to be shown in.
-        title: above all.
-    """
+def draw_units(readings: list[Reading]) -> Figure:
+    """Every unit's gate at every word, units that do alike beside each other."""
+    words, named = readings[0].words, _gates(readings)
+    width = -(-sum(values.numel() for _, _, values in named) // MOST_CELLS)  # units a row
+    ordered = [(model, gate, values.T[cluster_order(values.T)]) for model, gate, values in named]  # (H, N)
+    panels = [
+        (model, gate, [part.mean(0).numpy() for part in units.split(width)], len(units)) for model, gate, units in ordered
+    ]
     columns = 1 if len(words) > 30 else min(2, len(panels))
     lines = -(-len(panels) // columns)
     longest = max(map(len, words))
-    width = 0.24 * max(len(words), 8)  # inches
-    labels = _labels([(model, gate) for model, gate, _ in panels], int(width / 0.085))
+    wide = 0.24 * max(len(words), 8)  # inches
+    labels = _labels([(model, gate) for model, gate, *_ in panels], int(wide / 0.085))
     below = 0.17 * max(label.count("\n") for label in labels)
-    size = (1.2 + columns * (1.0 + width), 0.7 + lines * (3.2 + 0.085 * longest + below))
+    size = (1.2 + columns * (1.0 + wide), 0.7 + lines * (3.2 + 0.085 * longest + below))
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     image: Any = None
-    for place, label, (_, _, values) in zip(axes.flat, labels, panels, strict=False):
-        image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="nearest")
-        _words_above(place, words, True)
+    for number, (place, label, (_, _, values, count)) in enumerate(zip(axes.flat, labels, panels, strict=False)):
+        image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="none")
+        _words_above(place, words if len(words) <= MOST_HEADS or number < columns else [], True)
         place.set_xlabel(label)
-        place.set_ylabel(f"{len(values)} units, like beside like")
+        place.set_ylabel(f"{count} units, like beside like" + (f"\na row: {width} units" if width > 1 else ""))
         place.set_yticks([])
     for place in axes.flat[len(panels) :]:
         place.set_visible(False)
     figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
                     shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
-    _head(figure, title)
+    _head(figure, f"Units of {readings[0].layer} at each word{note(readings)}")
     return figure
 
 
-def draw_words(rows: list[WordRow], title: str, count: int = 20) -> Figure:
+def note(readings: list[Reading]) -> str:
+    """What a star at a word means, where one has it."""
+    return " (* unknown to the model)" if any(reading.unknown for reading in readings) else ""
+
+
+def _gates(readings: list[Reading]) -> list[tuple[str, str, Any]]:
+    """Model, gate and (N, H) values of each gate."""
+    return [(gate_label(r.gate), BLOCK_NAMES[gate], values) for r in readings for gate, values in r.gates.items()]
+
+
+def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
     """The word types with the lowest and the highest mean gate, with counts and 95% confidence intervals.
 
     Args:
-        rows: lowest first.
-        title: above all.
+        row: of kind "words".
         count: at either end.
     """
+    rows, types = row["lowest_and_highest"], row["types"]
     ends = [("lowest", rows[:count]), ("highest", rows[-count:])] if len(rows) > 2 * count else [("all", rows)]
     figure, panels = plt.subplots(
         1, len(ends), figsize=(5.4 * len(ends), 1.6 + 0.21 * min(count, len(rows)) * (3 - len(ends))), sharex=True,
@@ -112,18 +122,19 @@ def draw_words(rows: list[WordRow], title: str, count: int = 20) -> Figure:
     for axes, (name, chosen) in zip(panels[0], ends, strict=True):
         for kind in CLASSES:
             colour, marker = CLASS_STYLES[kind]
-            mine = [(place, row) for place, row in enumerate(chosen) if row.kind == kind]
-            xs, ys = [row.mean for _, row in mine], [place for place, _ in mine]
-            widths = [[row.mean - row.low for _, row in mine], [row.high - row.mean for _, row in mine]]
+            mine = [(place, word) for place, word in enumerate(chosen) if word["kind"] == kind]
+            xs, ys = [word["mean"] for _, word in mine], [place for place, _ in mine]
+            widths = [[w["mean"] - w["low"] for _, w in mine], [w["high"] - w["mean"] for _, w in mine]]
             axes.errorbar(xs, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
-        axes.set_yticks(range(len(chosen)), [f"{row.word}  ({row.count:,})" for row in chosen], parse_math=False)
+        axes.set_yticks(range(len(chosen)), [f"{word['word']}  ({word['count']:,})" for word in chosen], parse_math=False)
         axes.invert_yaxis()
-        axes.set_title(f"{name} {len(chosen)} of {len(rows):,} word types", fontsize="medium")
+        axes.set_title(f"{name} {len(chosen)} of {types:,} word types", fontsize="medium")
         axes.set_xlabel("forget gate, mean over units; bars: 95% interval;\n(n) occurrences")
         axes.grid(axis="x", alpha=0.3)
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(CLASSES), frameon=False)
-    _head(figure, title)
+    where = f"{row['split']}, seen {row['min_count']} times or more"
+    _head(figure, f"Forget gate of {row['layer']}, {gate_label(row['gate'])}, by word ({where})")
     return figure
 
 
@@ -139,23 +150,9 @@ def _head(figure: Figure, title: str) -> None:
 
 
 def _labels(names: list[tuple[str, str]], width: int) -> list[str]:
-    """ "model, gate" of each; where one is longer than `width` characters, the gate has a line of its own.
-
-    The models then have as few lines as tell them apart, from two on, and an ellipsis at the end of what is cut.
-    """
+    """ "model, gate" of each; where one is longer than `width`, the gate has a line of its own below three of the model."""
     if all(len(f"{model}, {gate}") <= width for model, gate in names):
         return [f"{model}, {gate}" for model, gate in names]
-    broken = {model: wrap(f"{model},", width) for model, _ in names}
-    cut: dict[str, str] = {}
-    for most in range(2, max(2, *map(len, broken.values())) + 1):
-        cut = {model: _cut(lines, most, width) for model, lines in broken.items()}
-        if len(set(cut.values())) == len(cut):
-            break
-    return [f"{cut[model]}\n{gate}" for model, gate in names]
-
-
-def _cut(lines: list[str], most: int, width: int) -> str:
-    kept = lines[:most]
-    if len(lines) > most:
-        kept[-1] = f"{kept[-1][: width - 1]}…"
-    return "\n".join(kept)
+    lines = [wrap(f"{model},", width) for model, _ in names]
+    kept = [line if len(line) < 4 else [f"{line[0][: width - 1]}…", *line[-2:]] for line in lines]  # the ends differ
+    return ["\n".join([*line, gate]) for line, (_, gate) in zip(kept, names, strict=True)]

@@ -2,19 +2,17 @@
 
 from statistics import mean
 from textwrap import wrap
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from g2lstm.inspection.measure import BLOCK_NAMES, joined
+from g2lstm.reporting.figures import gate_label
+from g2lstm.reporting.gate_tables import text_read
+from g2lstm.runs.store import Row
 
-Row = dict[str, Any]
 # Blue and vermilion of Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = {"i": "#0072B2", "f": "#D55E00"}
 CURVES = {
@@ -25,44 +23,44 @@ CURVES = {
 MOST_COLUMNS = 6
 
 
-def draw_histograms(rows: list[Row], layer: str, bins: int, source: str) -> Figure:
-    """One column a gate of the model, one row each for input and forget gates; over several seeds the mean and the range.
+def draw_histograms(rows: list[Row], layer: str, bins: int) -> Figure:
+    """One column a model, one row each for input and forget gates; of several seeds the mean and a band over the range.
 
     Args:
-        rows: as in `gates.json`, of the mode "test".
+        rows: as `inspection.measure` gives them, of one text.
         layer: whose values are shown.
         bins: how many.
-        source: what was read.
     """
-    chosen = [row for row in rows if row["layer"] == layer and row["mode"] == "test"]
+    chosen = [row for row in rows if row["kind"] == "gates" and row["layer"] == layer and row["mode"] == "test"]
     titles = _titles(chosen)
     figure, panels = _grid(list(titles.values()))
-    for label, pair in zip(titles, panels, strict=False):
+    for gate, pair in zip(titles, panels, strict=False):
         for axes, block in zip(pair, ("i", "f"), strict=True):
-            runs = [joined(r["histogram"], bins) for r in chosen if (r["label"], r["block"]) == (label, block)]
+            runs = [joined(r["histogram"], bins) for r in chosen if (r["gate"], r["block"]) == (gate, block)]
             _bars(axes, runs, COLOURS[block])
-        pair[0].set_title(titles[label], fontsize="medium")
+        pair[0].set_title(titles[gate], fontsize="medium")
     _finish(panels, len(titles))
-    figure.suptitle(f"Gate values of {layer} in test, {bins} bins\n{source}", fontsize="medium")
+    figure.suptitle(f"Gate values of {layer} in test, {bins} bins\n{text_read(chosen[0])}", fontsize="medium")
     return figure
 
 
-def draw_modes(rows: list[Row], layer: str, source: str) -> Figure | None:
+def draw_modes(rows: list[Row], layer: str) -> Figure | None:
     """Training against test: a curve a mode, for the gates that are trained with noise; None where there are none."""
+    rows = [row for row in rows if row["kind"] == "gates" and row["layer"] == layer]
     titles = _titles([row for row in rows if row["mode"] == "training"])
     if not titles:
         return None
     figure, panels = _grid(list(titles.values()))
-    for label, pair in zip(titles, panels, strict=False):
+    for gate, pair in zip(titles, panels, strict=False):
         for axes, block in zip(pair, ("i", "f"), strict=True):
-            chosen = [row for row in rows if (row["label"], row["layer"], row["block"]) == (label, layer, block)]
+            chosen = [row for row in rows if (row["gate"], row["block"]) == (gate, block)]
             for mode, (colour, dashes, text) in CURVES.items():
                 runs = [row["histogram"] for row in chosen if row["mode"] == mode]
                 if runs:
                     shares = [mean(values) for values in zip(*runs, strict=True)]
                     edges = [place / len(shares) for place in range(len(shares) + 1)]
                     axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.6, label=text)
-        pair[0].set_title(titles[label], fontsize="medium")
+        pair[0].set_title(titles[gate], fontsize="medium")
     _finish(panels, len(titles))
     for pair in panels[: len(titles)]:
         for axes in pair:
@@ -70,7 +68,7 @@ def draw_modes(rows: list[Row], layer: str, source: str) -> Figure | None:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
     handles, texts = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(titles) < 2 else 3, frameon=False)
-    figure.suptitle(f"Gate values of {layer}, 50 bins\n{source}", fontsize="medium")
+    figure.suptitle(f"Gate values of {layer}, 50 bins\n{text_read(rows[0])}", fontsize="medium")
     return figure
 
 
@@ -89,12 +87,12 @@ def _grid(titles: list[str]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
 
 def _bars(axes: Axes, runs: list[list[float]], colour: str) -> None:
     bins = len(runs[0])
-    places = [(place + 0.5) / bins for place in range(bins)]
+    edges = [place / bins for place in range(bins + 1)]
     means = [mean(values) for values in zip(*runs, strict=True)]
-    axes.bar(places, means, width=1 / bins, color=colour, edgecolor="white", linewidth=0.5)
+    axes.stairs(means, edges, fill=True, color=colour)  # one path: a small file
     if len(runs) > 1:
         low, high = [min(v) for v in zip(*runs, strict=True)], [max(v) for v in zip(*runs, strict=True)]
-        axes.vlines(places, low, high, color="black", linewidth=0.8)
+        axes.stairs(high, edges, baseline=low, fill=True, color="black", alpha=0.5)
 
 
 def _finish(panels: list[tuple[Axes, Axes]], count: int) -> None:
@@ -112,10 +110,10 @@ def _finish(panels: list[tuple[Axes, Axes]], count: int) -> None:
 
 
 def _titles(rows: list[Row]) -> dict[str, str]:
-    """Each label in lines that fit a panel, with the number of its seeds."""
+    """Each gate's label in lines that fit a panel, with the number of its seeds."""
     titles = {}
-    for label in dict.fromkeys(row["label"] for row in rows):
-        lines = [line for part in label.replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
-        seeds = len({row["run"] for row in rows if row["label"] == label})
-        titles[label] = "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])
+    for gate in dict.fromkeys(row["gate"] for row in rows):
+        lines = [line for part in gate_label(gate).replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
+        seeds = len({row["run"] for row in rows if row["gate"] == gate})
+        titles[gate] = "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])
     return titles

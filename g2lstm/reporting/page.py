@@ -1,158 +1,125 @@
-"""A page in one file: elements whose texts are escaped, tables, figures and sections. Well-formed XML as well as HTML."""
+"""A page in one file that loads nothing: sections of paragraphs, tables, drawings and heat maps in a Jinja2 template."""
 
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-VOID = ("meta", "img", "rect", "line", "path", "polyline", "circle")
-# What the browser is told to refuse: everything from elsewhere. The page brings its own style, script and images.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-# No character of these may stand in XML.
+import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+COLOURS = "cividis"  # made to be read alike with and without colour blindness
+# No character of these may stand in HTML.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-
-
-@dataclass(frozen=True)
-class Markup:
-    """Text that is markup already; plain strings are escaped where they are put into it."""
-
-    text: str
-
-
-Child = Markup | str
-Attribute = str | float | bool | None
+Part = dict[str, Any]  # "kind" names the macro of report.html that shows it
 
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of a page.
-
-    Attributes:
-        title: its heading, and what the page's contents call it.
-        body: what stands under it.
-    """
+    """A titled part of a page; None among the parts is left out."""
 
     title: str
-    body: tuple[Child, ...]
+    parts: Sequence[Part | None]
 
     @property
     def id(self) -> str:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def tag(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
-    """An element. `class_` and `data_value` name the attributes class and data-value; None and False leave one out."""
-    given = []
-    for key, value in attributes.items():
-        if value is None or value is False:
-            continue
-        key = key.rstrip("_").replace("_", "-") if key != "viewBox" else key
-        text = key if value is True else f"{value:g}" if isinstance(value, float) else str(value)
-        given.append(f' {key}="{escape(_clean(text))}"')
-    inner = "".join(child.text if isinstance(child, Markup) else escape(_clean(child), quote=False) for child in children)
-    if name in VOID and not inner:
-        return Markup(f"<{name}{''.join(given)}/>")
-    return Markup(f"<{name}{''.join(given)}>{inner}</{name}>")
-
-
-def _clean(text: str) -> str:
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def grid(children: Iterable[Child], kind: str = "") -> Markup:
-    """As many beside each other as the screen is wide."""
-    return tag("div", *children, class_=f"grid {kind}".strip())
-
-
-def figure(caption: str, *children: Child) -> Markup:
-    return tag("figure", *children, tag("figcaption", caption))
-
-
-def details(summary: str, *children: Child) -> Markup:
-    """Folded away until it is asked for."""
-    return tag("details", tag("summary", summary), *children)
-
-
-def table(head: list[str], rows: Iterable[list[str]], caption: str, texts: int = 1) -> Markup:
-    """A table that scrolls by itself where the screen is narrow.
-
-    Args:
-        head: of the columns.
-        rows: the cells below.
-        caption: what the table is about, read aloud and not shown.
-        texts: how many columns from the left are texts; the others are numbers.
-    """
-    side = ["" if place < texts else "number" for place in range(len(head))]
-    top = tag("tr", *(tag("th", text, scope="col", class_=kind or None) for text, kind in zip(head, side, strict=True)))
-    body = []
-    for row in rows:
-        cells = [tag("td", text, class_=kind or None) for text, kind in zip(row[1:], side[1:], strict=True)]
-        body.append(tag("tr", tag("th", row[0], scope="row"), *cells))
-    inner = tag("table", tag("caption", caption, class_="unseen"), tag("thead", top), tag("tbody", *body))
-    return scrolling(inner, caption)
-
-
-def scrolling(inner: Markup, label: str) -> Markup:
-    """What may be wider than the screen: it can be focused, so that arrow keys scroll it."""
-    return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=label)
-
-
-def from_markdown(text: str, caption: str) -> list[Markup]:
-    """The paragraphs and tables of Markdown that holds nothing else."""
-    parts = []
-    for number, block in enumerate(text.strip().split("\n\n")):
-        lines = block.splitlines()
-        if not lines[0].startswith("|"):
-            parts.append(tag("p", " ".join(lines)))
-            continue
-        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-        texts = sum(not rule.endswith(":") for rule in cells[1])
-        parts.append(table(cells[0], cells[2:], f"{caption} ({number + 1})" if number else caption, texts))
-    return parts
-
-
-def page(title: str, introduction: list[str], sections: list[Section]) -> str:
+def page(title: str, introduction: str, sections: Iterable[Section]) -> str:
     """The whole file.
 
     Args:
         title: its heading.
-        introduction: the paragraphs below.
+        introduction: the paragraph below.
         sections: of different titles.
-
-    Raises:
-        ValueError: two sections have the same title.
     """
-    if len({section.id for section in sections}) < len(sections):
-        raise ValueError(f"sections must have different titles, got {', '.join(section.title for section in sections)}")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Markup(_own("report.css"))),
-    )
-    contents = tag("ul", *(tag("li", tag("a", s.title, href=f"#{s.id}")) for s in sections))
-    main = [
-        tag("section", tag("h2", s.title, id=f"{s.id}-title"), *s.body, id=s.id, aria_labelledby=f"{s.id}-title")
-        for s in sections
-    ]
-    body = tag(
-        "body",
-        tag("a", "Skip to the contents", href="#main", class_="skip"),
-        tag(
-            "header",
-            tag("h1", title),
-            *(tag("p", text) for text in introduction),
-            tag("nav", contents, aria_label="Sections"),
-        ),
-        tag("main", *main, id="main"),
-        tag("script", Markup(f"/*<![CDATA[*/\n{_own('report.js')}/*]]>*/")),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en').text}\n"
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    content = environment.get_template("report.html").render(title=title, introduction=introduction, sections=list(sections))
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", content)
 
 
-def _own(name: str) -> str:
-    return (files("g2lstm.reporting") / name).read_text(encoding="utf-8")
+def heading(text: str) -> Part:
+    return {"kind": "heading", "text": text}
+
+
+def paragraph(text: str) -> Part:
+    return {"kind": "paragraph", "text": text}
+
+
+def folded(summary: str, *parts: Part | None) -> Part:
+    """Folded away until it is asked for."""
+    return {"kind": "folded", "summary": summary, "parts": parts}
+
+
+def beside(*parts: Part) -> Part:
+    """Beside each other where the screen is wide."""
+    return {"kind": "beside", "parts": parts}
+
+
+def table(lines: Sequence[Sequence[str]], caption: str, texts: int = 1) -> Part:
+    """A table that scrolls by itself where the screen is narrow.
+
+    Args:
+        lines: cells, the first line is the head.
+        caption: what the table is about, read aloud and not shown.
+        texts: how many columns from the left are texts; the others are numbers.
+    """
+    return {"kind": "table", "head": lines[0], "rows": lines[1:], "caption": caption, "texts": texts}
+
+
+def from_markdown(text: str, caption: str) -> list[Part]:
+    """The paragraphs and tables of Markdown that holds nothing else."""
+    parts = []
+    for block in text.strip().split("\n\n"):
+        lines = block.splitlines()
+        if not lines[0].startswith("|"):
+            parts.append(paragraph(" ".join(lines)))
+            continue
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        texts = sum(not rule.endswith(":") for rule in cells[1])
+        parts.append(table([cells[0], *cells[2:]], caption, texts))
+    return parts
+
+
+def drawing(svg: str, caption: str) -> Part:
+    """A figure of matplotlib's, inline; its identifiers are made the caption's own, for a page has several."""
+    prefix = f"f{zlib.crc32(caption.encode()):x}"
+    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", re.sub(r">\s+<", "><", body))
+    body = body.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    return {"kind": "drawing", "svg": Markup(body), "caption": caption}
+
+
+def heat(words: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], caption: str) -> Part:
+    """A heat map as a table, in which the arrow keys walk and whose cells say their value.
+
+    Args:
+        words: N heads.
+        rows: a name and N values in [0, 1] each.
+        caption: below.
+    """
+    everything = [value for _, values in rows for value in values]
+    low, high = min(everything), max(everything)
+    cells = [(name, [_cell(value, low, high) for value in values]) for name, values in rows]
+    ramp = ", ".join(_colour(place / 8) for place in range(9))
+    return {"kind": "heat", "words": words, "rows": cells, "caption": caption, "low": low, "high": high, "ramp": ramp}
+
+
+def _cell(value: float, low: float, high: float) -> dict[str, str]:
+    place = (value - low) / ((high - low) or 1)
+    red, green, blue, _ = matplotlib.colormaps[COLOURS](place)
+    ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "#fff"
+    shown = f"{value:.2f}"[1:] if value < 0.995 else "1"
+    return {"shown": shown, "value": f"{value:.4f}", "style": f"background:{_colour(place)};color:{ink}"}
+
+
+def _colour(place: float) -> str:
+    return matplotlib.colors.to_hex(matplotlib.colormaps[COLOURS](place))

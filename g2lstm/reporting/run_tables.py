@@ -1,10 +1,8 @@
 """Tables of runs: one row a gate over its seeds, and differences from the plain LSTM paired by seed."""
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,66 +12,51 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from g2lstm.errors import UserError
-from g2lstm.figures import gate_kind, gate_label, gate_order
 from g2lstm.reporting.comparison import BLOCK, Sample, equivalence_test, loss_difference, sample, sign_flip_test
+from g2lstm.reporting.figures import gate_kind, gate_label, gate_order
 from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
+from g2lstm.runs.run import Run, labels
+from g2lstm.training.task import Metric
 
 BASELINE = "sigmoid"
 NONE = "(no run is recorded yet)"
-NEEDED = ("seed", "parameters", "threads", "seconds", "words_per_second", "hardware", "torch")  # of a summary
+NEEDED = {"parameters": int, "threads": int | None, "seconds": int | float, "hardware": str, "torch": str}  # of a summary
 ONE_SEED = "one seed: no interval"
 UNPAIRED = re.compile(r"_(without_finetune|recorded_weights)$")  # what a summary says of other weights
+Groups = dict[str, list[Run]]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A run with a summary.
-
-    Attributes:
-        path: its folder.
-        name: its folder's without the seed, the same for runs that differ in their seed only.
-        seed: its seed.
-        summary: what it says of itself.
-    """
-
-    path: Path
-    name: str
-    seed: int
-    summary: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path, prefix: str = "") -> "Finished":
-        """Reads a run's folder.
-
-        Raises:
-            UserError: it has no summary.
-        """
-        try:
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-            if missing := [key for key in NEEDED if key not in summary]:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-            return cls(path, prefix + re.sub(r"-seed\d+$", "", path.name), int(summary["seed"]), summary)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"can't read {path / 'summary.json'} ({error}): name runs that have ended") from None
-
-
-Groups = dict[str, list[Finished]]
-
-
-def read_runs(paths: Iterable[Path]) -> Groups:
-    """Runs by name, the paper's three gates first; with their folder's name where they are of several."""
-    paths = sorted(paths)
-    several = len({path.parent.name for path in paths}) > 1
+def grouped(runs: Sequence[Run]) -> Groups:
+    """Runs by what they are called, the paper's three gates first and seeds in order."""
     groups: Groups = defaultdict(list)
-    for path in paths:
-        run = Finished.read(path, f"{path.parent.name}/" if several else "")
-        groups[run.name].append(run)
-    return dict(sorted(groups.items(), key=lambda item: gate_order(item[0])))
+    for name, run in sorted(zip(labels(runs), runs, strict=True), key=lambda found: (gate_order(found[0]), found[1].seed)):
+        groups[name].append(run)
+    return dict(groups)
+
+
+def ended(runs: Sequence[Run]) -> Groups:
+    """The same of runs that have ended.
+
+    Raises:
+        UserError: one has no summary, or one that was edited.
+    """
+    for run in runs:
+        summary = run.folder.read_json("summary.json")
+        wrong = [key for key, kind in NEEDED.items() if key not in summary or not isinstance(summary[key], kind)]
+        if wrong:
+            raise UserError(f"{run.folder.summary} has no usable {', '.join(wrong)}: it was edited; leave the run out")
+    return grouped(runs)
 
 
 def recorded_runs(folder: Path) -> Groups:
     """The runs of a folder of results."""
-    return read_runs(path.parent for path in folder.glob("*/summary.json"))
+    found = [Run.open(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    return ended(found) if found else {}
+
+
+def metric_of(run: Run) -> Metric:
+    """What the task of a run is judged by."""
+    return run.config.task_class.metric
 
 
 def recorded(folder: Path) -> str:
@@ -83,15 +66,13 @@ def recorded(folder: Path) -> str:
 
 
 def columns(groups: Groups) -> dict[str, str]:
-    """Keys of the metric by title: {"valid": "valid_perplexity", "test + cache": "test_perplexity_cache", ...}."""
-    keys = dict.fromkeys(
-        key for runs in groups.values() for run in runs for key in run.summary if key.startswith(("valid_", "test_"))
-    )
+    """Keys of the metric in summaries by title: {"valid": ..., "test": ..., "valid + cache": ..., ...}."""
     metric = _metric(groups)
     found = {}
-    for key in keys:
+    for key in dict.fromkeys(key for runs in groups.values() for run in runs for key in run.summary):
         split, _, name = key.partition("_")
-        if (name == metric or name.startswith(f"{metric}_")) and not UNPAIRED.search(key):
+        known = split in ("valid", "test") and (name == metric or name.startswith(f"{metric}_"))
+        if known and not UNPAIRED.search(key):
             variant = name[len(metric) + 1 :]
             found[f"{split} + {variant}" if variant else split] = key
     return dict(sorted(found.items(), key=lambda item: ("+" in item[0], item[0].startswith("test"), item[0])))
@@ -100,14 +81,15 @@ def columns(groups: Groups) -> dict[str, str]:
 def run_table(groups: Groups) -> str:
     """One row a gate: mean ± standard deviation over seeds, and what the runs took."""
     keys = columns(groups)
-    lines = [["gate", *keys, "seeds", "parameters", "threads", "minutes", "words/s"]]
+    unit, digits = metric_of(_runs(groups)[0]).unit, _digits(groups)
+    lines = [["gate", *keys, "seeds", "parameters", "threads", "minutes", f"{unit}/s"]]
     for name, runs in groups.items():
-        found = [run.summary for run in runs]
-        cells = [spread(_values(runs, key)) for key in keys.values()]
+        found, speeds = [run.summary for run in runs], values(runs, f"{unit}_per_second")
+        cells = [spread(values(runs, key), digits) for key in keys.values()]
         cells += [str(len(runs)), f"{found[0]['parameters'] / 1e6:.2f}M", _all_of(s["threads"] for s in found)]
-        cells += [number(mean(s["seconds"] / 60 for s in found), 0), number(mean(s["words_per_second"] for s in found), 0)]
+        cells += [number(mean(s["seconds"] / 60 for s in found), 0), number(mean(speeds) if speeds else None, 0)]
         lines.append([gate_label(name), *cells])
-    summaries = [run.summary for runs in groups.values() for run in runs]
+    summaries = [run.summary for run in _runs(groups)]
     hardware = _all_of((f"{s['hardware']}, torch {s['torch']}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     return markdown(lines, f"{_metric(groups).replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
@@ -121,7 +103,9 @@ def difference_table(groups: Groups) -> str:
         return ""
     lines = [["difference from the plain LSTM, paired by seed", *keys, "n"]]
     for name, pairs in found:
-        cells = [_with_interval(sample(d)) if (d := _differences(pairs, key)) else "-" for key in keys.values()]
+        cells = [
+            _with_interval(sample(d), _digits(groups)) if (d := _differences(pairs, key)) else "-" for key in keys.values()
+        ]
         lines.append([gate_label(name), *cells, str(len(pairs))])
     return markdown(lines, "Mean over n seeds, in brackets its 95% t-interval.")
 
@@ -131,8 +115,8 @@ def statistics_table(groups: Groups) -> str:
     lines = [["gate", "metric", "n", "mean", "standard deviation", "95% t-interval"]]
     for name, runs in groups.items():
         for title, key in columns(groups).items():
-            if values := _values(runs, key):
-                lines.append([gate_label(name), title, *_cells(sample(values))])
+            if found := values(runs, key):
+                lines.append([gate_label(name), title, *_cells(sample(found), _digits(groups))])
     return markdown(lines, f"{_metric(groups).replace('_', ' ').capitalize()}; n runs that differ in their seed.", texts=2)
 
 
@@ -148,7 +132,7 @@ def paired_table(groups: Groups, margin: float | None = None) -> str:
     for name, pairs in _paired(groups):
         for title, key in columns(groups).items():
             if d := _differences(pairs, key):
-                cells = [*_cells(sample(d), "+"), f"{sign_flip_test(d):.3g}" if len(d) > 1 else "-"]
+                cells = [*_cells(sample(d), _digits(groups), "+"), f"{sign_flip_test(d):.3g}" if len(d) > 1 else "-"]
                 if margin is not None:
                     cells.append(f"{equivalence_test(d, margin):.3g}" if len(d) > 1 else "-")
                 lines.append([gate_label(name), title, *cells])
@@ -161,14 +145,14 @@ def paired_table(groups: Groups, margin: float | None = None) -> str:
     return markdown(lines, footnote, texts=2)
 
 
-def loss_table(paths: list[Path]) -> str:
+def loss_table(runs: Sequence[Run]) -> str:
     """Each run's loss of every token less the first run's, for each kind of evaluation that both keep.
 
     Raises:
         UserError: a run keeps no losses, or of another text.
     """
-    first, *others = [(path, _losses(path)) for path in paths]
-    lines = [["run", "split", "tokens", "loss difference a token", "95% interval", "perplexity ratio", "95% interval"]]
+    first, *others = [(run.path, _losses(run.folder.losses)) for run in runs]
+    lines = [["run", "split", "tokens", "loss difference a token", "95% interval", "its exponential", "95% interval"]]
     for path, losses in others:
         for name in (name for name in first[1] if name in losses):
             try:
@@ -182,8 +166,12 @@ def loss_table(paths: list[Path]) -> str:
     return markdown(lines, footnote, texts=2)
 
 
-def _losses(path: Path) -> dict[str, np.ndarray]:
-    file = path / "losses.safetensors"
+def values(runs: list[Run], key: str) -> list[float]:
+    """What the summaries say under a key, where they have a number there."""
+    return [run.summary[key] for run in runs if isinstance(run.summary.get(key), int | float)]
+
+
+def _losses(file: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -191,7 +179,7 @@ def _losses(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"can't read {file}: {text}; train again, or leave the run out") from None
 
 
-def _paired(groups: Groups) -> list[tuple[str, list[tuple[Finished, Finished]]]]:
+def _paired(groups: Groups) -> list[tuple[str, list[tuple[Run, Run]]]]:
     """For each other gate its runs, each with the plain LSTM's of the same seed; of the same variant where there is one."""
     found = []
     for name, runs in groups.items():
@@ -204,29 +192,31 @@ def _paired(groups: Groups) -> list[tuple[str, list[tuple[Finished, Finished]]]]
     return found
 
 
-def _differences(pairs: list[tuple[Finished, Finished]], key: str) -> list[float]:
-    values = [(run.summary.get(key), plain.summary.get(key)) for run, plain in pairs]
-    return [ours - theirs for ours, theirs in values if ours is not None and theirs is not None]
+def _differences(pairs: list[tuple[Run, Run]], key: str) -> list[float]:
+    both = [values([run, plain], key) for run, plain in pairs]
+    return [found[0] - found[1] for found in both if len(found) == 2]
 
 
-def _values(runs: list[Finished], key: str) -> list[float]:
-    return [run.summary[key] for run in runs if run.summary.get(key) is not None]
+def _with_interval(found: Sample, digits: int) -> str:
+    _, mean, _, span = _cells(found, digits, "+")
+    return f"{mean} ({span})"
 
 
-def _with_interval(found: Sample) -> str:
-    text = number(found.mean, sign="+")
-    return f"{text} ({interval(*found.interval, sign='+') if found.interval else ONE_SEED})"
+def _cells(found: Sample, digits: int, sign: str = "") -> list[str]:
+    span = interval(*found.interval, digits, sign) if found.interval else ONE_SEED
+    return [str(found.n), number(found.mean, digits, sign), number(found.sd, digits), span]
 
 
-def _cells(found: Sample, sign: str = "") -> list[str]:
-    span = interval(*found.interval, sign=sign) if found.interval else ONE_SEED
-    return [str(found.n), number(found.mean, sign=sign), number(found.sd), span]
+def _runs(groups: Groups) -> list[Run]:
+    return [run for runs in groups.values() for run in runs]
 
 
 def _metric(groups: Groups) -> str:
-    """What the summaries call their metric: the shortest name of a value of valid."""
-    names = [key for runs in groups.values() for run in runs for key in run.summary if key.startswith("valid_")]
-    return min(names, key=len, default="valid_perplexity").removeprefix("valid_")
+    return metric_of(_runs(groups)[0]).name
+
+
+def _digits(groups: Groups) -> int:
+    return metric_of(_runs(groups)[0]).digits
 
 
 def _all_of(values: Iterable[Any], joint: str = ", ") -> str:

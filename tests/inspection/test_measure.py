@@ -1,44 +1,17 @@
-"""Rows of gates.json."""
+"""Rows of measured gates, and the records of earlier versions."""
 
-import hashlib
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
+from g2lstm.errors import UserError
 from g2lstm.inspection.gates import GateRecord
-from g2lstm.inspection.measure import ALL, about_run, joined, modes_of, rows_of
+from g2lstm.inspection.measure import ALL, joined, keep_first, of_one_text, open_store, recorded_rows, rows_of
 from g2lstm.inspection.statistics import GateStatistics
 
-
-def test_a_noisy_gate_has_four_modes_and_others_two() -> None:
-    rnn, seen = G2LSTM(3, 5, gate=GumbelGate(tau=0.9)).eval(), {}
-    for mode, switched_on in modes_of(rnn):
-        with switched_on:
-            seen[mode] = (rnn.gate, rnn.training)
-    gate = GumbelGate(tau=0.9)
-    expected = {"training": (gate, True), "test": (gate, False), "tempered": (SharpenedGate(0.9), False)}
-    assert seen == expected | {"hard": (HardGate(), False)}
-    for plain in (SigmoidGate(), SharpenedGate()):
-        assert [mode for mode, _ in modes_of(G2LSTM(3, 5, gate=plain).eval())] == ["test", "hard"]
-
-
-@pytest.mark.parametrize("gate", [GumbelGate(gates=("i", "f", "o")), SharpenedGate(gates=("f",)), SigmoidGate()])
-def test_the_gates_that_were_trained_are_cut(gate) -> None:
-    rnn = G2LSTM(3, 5, gate=gate).eval()
-    with dict(modes_of(rnn))["hard"]:
-        assert rnn.gate.gates == (gate.gates or ("i", "f"))
-
-
-def test_a_run_is_told_with_its_present_temperature_and_weights(tmp_path) -> None:
-    (tmp_path / "best.safetensors").write_bytes(b"weights")
-    rnn = G2LSTM(3, 5, gate=GumbelGate(tau=0.9, noise_p=0.5)).eval()
-    rnn.tau = 0.3
-    found = about_run(tmp_path, "gumbel-p0.5", 3, rnn)
-    expected = {"run": tmp_path.as_posix(), "gate": "gumbel-p0.5", "label": "G2-LSTM (p0.5)", "seed": 3}
-    assert found == expected | {"weights": hashlib.sha256(b"weights").hexdigest()[:20], "tau": 0.3, "noise_p": 0.5}
-    plain = about_run(tmp_path, "sigmoid", 1, G2LSTM(3, 5, gate=SigmoidGate()))
-    assert (plain["tau"], plain["noise_p"]) == (None, None)
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_rows_of_layers_add_up_to_the_row_of_all() -> None:
@@ -58,3 +31,54 @@ def test_rows_of_layers_add_up_to_the_row_of_all() -> None:
 
 def test_bins_are_joined_in_order() -> None:
     assert joined([0.1, 0.2, 0.3, 0.4], 2) == pytest.approx([0.3, 0.7])
+
+
+def test_earlier_records_have_rows_like_new_ones() -> None:
+    folder = RESULTS / "gates" / "ptb_cpu"
+    rows = of_one_text(recorded_rows(folder, "gates", "metric"))
+    assert len({row["key"] for row in rows}) == 6  # a run's rows are one measurement
+    assert {row["size"] for row in rows if row["kind"] == "gates"} == {"10,000 sentences (222,247 words)"}
+    metric = next(row for row in rows if row["kind"] == "metric")
+    assert (metric["split"], metric["metric"], metric["variant"]) == ("valid", "perplexity", "")
+    assert [row["types"] for row in recorded_rows(folder, "words")] == [455] * 6
+    weights = list(dict.fromkeys(row["weights"] for row in rows))
+    assert of_one_text(rows, weights) == rows
+    assert of_one_text(rows, [*weights, "of another run"]) == []
+    named = recorded_rows(folder, "words", names={metric["weights"]: "as now"})
+    assert [(row["gate"], row["seed"]) for row in named] == [("as now", metric["seed"])]
+
+
+def measured(weights: str, split: str, **more) -> list[dict]:
+    about = {
+        "kind": "gates",
+        "run": "a",
+        "gate": "g",
+        "seed": 1,
+        "weights": weights,
+        "mode": "test",
+        "layer": ALL,
+        "block": "i",
+    }
+    return [about | {"split": split, "size": "2 words", "mean": 0, "binary": 0, "entropy": 0, "histogram": []} | more]
+
+
+def test_what_was_measured_last_comes_first_and_other_weights_go(tmp_path) -> None:
+    store = open_store(tmp_path)
+    for number, (weights, split) in enumerate((("then", "train"), ("now", "valid"), ("now", "train"))):
+        rows = store.add(str(number), measured(weights, split))
+    keep_first(store, rows)
+    found = recorded_rows(tmp_path, "gates")
+    assert [(row["weights"], row["split"]) for row in found] == [("now", "train"), ("now", "valid")]
+    assert [row["split"] for row in of_one_text(found)] == ["train"]
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]x", "3", '[{"kind": "gates"}]', '{"rows": [3], "metrics": []}', '{"rows": [{}]}']
+)
+def test_a_foreign_file_is_one_line(content, tmp_path) -> None:
+    for name in ("gates", "words"):
+        (tmp_path / f"{name}.json").write_text(content)
+        with pytest.raises(UserError, match=rf"{name}.json .*: remove it|{name}.json .*: it was edited") as error:
+            recorded_rows(tmp_path, "words")
+        assert "\n" not in str(error.value)
+        (tmp_path / "gates.json").write_text(json.dumps([]))

@@ -6,7 +6,7 @@ from torch import nn
 
 from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate, SigmoidGate
 from g2lstm.inspection.gates import recorded_gates
-from g2lstm.inspection.modes import noisy_gate, training_gates, with_gate
+from g2lstm.inspection.modes import modes_of, noisy_gate, training_gates, with_gate
 
 
 def generator(seed: int = 1) -> torch.Generator:
@@ -56,3 +56,22 @@ def test_another_gate_is_taken_back_with_its_temperature() -> None:
     assert (rnn.gate, rnn.tau) == (GumbelGate(tau=0.9), 0.4)
     assert noisy_gate(rnn) == (GumbelGate(tau=0.9), 0.4)
     assert noisy_gate(nn.LSTM(3, 5)) is None
+
+
+def test_a_noisy_gate_has_four_modes_and_others_two() -> None:
+    rnn, seen = G2LSTM(3, 5, gate=GumbelGate(tau=0.9)).eval(), {}
+    for mode, switched_on in modes_of(rnn):
+        with switched_on:
+            seen[mode] = (rnn.gate, rnn.training)
+    gate = GumbelGate(tau=0.9)
+    expected = {"training": (gate, True), "test": (gate, False), "tempered": (SharpenedGate(0.9), False)}
+    assert seen == expected | {"hard": (HardGate(), False)}
+    for plain in (SigmoidGate(), SharpenedGate()):
+        assert [mode for mode, _ in modes_of(G2LSTM(3, 5, gate=plain).eval())] == ["test", "hard"]
+
+
+@pytest.mark.parametrize("gate", [GumbelGate(gates=("i", "f", "o")), SharpenedGate(gates=("f",)), SigmoidGate()])
+def test_the_gates_that_were_trained_are_cut(gate) -> None:
+    rnn = G2LSTM(3, 5, gate=gate).eval()
+    with dict(modes_of(rnn))["hard"]:
+        assert rnn.gate.gates == (gate.gates or ("i", "f"))

@@ -1,69 +1,56 @@
-"""Reading a text while its gates are watched."""
+"""A task's model reads text while its gates are watched."""
 
 import pytest
 import torch
 
-from g2lstm import GumbelGate
-from g2lstm.data.text import EOS, UNK, Vocabulary
 from g2lstm.errors import UserError
-from g2lstm.inspection.reading import (
-    MOST_WORDS,
-    chosen_layer,
-    corpus_statistics,
-    first_sentences,
-    layer_name,
-    read,
-    read_sentence,
-)
+from g2lstm.inspection.gates import recorded_gates
+from g2lstm.inspection.measure import chosen_layer, corpus_statistics
+from g2lstm.inspection.reading import read_text
 from g2lstm.inspection.statistics import Key
-from g2lstm.models.language_model import LanguageModel
-
-VOCABULARY = Vocabulary(("a", "b", "c", EOS, UNK))
+from g2lstm.runs.compose import compose
+from g2lstm.runs.config import Config
 
 
 @pytest.fixture
-def model() -> LanguageModel:
-    torch.manual_seed(2)
-    return LanguageModel(5, 4, 6, 2, gate=GumbelGate()).eval()
+def make_task(tiny):
+    return lambda *more: Config.parse(compose([*tiny, "gate=gumbel", *more])).build_task(torch.device("cpu"))
 
 
-def test_first_sentences_end_with_their_own_end() -> None:
-    tokens = torch.tensor([0, 1, 3, 2, 3, 3, 0])
-    assert first_sentences(tokens, 3, 2)[0].tolist() == [0, 1, 3, 2, 3]
-    assert first_sentences(tokens, 3, 2)[1] == 2
-    for count in (None, 3, 100):
-        assert first_sentences(tokens, 3, count) == (tokens, 3)
-
-
-def test_statistics_do_not_depend_on_how_much_is_read_at_a_time(model) -> None:
-    tokens = torch.randint(5, (101,))
-    whole, pieces = (corpus_statistics(model, tokens, batch_size=2, rows=rows, words=5) for rows in (100, 7))
+def test_statistics_do_not_depend_on_how_much_is_read_at_a_time(make_task) -> None:
+    task = make_task()
+    model, size = task.build_model().eval(), len(task.labels)
+    whole, pieces = (corpus_statistics(t, model, "valid", 9, words=size) for t in (task, make_task("eval.bptt=7")))
     assert list(whole.tallies) == [Key(f"layers.{n}", 0, False, gate) for n in (0, 1) for gate in "if"]
+    tokens = task._tokens("valid", 9)
+    stream = tokens[: len(tokens) // 2 * 2].view(2, -1)[:, :-1].flatten()  # each stream's last word is only predicted
     for key, tally in whole.tallies.items():
-        assert tally.steps == 98  # 2 streams of 50 words, the last of each is only predicted
+        assert tally.steps == len(stream)
         assert pieces.tallies[key].summary() == pytest.approx(tally.summary())
         assert tally.words is not None
-        stream = tokens[:100].view(2, 50)[:, :49].flatten()
-        assert tally.words[:, 0].tolist() == stream.bincount(minlength=5).tolist()
+        assert tally.words[:, 0].tolist() == stream.bincount(minlength=size).tolist()
 
 
-def test_a_sentence_is_read_after_the_end_of_another(model) -> None:
-    words, unknown, values = read_sentence(model, VOCABULARY, "a  b zebra b")
-    assert (words, unknown) == (["a", "b", "zebra", "b", EOS], ["zebra"])
-    kept = []
-    read(model, torch.tensor([3, 0, 1, 4, 1, 3, 0]), lambda record, _: kept.append(record), batch_size=1)
-    for key, found in values.items():
-        (record,) = (record for record in kept if record.name == key.name)
-        torch.testing.assert_close(found, record.steps(key.gate)[1:])
+def test_a_text_is_read_with_the_gates_of_its_own_words(make_task) -> None:
+    task = make_task("data.min_count=2")
+    model = task.build_model().eval()
+    reading = read_text(task, model, "gumbel", "w1 zebra w3", "layers.1")
+    assert (reading.words, reading.unknown, reading.layer) == (["w1", "zebra*", "w3", "<eos>"], ["zebra"], "layers.1")
+    numbers = [task.corpus.vocabulary.index[word] for word in ("<eos>", "w1", "<unk>", "w3", "<eos>")]
+    with torch.no_grad(), recorded_gates(model) as records:
+        model(torch.tensor(numbers).unsqueeze(1))
+    for gate, values in reading.gates.items():
+        torch.testing.assert_close(values, records[1].steps(gate)[1:])
+    assert [len(reading.means()["mean"][gate]) for gate in "if"] == [4, 4]
 
 
-def test_text_that_cannot_be_shown_is_one_line(model) -> None:
-    with pytest.raises(UserError, match="text has no words"):
-        read_sentence(model, VOCABULARY, "  ")
-    with pytest.raises(UserError, match=f"text has {MOST_WORDS} words"):
-        read_sentence(model, VOCABULARY, "a " * MOST_WORDS)
-    with pytest.raises(UserError, match=r"'zebra' \(text=\) is not in the vocabulary"):
-        read_sentence(model, Vocabulary(("a", EOS)), "a zebra")
+def test_a_model_that_diverged_is_one_line(make_task) -> None:
+    task = make_task()
+    model = task.build_model().eval()
+    torch.nn.init.constant_(model.layers[0].weight_ih_l0, torch.nan)
+    for look in (lambda: read_text(task, model, "gumbel", None), lambda: corpus_statistics(task, model, "valid")):
+        with pytest.raises(UserError, match="a gate value is not a number: the model diverged"):
+            look()
 
 
 def test_the_decoders_first_layer_is_taken_or_the_first() -> None:
@@ -72,8 +59,4 @@ def test_the_decoders_first_layer_is_taken_or_the_first() -> None:
     assert chosen_layer(["layers.0", "layers.1"], "layers.1") == "layers.1"
     with pytest.raises(UserError, match=r"no layer 7: layer=\.\.\. is one of layers\.0, layers\.1"):
         chosen_layer(["layers.0", "layers.1"], "7")
-
-
-def test_layers_and_directions_have_names() -> None:
-    assert layer_name(Key("layers.0", 0, False, "f")) == "layers.0"
-    assert layer_name(Key("", 2, True, "f")) == "lstm.2.reverse"
+    assert Key("", 2, True, "f").layer_name == "lstm.2.reverse"

@@ -1,7 +1,6 @@
 """Tables come from recorded runs, and documents quote no other numbers."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,43 +9,34 @@ from safetensors.numpy import save_file
 
 from g2lstm import cli
 from g2lstm.errors import UserError
-from g2lstm.figures import save_figure
-from g2lstm.reporting.curves import draw_curves
+from g2lstm.reporting.curves import MOST_POINTS, draw_curves, draw_training, training
 from g2lstm.reporting.documents import filled
+from g2lstm.reporting.figures import save_figure
 from g2lstm.reporting.run_tables import recorded as table
 from g2lstm.reporting.run_tables import recorded_runs
+from g2lstm.runs.run import Run
+from g2lstm.training.task import Metric
+
+MORE = "model.dropout_scale=2"
 
 
-def recorded(folder: Path, name: str, **values: object) -> Path:
-    run = folder / name
-    run.mkdir(parents=True)
-    summary = {"valid_perplexity": 92.0, "test_perplexity": 88.0}
-    summary |= {"valid_perplexity_cache": 85.0, "test_perplexity_cache": 84.0, "parameters": 3_454_800}
-    summary |= {"seconds": 1500.0, "words_per_second": 9000.0, "hardware": "a machine", "torch": "2.13", "threads": 2}
-    summary["seed"] = int(name.rpartition("seed")[2])
-    (run / "summary.json").write_text(json.dumps(summary | values))
-    curve = [{"kind": "valid", "epoch": epoch, "perplexity": 200.0 / epoch} for epoch in (1, 2, 3)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
-    return run
-
-
-def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(tmp_path) -> None:
-    recorded(tmp_path / "x", "sigmoid-seed1", test_perplexity=88.0)
-    recorded(tmp_path / "x", "sigmoid-seed2", test_perplexity=90.0)
-    recorded(tmp_path / "x", "gumbel-p0.5-seed1", test_perplexity=86.0)
+def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid", test_perplexity=88.0)
+    record_run(tmp_path / "x", 2, "gate=sigmoid", test_perplexity=90.0)
+    record_run(tmp_path / "x", 1, "gate=gumbel", "gate.noise_p=0.5", test_perplexity=86.0)
     rows = table(tmp_path / "x").split("\n\n| difference")[0].splitlines()
     assert rows[2].startswith("| plain LSTM | 92.00 ± 0.00 | 89.00 ± 1.41 |")
     assert rows[3].startswith("| G2-LSTM (p0.5) | 92.00 | 86.00 |")
     assert "a machine, torch 2.13" in rows[-1]
 
 
-def test_differences_are_paired_by_seed(tmp_path) -> None:
+def test_differences_are_paired_by_seed(record_run, tmp_path) -> None:
     for seed, plain, ours in ((1, 88.0, 87.0), (2, 90.0, 92.0), (3, 89.0, None)):
-        recorded(tmp_path / "x", f"sigmoid-seed{seed}", test_perplexity=plain)
+        record_run(tmp_path / "x", seed, "gate=sigmoid", test_perplexity=plain)
         if ours is not None:
-            recorded(tmp_path / "x", f"gumbel-seed{seed}", test_perplexity=ours)
-    recorded(tmp_path / "x", "sharpened-seed4")  # no plain LSTM has this seed
-    recorded(tmp_path / "x", "gumbel-p1-seed1", test_perplexity=89.5)
+            record_run(tmp_path / "x", seed, "gate=gumbel", test_perplexity=ours)
+    record_run(tmp_path / "x", 4, "gate=sharpened")  # no plain LSTM has this seed
+    record_run(tmp_path / "x", 1, "gate=gumbel", "gate.noise_p=1", test_perplexity=89.5)
     lines = table(tmp_path / "x").split("\n\n")[2].splitlines()
     assert lines[0] == "| difference from the plain LSTM, paired by seed | valid | test | valid + cache | test + cache | n |"
     half = 12.7062047 * 1.5  # t with one degree of freedom; the differences are -1 and 2
@@ -57,39 +47,36 @@ def test_differences_are_paired_by_seed(tmp_path) -> None:
     assert "mean ± standard deviation over seeds" in table(tmp_path / "x")
 
 
-def test_a_variant_is_compared_with_the_plain_lstm_of_its_kind(tmp_path) -> None:
-    for name, value in (("sigmoid-seed1", 88.0), ("sigmoid-dropout2-seed1", 80.0), ("gumbel-dropout2-seed1", 81.0)):
-        recorded(tmp_path / "x", name, test_perplexity=value)
+def test_a_variant_is_compared_with_the_plain_lstm_of_its_kind(record_run, tmp_path) -> None:
+    for overrides, value in ((["gate=sigmoid"], 88.0), (["gate=sigmoid", MORE], 80.0), (["gate=gumbel", MORE], 81.0)):
+        record_run(tmp_path / "x", 1, *overrides, test_perplexity=value)
     (line,) = (line for line in table(tmp_path / "x").split("\n\n")[2].splitlines() if "G2" in line)
     assert "+1.00 (one seed" in line
 
 
-def test_any_metric_and_variant_has_its_columns(tmp_path) -> None:
+def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatch) -> None:
     metric = {"valid_bleu": 30.0, "test_bleu": 29.0, "test_bleu_beam": 31.0, "test_bleu_recorded_weights": 1.0}
-    run = recorded(tmp_path / "x", "gumbel-seed1")
-    summary = {key: value for key, value in json.loads((run / "summary.json").read_text()).items() if "perp" not in key}
-    (run / "summary.json").write_text(json.dumps(summary | metric))
+    record_run(tmp_path / "x", 1, "gate=gumbel", **metric, words_per_second=None, pixels_per_second=7.0)
+    monkeypatch.setattr("g2lstm.tasks.language_model.LanguageModelTask.metric", Metric("bleu", "pixels"))
     found = table(tmp_path / "x")
-    assert found.startswith("| gate | valid | test | test + beam | seeds |")
+    assert found.startswith("| gate | valid | test | test + beam | seeds | parameters | threads | minutes | pixels/s |")
     assert "\n\nBleu; measured on" in found
 
 
-def test_any_runs_are_put_into_a_table(tmp_path, capsys) -> None:
+def test_any_runs_are_put_into_a_table(record_run, tmp_path, capsys) -> None:
     for seed, (plain, ours) in enumerate(((88.0, 87.0), (90.0, 88.5), (89.0, 88.5)), 1):
-        for name, value in (("sigmoid", plain), ("gumbel", ours)):
-            run = recorded(tmp_path / "x", f"{name}-seed{seed}", test_perplexity=value)
-            (run / "config.yaml").write_text("a: 1\n")
+        for gate, value in (("sigmoid", plain), ("gumbel", ours)):
+            record_run(tmp_path / "x", seed, f"gate={gate}", test_perplexity=value)
     assert tables.tables([f"runs={tmp_path}/x/*", "margin=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "| plain LSTM | test | 3 | 89.00 | 1.00 | 86.52 to 91.48 |" in lines
     assert "| G2-LSTM | test | 3 | -1.00 | 0.50 | -2.24 to +0.24 | 0.25 | 0.00258 |" in lines
 
 
-def test_losses_are_compared_with_the_first_runs(tmp_path, capsys) -> None:
+def test_losses_are_compared_with_the_first_runs(record_run, tmp_path, capsys) -> None:
     losses = np.random.default_rng(1).normal(4, 1, 5000)
-    runs = [recorded(tmp_path / "x", f"{name}-seed1") for name in ("sigmoid", "gumbel")]
+    runs = [record_run(tmp_path / "x", 1, f"gate={gate}") for gate in ("sigmoid", "gumbel")]
     for run, more in zip(runs, (0.0, 0.125), strict=True):
-        (run / "config.yaml").write_text("a: 1\n")
         tensors = {"test": (losses + more).astype(np.float16), "valid": losses.astype(np.float16)}
         save_file(tensors | ({"test_cache": tensors["test"]} if more else {}), run / "losses.safetensors")
     arguments = [f"runs={runs[0]},{runs[1]}", "losses=true"]
@@ -111,9 +98,8 @@ def test_losses_are_compared_with_the_first_runs(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("summary", ["", "[]", "{}", '{"seed": 1}'])
-def test_a_damaged_summary_is_one_line(tmp_path, capsys, summary) -> None:
-    run = recorded(tmp_path / "x", "gumbel-seed1")
-    (run / "config.yaml").write_text("a: 1\n")
+def test_a_damaged_summary_is_one_line(record_run, tmp_path, capsys, summary) -> None:
+    run = record_run(tmp_path / "x", 1, "gate=gumbel")
     (run / "summary.json").write_text(summary)
     assert cli.guarded(lambda: tables.tables([f"runs={run}"])) == 2
     assert "summary.json" in capsys.readouterr().err
@@ -125,13 +111,13 @@ def test_a_margin_is_a_number_above_0(margin, capsys) -> None:
     assert f"must be a number above 0, got '{margin}'" in capsys.readouterr().err
 
 
-def test_a_run_without_cache_has_a_dash(tmp_path) -> None:
-    recorded(tmp_path / "x", "gumbel-seed1", valid_perplexity_cache=None, test_perplexity_cache=None)
-    assert "| 88.00 | - | - | 1 |" in table(tmp_path / "x")
+def test_a_run_without_cache_has_a_dash(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=gumbel", valid_perplexity_cache=None, test_perplexity_cache="?")
+    assert "| 88.00 | - | 1 |" in table(tmp_path / "x")
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tmp_path) -> None:
-    recorded(tmp_path / "x", "sigmoid-seed1")
+def test_only_what_stands_between_the_marks_is_replaced(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid")
     document = "before\n<!-- table: x -->\nold\n<!-- end of table -->\nafter\n"
     after = filled(document, tmp_path)
     assert after.startswith("before\n<!-- table: x -->\n| gate |")
@@ -168,14 +154,27 @@ def test_a_table_of_the_benchmark_is_made_from_its_file(tmp_path) -> None:
     assert "(no measurement is recorded yet)" in none
 
 
-def test_curves_are_drawn(tmp_path) -> None:
-    recorded(tmp_path / "x", "sigmoid-seed1")
-    recorded(tmp_path / "x", "gumbel-seed1")
-    figure = draw_curves(recorded_runs(tmp_path / "x"), "x")
-    assert figure is not None
+def test_curves_are_drawn_without_what_is_no_number(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid")
+    diverged = [{"kind": kind, "epoch": 1, "step": 1, "loss": value} for kind in ("train", "valid") for value in (None, "?")]
+    record_run(tmp_path / "x", 1, "gate=gumbel", curve=diverged)
+    groups = recorded_runs(tmp_path / "x")
+    figure, training = draw_curves(groups, "x"), draw_training(groups, "x")
+    assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [
+        [[1, 200], [2, 100], [3, pytest.approx(66.7, abs=0.1)]]
+    ]
+    assert len(training.axes[0].lines[0].get_xydata()) == 39
     save_figure(figure, tmp_path / "x", "curves")
     for kind in ("png", "svg"):
         assert (tmp_path / "x" / f"curves.{kind}").stat().st_size > 10_000
+    assert draw_curves({"gumbel": groups["gumbel"]}, "x") is None
+
+
+def test_long_curves_are_thinned_and_end_where_they_end(record_run, tmp_path) -> None:
+    curve = [{"kind": "train", "epoch": 1, "step": step, "loss": 4.0} for step in range(1, 2001)]
+    points = training(Run.open(record_run(tmp_path / "x", 1, "gate=gumbel", curve=curve)))
+    assert MOST_POINTS / 2 < len(points) <= MOST_POINTS
+    assert points[-1][0] > 1980
 
 
 def test_no_results_is_one_line(tmp_path) -> None:

@@ -8,36 +8,32 @@ from itertools import combinations, pairwise
 import matplotlib.pyplot as plt
 import pytest
 
-from g2lstm.figures import lacking, save_figure
 from g2lstm.inspection.measure import ALL
-from g2lstm.reporting.gate_tables import recorded, text_read
+from g2lstm.reporting.figures import lacking, save_figure
+from g2lstm.reporting.gate_tables import recorded, word_table
 from g2lstm.reporting.histograms import draw_histograms, draw_modes
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_stays():
-    yield
-    plt.close("all")
-
-
-def content() -> dict:
-    rows, metrics = [], []
-    for label, seed, share in (("plain LSTM", 1, 0.3), ("plain LSTM", 2, 0.5), ("G2-LSTM (p0.5)", 1, 0.8)):
-        about = {"run": f"{label}{seed}", "label": label, "seed": seed}
-        for mode in ("test",) if label == "plain LSTM" else ("training", "test", "tempered"):
-            metrics.append(about | {"mode": mode, "split": "valid", "perplexity": 100 * share})
+def measured() -> list[dict]:
+    """Rows of kind "gates" and "metric"."""
+    rows = []
+    for gate, seed, share in (("sigmoid", 1, 0.3), ("sigmoid", 2, 0.5), ("gumbel-p0.5", 1, 0.8)):
+        about = {"run": f"{gate}{seed}", "gate": gate, "seed": seed, "weights": f"{gate}{seed}", "key": f"{gate}{seed}"}
+        metric = about | {"kind": "metric", "split": "valid", "metric": "perplexity"}
+        read = about | {"kind": "gates", "split": "train", "size": "1,000 sentences (22,000 words)"}
+        for mode in ("test",) if gate == "sigmoid" else ("training", "test", "tempered"):
+            rows.append(metric | {"mode": mode, "value": 100 * share})
             for layer in ("layers.0", "layers.1", ALL):
                 for block in "if":
                     row = {"layer": layer, "block": block, "mean": 0.4, "binary": share, "entropy": 0.25}
-                    rows.append(about | {"mode": mode, "histogram": [0.02] * 50} | row)
-        metrics.append(about | {"mode": "hard", "split": "valid", "perplexity": 200.0})
-    about = {"split": "train", "sentences": 1000, "words": 22000, "layer": "layers.0"}
-    return about | {"rows": rows, "metrics": metrics}
+                    rows.append(read | {"mode": mode, "histogram": [0.02] * 50} | row)
+        rows.append(metric | {"mode": "hard", "value": 200.0})
+    return rows
 
 
 def test_tables_have_mean_and_deviation_over_seeds(tmp_path) -> None:
     assert recorded(tmp_path, "binary") == "(no gates are measured yet)"
-    (tmp_path / "gates.json").write_text(json.dumps(content()))
+    (tmp_path / "gates.json").write_text(json.dumps(measured()))
     lines = recorded(tmp_path, "binary").splitlines()
     assert lines[0].startswith("| gate in test | layers.0, input gate: binary | layers.0, input gate: entropy, bits |")
     assert lines[2].startswith("| plain LSTM | 40.0 ± 14.1% | 0.250 ± 0.000 |")
@@ -56,38 +52,39 @@ def test_tables_have_mean_and_deviation_over_seeds(tmp_path) -> None:
 def test_the_table_of_words_has_the_test(tmp_path) -> None:
     test = {"difference": -0.02, "low": -0.03, "high": -0.01, "p": 0.004}
     classes = [{"class": kind, "mean_of_types": 0.3} for kind in ("sentence end", "function", "content")]
-    about = {"layer": "layers.0", "sentences": 9, "split": "valid", "types": 400, "min_count": 20, "classes": classes}
-    rows = [about | {"label": "G2-LSTM", "test": test}, about | {"label": "tiny", "test": None}]
-    (tmp_path / "words.json").write_text(json.dumps({"rows": rows}))
-    lines = recorded(tmp_path, "words").splitlines()
+    about = {"layer": "layers.0", "size": "9 sentences (90 words)", "split": "valid", "types": 400, "min_count": 20}
+    rows = [
+        about | {"classes": classes, "gate": "gumbel", "test": test},
+        about | {"classes": classes, "gate": "a", "test": None},
+    ]
+    lines = word_table(rows).splitlines()
     assert lines[2] == "| G2-LSTM | 0.300 | 0.300 | 0.300 | -0.020 | -0.030 to -0.010 | 0.004 | 1 |"
-    assert lines[3] == "| tiny | 0.300 | 0.300 | 0.300 | - | - | - | 1 |"
+    assert lines[3] == "| a | 0.300 | 0.300 | 0.300 | - | - | - | 1 |"
+    assert lines[5].startswith("layers.0, 9 sentences of valid, the 400 words seen 20 times or more;")
 
 
 def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
-    rows = content()["rows"]
+    rows = measured()
     for bins in (10, 50):
-        figure = draw_histograms(rows, "layers.0", bins, text_read(content()))
+        figure = draw_histograms(rows, "layers.0", bins)
         assert "First 1,000 sentences of train" in figure.get_suptitle()
         titles = [axes.get_title() for axes in figure.axes]
         assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p0.5)", "", ""]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
-        assert len(figure.axes[0].patches) == bins
+        assert len(figure.axes[0].patches[0].get_data().values) == bins
     files = save_figure(figure, tmp_path, "histograms")
     assert [file.name for file in files] == ["histograms.png", "histograms.svg"]
-    modes = draw_modes(rows, "layers.0", text_read(content()))
+    modes = draw_modes(rows, "layers.0")
     assert modes is not None
     assert "First 1,000 sentences of train" in modes.get_suptitle()
     assert [axes.get_title() for axes in modes.axes] == ["G2-LSTM\n(p0.5)", ""]
     assert [len(axes.patches) for axes in modes.axes] == [3, 3]
-    assert draw_modes([row for row in rows if row["label"] == "plain LSTM"], "layers.0", "text") is None
+    assert draw_modes([row for row in rows if row["gate"] == "sigmoid"], "layers.0") is None
 
 
 def test_long_names_are_broken_into_lines() -> None:
-    rows = [
-        row | {"label": f"G2-LSTM (tau0.{n}-noise_p0.5-weight_dropout0.25)"} for n in range(3) for row in content()["rows"]
-    ]
-    figure = draw_histograms(rows, "layers.0", 10, "text")
+    rows = [row | {"gate": f"gumbel-tau0.{n}-noise_p0.5-weight_dropout0.25"} for n in range(3) for row in measured()]
+    figure = draw_histograms(rows, "layers.0", 10)
     figure.canvas.draw()
     boxes = [axes.title.get_window_extent() for axes in figure.axes[:3]]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
@@ -95,8 +92,8 @@ def test_long_names_are_broken_into_lines() -> None:
 
 def test_titles_of_many_lines_take_no_room_from_the_panels() -> None:
     name = "-".join(f"weight_dropout0.{n}" for n in range(9))
-    rows = [row | {"label": f"G2-LSTM ({name}-{n})"} for n in range(8) for row in content()["rows"]]
-    for figure in (draw_histograms(rows, "layers.0", 10, "text"), draw_modes(rows, "layers.0", "text")):
+    rows = [row | {"gate": f"gumbel-{name}-{n}"} for n in range(8) for row in measured()]
+    for figure in (draw_histograms(rows, "layers.0", 10), draw_modes(rows, "layers.0")):
         assert figure is not None
         figure.canvas.draw()
         shown = [axes for axes in figure.axes if axes.get_visible()]
@@ -108,8 +105,8 @@ def test_titles_of_many_lines_take_no_room_from_the_panels() -> None:
 
 
 def test_many_models_go_on_below() -> None:
-    rows = [row | {"label": f"model {n}"} for n in range(8) for row in content()["rows"][:6]]
-    figure = draw_histograms(rows, "layers.0", 10, "text")
+    rows = [row | {"gate": f"model {n}"} for n in range(8) for row in measured()[:7]]
+    figure = draw_histograms(rows, "layers.0", 10)
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [f"model {n}" for n in range(8)]
     assert sum(axes.get_visible() for axes in figure.axes) == 16
 

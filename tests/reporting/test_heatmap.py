@@ -2,19 +2,22 @@
 
 from itertools import combinations
 
-import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from g2lstm.inspection.words import WordRow
-from g2lstm.reporting.heatmap import WORDS_A_LINE, draw_heatmap, draw_units, draw_words
+from g2lstm.inspection.reading import Reading
+from g2lstm.reporting.heatmap import MOST_CELLS, WORDS_A_LINE, draw_heatmap, draw_units, draw_words
 
 LONG = ["the", "Donaudampfschifffahrtsgesellschaft*", "$", "<unk>", "internationalization", "n't", "<eos>"]
-
-
-NAMES = [f"G2-LSTM (ptb_study, epochs3-lr1e-05-weight_dropout0.25-dropout_hidden0.15-tau0.{n})" for n in range(6)]
+NAMES = [f"ptb_study/gumbel-epochs3-weight_dropout0.25-dropout_hidden0.15-tau0.{n}" for n in range(6)]
 GATES = ("input gate", "forget gate")
+
+
+def readings(*names: str, words: list[str] = LONG, size: int = 12) -> list[Reading]:
+    unknown = [word[:-1] for word in words if word.endswith("*")]
+    return [Reading(name, "layers.0", words, unknown, {g: torch.rand(len(words), size) for g in "if"}) for name in names]
 
 
 def overlaps(figure: Figure) -> list[tuple[str, str]]:
@@ -33,44 +36,45 @@ def overlapping(labels: list[Text]) -> list[tuple[str, str]]:
 
 
 def test_every_word_and_row_is_labelled_and_nothing_overlaps() -> None:
-    rows = [("a model with a name", gate, np.random.rand(len(LONG)).tolist()) for gate in GATES]
-    figure = draw_heatmap(LONG, rows, "title")
+    figure = draw_heatmap(readings("gumbel"))
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == LONG
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [f"{model}, {gate}" for model, gate, _ in rows]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [f"G2-LSTM, {gate}" for gate in GATES]
     assert overlaps(figure) == []
     inside, whole = figure.axes[0].get_tightbbox(), figure.bbox
     assert inside.x0 >= 0
     assert inside.y1 <= whole.y1
+    assert "(* unknown to the model)" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_long_text_goes_on_below() -> None:
-    count = WORDS_A_LINE + 3
-    figure = draw_heatmap(["word"] * count, [("model", "input gate", [0.5] * count)], "title")
+    figure = draw_heatmap(readings("gumbel", words=["word"] * (WORDS_A_LINE + 3)))
     first, second = figure.axes[:2]
     assert (len(first.get_xticklabels()), len(second.get_xticklabels())) == (WORDS_A_LINE, 3)
     assert first.get_xlim() == second.get_xlim()
 
 
-def test_units_have_a_panel_a_gate() -> None:
-    figure = draw_units(LONG, [("model", f"gate {n}", np.random.rand(12, len(LONG))) for n in range(3)], "title")
-    assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["model, gate 0", "model, gate 1", "model, gate 2"]
+def test_units_have_a_panel_a_gate_and_large_layers_are_joined() -> None:
+    figure = draw_units(readings("gumbel"))
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == [f"G2-LSTM, {gate}" for gate in GATES]
     assert overlaps(figure) == []
+    large = readings("gumbel", words=["word"] * 200, size=MOST_CELLS // 400 + 1)
+    panel = draw_units(large).axes[0]
+    assert panel.images[0].get_array().shape == (-(-large[0].gates["i"].shape[1] // 2), 200)
+    assert "a row: 2 units" in panel.get_ylabel()
 
 
 def test_long_names_stay_distinct_and_keep_their_gate() -> None:
-    named = [(model, gate) for model in NAMES for gate in GATES]
-    figure = draw_heatmap(LONG, [(*name, [0.5] * len(LONG)) for name in named], "title")
+    figure = draw_heatmap(readings(*NAMES))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert len(set(labels)) == len(named)
-    assert [label.splitlines()[-1] for label in labels] == [gate for _, gate in named]
+    assert len(set(labels)) == 12
+    assert [label.splitlines()[-1] for label in labels] == list(GATES) * 6
     assert overlaps(figure) == []
     assert figure.axes[0].get_tightbbox().x0 >= 0
 
-    figure = draw_units(LONG, [(*name, np.zeros((12, len(LONG)))) for name in named], "title")
+    figure = draw_units(readings(*NAMES))
     figure.canvas.draw()
     labels = [axes.xaxis.label.get_text() for axes in figure.axes[:12]]
-    assert len(set(labels)) == len(named)
-    assert [label.splitlines()[-1] for label in labels] == [gate for _, gate in named]
+    assert len(set(labels)) == 12
     for axes in figure.axes[:12]:
         panel, label = axes.get_window_extent(), axes.xaxis.label.get_window_extent()
         assert label.width < 1.1 * panel.width
@@ -79,29 +83,32 @@ def test_long_names_stay_distinct_and_keep_their_gate() -> None:
 
 
 def test_a_name_that_is_cut_has_an_ellipsis() -> None:
-    rows = [(f"{model} {'and so on ' * 20}", gate, [0.5]) for model in "ab" for gate in GATES]
-    figure = draw_heatmap(["word"], rows, "title")
+    figure = draw_heatmap(readings(*(f"{name}-{'and-so-on-' * 20}" for name in "ab"), words=["word"]))
     first = figure.axes[0].get_yticklabels()[0].get_text().splitlines()
-    assert (len(first), first[1][-1], first[2]) == (3, "…", "input gate")
+    assert (len(first), first[0][-1], first[3]) == (4, "…", "input gate")
+
+
+def words(count: int, name: str = "word{}") -> dict:
+    """A row of kind "words"."""
+    rows = [{"word": name.format(n), "kind": "function", "count": 20 + n, "mean": n / 100} for n in range(count)]
+    rows = [row | {"low": row["mean"] - 0.01, "high": row["mean"] + 0.01} for row in rows]
+    about = {"gate": "gumbel", "layer": "layers.0", "split": "valid", "min_count": 20, "types": count}
+    return about | {"lowest_and_highest": rows}
 
 
 @pytest.mark.parametrize("word", ["$^$", "$x$", "a$b", "\\$"])
 def test_a_word_is_no_formula(word) -> None:
-    for figure in (
-        draw_heatmap([word], [("model", "input gate", [0.5])], "title"),
-        draw_units([word], [("model", "input gate", np.zeros((2, 1)))], "title"),
-        draw_words([WordRow(word, "other", 20, 0.5, 0.4, 0.6, 0, 0)], "title"),
-    ):
+    one = readings("gumbel", words=[word])
+    for figure in (draw_heatmap(one), draw_units(one), draw_words(words(1, word))):
         figure.canvas.draw()
         ticks = [*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()]
         assert any(text.get_text().startswith(word) for text in ticks)
 
 
 def test_words_are_shown_with_their_counts() -> None:
-    rows = [WordRow(f"word{n}", "function", 20 + n, n / 100, n / 100 - 0.01, n / 100 + 0.01, 0, 0) for n in range(50)]
-    figure = draw_words(rows, "title")
+    figure = draw_words(words(50))
     names = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
     assert (names[0], names[-1], len(names)) == ("word0  (20)", "word49  (69)", 40)
     assert overlaps(figure) == []
     assert "mean over units; bars: 95% interval; (n) occurrences" in figure.axes[0].get_xlabel().replace("\n", " ")
-    assert len(draw_words(rows[:5], "title").axes) == 1
+    assert len(draw_words(words(5)).axes) == 1

@@ -56,12 +56,24 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         the files.
     """
     written = []
+    for kind, content in _drawn(figure, ("png", "svg")).items():
+        written.append(folder / f"{name}.{kind}")
+        write_atomically(written[-1], content)
+    return written
+
+
+def svg(figure: Figure) -> str:
+    """A figure as `save_figure` writes it, which is closed too."""
+    return _drawn(figure, ("svg",))["svg"].decode()
+
+
+def _drawn(figure: Figure, kinds: tuple[str, ...]) -> dict[str, bytes]:
+    found = {}
     with plt.rc_context({"svg.hashsalt": "g2lstm"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-        for kind in ("png", "svg"):
-            content, path = io.BytesIO(), folder / f"{name}.{kind}"
+        for kind in kinds:
+            content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-            write_atomically(path, content.getvalue())
-            written.append(path)
+            found[kind] = content.getvalue()
     plt.close(figure)
-    return written
+    return found

@@ -1,0 +1,122 @@
+"""A task in one file of its own goes through everything, and nothing in the package names it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from g2lstm import cli
+from g2lstm.training.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent / "own_task"
+OPTIONS = ["task=copying", "optimizer=adamw", "threads=1", "checkpoint_minutes=0", f"hydra.searchpath=[file://{HERE}/conf]"]
+
+
+def process(*arguments: str, folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(*arguments: str, folder: Path) -> str:
+    started = process(*arguments, folder=folder)
+    output, _ = started.communicate()
+    assert started.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a plain and a noisy run, trained in parallel by joblib."""
+    path = tmp_path_factory.mktemp("copying")
+    output = run("train.py", "-m", "hydra/launcher=joblib", *OPTIONS, "gate=sigmoid,gumbel", folder=path)
+    assert "Copier with" in output
+    return path
+
+
+RUNS = "runs=runs/copying/*"
+
+
+def test_a_joblib_sweep_leaves_a_summary_a_run(folder):
+    summaries = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/copying/*/summary.json"))]
+    assert [found["gate"] for found in summaries] == ["gumbel", "sigmoid"]
+    for found in summaries:
+        assert 0 <= found["test_accuracy"] == found["test_accuracy_twice"] <= 1
+        assert found["digits_per_second"] > 0
+        assert found["finished"]
+
+
+def test_a_killed_run_ends_as_one_never_killed(folder):
+    options = [*OPTIONS, "gate=gumbel", "epochs=30", "log_every=1"]
+    run("train.py", *options, "run_dir=straight", folder=folder)
+    killed = process("train.py", *options, "run_dir=killed", folder=folder)
+    curve = folder / "killed" / "metrics.jsonl"
+    while not curve.exists() or curve.read_bytes().count(b"\n") < 30:
+        time.sleep(0.01)
+        assert killed.poll() is None
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    run("train.py", "resume=killed", folder=folder)
+    a, b = (load_checkpoint(folder / name / "last.safetensors")["model"] for name in ("straight", "killed"))
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def test_it_is_evaluated_compressed_and_stored(folder):
+    path = next(folder.glob("runs/copying/gumbel*")).relative_to(folder).as_posix()
+    shown = run("evaluate.py", f"run={path}", "split=test", "json=found.json", folder=folder)
+    assert "test accuracy: 0." in shown
+    accuracy = json.loads((folder / path / "summary.json").read_text())["test_accuracy"]
+    assert json.loads((folder / "found.json").read_text())["test_accuracy"] == accuracy
+    run("experiments/compress.py", f"run={path}", "method=bits:8", "out=model.g2", folder=folder)
+    assert "accuracy" in run("evaluate.py", "run=model.g2", "split=test", folder=folder)
+    run("experiments/compression_sweep.py", RUNS, "settings=svd:2,round:0.5", "split=test", "out=sweep", folder=folder)
+    rows = json.loads((folder / "sweep" / "sweep.json").read_text())
+    assert {row["metric"] for row in rows} == {"accuracy"}
+    assert {row["variant"] for row in rows} == {"", "twice"}
+
+
+def test_its_gates_are_shown_and_a_page_is_made(folder):
+    run("experiments/gate_histograms.py", RUNS, "split=valid", "out=gates", folder=folder)
+    run(
+        "experiments/gate_heatmap.py",
+        f"run={next(folder.glob('runs/copying/gumbel*'))}",
+        "text=2718",
+        "min_count=1",
+        "out=gates",
+        folder=folder,
+    )
+    run("experiments/report.py", RUNS, "out=report.html", folder=folder)
+    assert (folder / "gates" / "histograms-10.png").is_file()
+    assert (folder / "gates" / "heatmap.png").is_file()
+    assert "accuracy" in (folder / "report.html").read_text().lower()
+
+
+def test_its_tables_are_printed(folder):
+    assert "accuracy" in run("experiments/tables.py", RUNS, folder=folder).lower()
+
+
+def test_nothing_in_the_package_names_it():
+    files = [*ROOT.glob("*.py"), *ROOT.glob("g2lstm/**/*.py"), *ROOT.glob("experiments/*.py")]
+    assert not [path for path in files if "copying" in path.read_text().lower()]
+
+
+def test_a_submitit_sweep_leaves_a_summary_a_run(tmp_path):
+    options = [*OPTIONS, "epochs=1", "gate=sigmoid,gumbel", "hydra.sweep.dir=DIR"]
+    run("train.py", "-m", "hydra/launcher=submitit_local", *options, folder=tmp_path)
+    assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 2
+
+
+def test_the_words_of_a_run_command_stay_as_they_are(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(HERE)
+    import train
+
+    assert cli.guarded(lambda: train.main([*OPTIONS, "digits=0"])) == 2
+    assert capsys.readouterr().err == "error: digits must be at least 1, got 0\n"
