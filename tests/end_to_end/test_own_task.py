@@ -1,5 +1,6 @@
 """A task in one file of its own goes through everything, and nothing in the package names it."""
 
+import importlib
 import json
 import os
 import signal
@@ -33,6 +34,21 @@ def run(*arguments: str, folder: Path) -> str:
     return output
 
 
+@pytest.fixture
+def here(folder, monkeypatch, capsys):
+    """Runs a command in this process, in the folder of the runs: its output."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(HERE)
+
+    def command(name: str, *arguments: str) -> str:
+        main = importlib.import_module(name)
+        function = getattr(main, "main", None) or getattr(main, name)
+        assert cli.guarded(lambda: function(list(arguments))) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return command
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with a plain and a noisy run, trained in parallel by joblib."""
@@ -54,53 +70,42 @@ def test_a_joblib_sweep_leaves_a_summary_a_run(folder):
         assert found["finished"]
 
 
-def test_a_killed_run_ends_as_one_never_killed(folder):
-    options = [*OPTIONS, "gate=gumbel", "epochs=30", "log_every=1"]
-    run("train.py", *options, "run_dir=straight", folder=folder)
-    killed = process("train.py", *options, "run_dir=killed", folder=folder)
-    curve = folder / "killed" / "metrics.jsonl"
+def test_a_killed_run_ends_as_one_never_killed(commands, tmp_path):
+    options = [*OPTIONS, "gate=gumbel", "epochs=6", "log_every=1"]
+    commands.run(*options, "run_dir=straight")
+    killed = commands.start(*options, "run_dir=killed")
+    curve = tmp_path / "killed" / "metrics.jsonl"
     while not curve.exists() or curve.read_bytes().count(b"\n") < 30:
         time.sleep(0.01)
-        assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    run("train.py", "resume=killed", folder=folder)
-    a, b = (load_checkpoint(folder / name / "last.safetensors")["model"] for name in ("straight", "killed"))
+        assert "error" not in killed.text()
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    commands.run("resume=killed")
+    a, b = (load_checkpoint(tmp_path / name / "last.safetensors")["model"] for name in ("straight", "killed"))
     assert all(a[name].equal(b[name]) for name in a)
 
 
-def test_it_is_evaluated_compressed_and_stored(folder):
-    path = next(folder.glob("runs/copying/gumbel*")).relative_to(folder).as_posix()
-    shown = run("evaluate.py", f"run={path}", "split=test", "json=found.json", folder=folder)
-    assert "test accuracy: 0." in shown
-    accuracy = json.loads((folder / path / "summary.json").read_text())["test_accuracy"]
-    assert json.loads((folder / "found.json").read_text())["test_accuracy"] == accuracy
-    run("experiments/compress.py", f"run={path}", "method=bits:8", "out=model.g2", folder=folder)
-    assert "accuracy" in run("evaluate.py", "run=model.g2", "split=test", folder=folder)
-    run("experiments/compression_sweep.py", RUNS, "settings=svd:2,round:0.5", "split=test", "out=sweep", folder=folder)
-    rows = json.loads((folder / "sweep" / "sweep.json").read_text())
+def test_it_is_evaluated_compressed_and_stored(here):
+    path = next(Path("runs/copying").glob("gumbel*")).as_posix()
+    assert "test accuracy: 0." in here("evaluate", f"run={path}", "split=test", "json=found.json")
+    accuracy = json.loads(Path(path, "summary.json").read_text())["test_accuracy"]
+    assert json.loads(Path("found.json").read_text())["test_accuracy"] == accuracy
+    here("compress", f"run={path}", "method=bits:8", "out=model.g2")
+    assert "accuracy" in here("evaluate", "run=model.g2", "split=test")
+    here("compression_sweep", RUNS, "settings=svd:2,round:0.5", "split=test", "out=sweep")
+    rows = json.loads(Path("sweep/sweep.json").read_text())
     assert {row["metric"] for row in rows} == {"accuracy"}
     assert {row["variant"] for row in rows} == {"", "twice"}
 
 
-def test_its_gates_are_shown_and_a_page_is_made(folder):
-    run("experiments/gate_histograms.py", RUNS, "split=valid", "out=gates", folder=folder)
-    run(
-        "experiments/gate_heatmap.py",
-        f"run={next(folder.glob('runs/copying/gumbel*'))}",
-        "text=2718",
-        "min_count=1",
-        "out=gates",
-        folder=folder,
-    )
-    run("experiments/report.py", RUNS, "out=report.html", folder=folder)
-    assert (folder / "gates" / "histograms-10.png").is_file()
-    assert (folder / "gates" / "heatmap.png").is_file()
-    assert "accuracy" in (folder / "report.html").read_text().lower()
-
-
-def test_its_tables_are_printed(folder):
-    assert "accuracy" in run("experiments/tables.py", RUNS, folder=folder).lower()
+def test_its_gates_are_shown_and_a_page_and_tables_are_made(here):
+    here("gate_histograms", RUNS, "split=valid", "out=gates")
+    here("gate_heatmap", f"run={next(Path('runs/copying').glob('gumbel*'))}", "text=2718", "min_count=1", "out=gates")
+    here("report", RUNS, "out=report.html")
+    assert Path("gates/histograms-10.png").is_file()
+    assert Path("gates/heatmap.png").is_file()
+    assert "accuracy" in Path("report.html").read_text().lower()
+    assert "accuracy" in here("tables", RUNS).lower()
 
 
 def test_nothing_in_the_package_names_it():

@@ -258,3 +258,9 @@ def test_the_identity_is_of_what_the_numbers_depend_on():
     for name, value in {"seed": 2, "optimizer.lr": 1.0, "model.hidden_size": 3, "eval.bptt": 3}.items():
         assert config.with_values({name: value}).identity({"vocabulary.json": "a"}) != identity
     assert config.identity({"vocabulary.json": "b"}) != identity
+
+
+def test_a_hard_gate_is_asked_for_by_an_option_and_named():
+    config = config_of("gate.hard=true")
+    assert config.gate.hard
+    assert run_name("gumbel", 1, ["gate.hard=true"]) == "gumbel-hardtrue-seed1"
