@@ -112,8 +112,9 @@ def job(config: DictConfig) -> float:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """What Hydra made for a run that never began."""
-    for path in (folder, *folder.parents):
+    """What Hydra made for a run that never began; of a folder elsewhere not those above it."""
+    above = list(folder.parents)[:-1] if folder.parts[0] == "runs" else []
+    for path in (folder, *above):
         try:
             path.rmdir()
         except OSError:

@@ -413,3 +413,10 @@ def test_dropout_is_scaled_or_refused_in_one_line(tiny, capsys):
     assert command(*tiny, "max_steps=1", "run_dir=run", "model.dropout_scale=9") == 2
     assert "dropout rates must be in [0, 1)" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_a_mistake_removes_no_folder_that_was_there(tiny, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert command(*tiny, "seed=-1", f"hydra.run.dir={tmp_path}/empty/run") == 2
+    assert one_line(capsys) == "error: seed must be at least 0, got -1"
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
