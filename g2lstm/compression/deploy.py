@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from g2lstm import gates, layout
 from g2lstm.compression.inference import GATES, InferenceLSTM, options_of
 from g2lstm.compression.methods import Method
-from g2lstm.compression.precision import quantize
+from g2lstm.compression.quantization import quantize
 from g2lstm.compression.storage import FLOAT_BITS, Codes, Dense, Factors, Form
 from g2lstm.compression.targets import Target, compress
 from g2lstm.gated import Gated

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from g2lstm.compression.lowrank import Rank, factorize
-from g2lstm.compression.precision import clip_to, prune, quantize, round_to, ternarize
+from g2lstm.compression.quantization import clip_to, prune, quantize, round_to, ternarize
 from g2lstm.compression.storage import Dense, Factors, Form, cheapest, is_finite
 
 Value = float | int | Rank | None

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from g2lstm.compression.lowrank import factorize, truncate
 from g2lstm.compression.methods import Method
-from g2lstm.compression.precision import clip_to, prune, quantize, round_to, ternarize
 from g2lstm.compression.presets import PRESETS, chosen_methods
+from g2lstm.compression.quantization import clip_to, prune, quantize, round_to, ternarize
 from g2lstm.compression.storage import Codes, Dense, Factors, Sparse
 
 OPERATORS = {"round": round_to, "clip": clip_to, "prune": prune}

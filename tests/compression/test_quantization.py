@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2lstm.compression.precision import clip_to, prune, quantize, round_to, ternarize
+from g2lstm.compression.quantization import clip_to, prune, quantize, round_to, ternarize
 
 SIZES = st.integers(1, 12)
 
