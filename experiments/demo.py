@@ -41,7 +41,7 @@ def demo(arguments: list[str]) -> int:
     console.print(comparison(runs, SETTINGS))
     page = folder / "report.html"
     report([f"runs={','.join(str(run.path) for run in runs)}", f"out={page}"])
-    say(console, f"The runs lie in {folder}; open {page} in a browser. Next: .venv/bin/python train.py says what it can do.")
+    say(console, f"The runs lie in {folder}; open {page}. Next: .venv-make/bin/python train.py says what it can do.")
     return 0
 
 

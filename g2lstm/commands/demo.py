@@ -120,7 +120,7 @@ def _stop(trainings: list[Training], console: Console) -> None:
     for training in running:
         training.process.wait()
         if training.folder.config.is_file():
-            say(console, f"stopped; go on with: .venv/bin/python train.py resume={training.folder.path}")
+            say(console, f"stopped; go on with: .venv-make/bin/python train.py resume={training.folder.path}")
 
 
 def _measured(run: Run, methods: Sequence[Method]) -> dict[str, str]:
