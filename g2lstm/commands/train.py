@@ -22,7 +22,7 @@ OVERVIEW = """\
 g2lstm trains LSTMs whose gates are plain, sharpened, or relaxed coin flips (G2-LSTM).
 
   python train.py task=ptb                          the paper's language model (24M parameters; days without a GPU)
-  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, half an hour on two cores; gate=sigmoid|sharpened too
+  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, for two cores; gate=sigmoid|sharpened too
   python train.py task=text data.dir=MYDIR          any folder with train, valid and test text
   python train.py task=builtin                      needs no data: the English that comes with Python
   python train.py -m experiment=... seed=1,2,3      several runs; hydra/launcher=joblib runs them in parallel
@@ -67,6 +67,10 @@ def _with_hydra(arguments: list[str]) -> None:
         if traceback == "1" or isinstance(error, UserError):
             raise
         raise UserError(explain(error, [text for text in arguments if not text.startswith("-")])) from None
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise UserError("hydra/launcher=submitit_slurm finds no srun here: start it where Slurm is, or use submitit_local") from None
     finally:
         sys.argv = before
         if traceback is None:
