@@ -70,7 +70,7 @@ def _with_hydra(arguments: list[str]) -> None:
     except RuntimeError as error:
         if "srun" not in str(error):
             raise
-        raise UserError("hydra/launcher=submitit_slurm finds no srun here: start it where Slurm is, or use submitit_local") from None
+        raise UserError("hydra/launcher=submitit_slurm finds no srun here: use submitit_local where no Slurm is") from None
     finally:
         sys.argv = before
         if traceback is None:
