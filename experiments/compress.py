@@ -1,6 +1,7 @@
 """Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
 
 import signal
+from functools import partial
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
@@ -49,7 +50,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--matrices", default="both", help="input, recurrent or both")
     parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
     parser.add_argument("--data.dir", metavar="DIR", help="where the data are, which a model of an older record needs")
-    parser.add_argument("--out", type=cli.file, required=True, metavar="FILE", help="as model.g2")
+    parser.add_argument("--out", type=partial(cli.file, own=".g2"), required=True, metavar="FILE", help="as model.g2")
     return parser
 
 

@@ -62,7 +62,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--variants", default="all", metavar="LIST", help="ways to evaluate, as plain,cache; all without it")
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N sentences or images alone")
     parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="parallel processes")
-    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads of each; an equal share without it")
+    parser.add_argument("--threads", type=cli.threads, metavar="N", help="CPU threads of each; an equal share without it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data.dir", metavar="DIR", help="where the data are, if not where the run found them")
     parser.add_argument("--out", type=cli.folder, metavar="DIR", help="results/compression/EXPERIMENT for recorded runs")

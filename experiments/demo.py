@@ -24,7 +24,7 @@ SETTINGS = ("round:0.5", "round:0.3+clip:0.6", "svd:2", "svd:1")  # harsh, for t
 def demo(arguments: list[str]) -> int:
     parser = cli.OptionParser(prog="experiments/demo.py", description="Trains a plain LSTM and a G2-LSTM side by side.")
     parser.add_argument("--epochs", type=cli.positive, help="epochs of each run; task=builtin's own without it")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=cli.seed, default=1)
     options = parser.parse_options(arguments)
     console = Console()
     names = ("demo" if number == 1 else f"demo-{number}" for number in count(1))

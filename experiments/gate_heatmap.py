@@ -65,7 +65,7 @@ def _parser() -> cli.OptionParser:
     add("--words", choices=("train", "valid", "test", "none"), default="valid", help="the text whose words are compared")
     add("--samples", type=cli.positive, metavar="N", help="its first N sentences; all without it")
     add("--min_count", type=cli.positive, default=20, metavar="N", help="words seen less are left out; 20 without it")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads")
+    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
     add("--device", default="auto")
     add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     add("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")

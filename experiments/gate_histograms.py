@@ -67,7 +67,7 @@ def _parser() -> cli.OptionParser:
         help="its first N sentences, images, ...; or all; 10000 without it")  # fmt: skip
     add("--layer", metavar="NAME", help="in the figures; the decoder's first layer, or the first")
     add("--metric", choices=("valid", "test", "none"), default="valid", help="split of each mode's metric")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads")
+    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
     add("--device", default="auto")
     add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     add("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")

@@ -13,7 +13,7 @@ from g2lstm import cli
 from g2lstm.files import write_atomically
 from g2lstm.inspection.measure import measure_gates, of_one_text, open_store, recorded_rows
 from g2lstm.inspection.reading import read_runs
-from g2lstm.reporting.report import report_page, sweep_rows, track
+from g2lstm.reporting.report import check_readable, report_page, sweep_rows, track
 from g2lstm.reporting.run_tables import grouped
 from g2lstm.runs.run import blamed, default_folder, find_runs
 from g2lstm.training.progress import say
@@ -28,6 +28,7 @@ def report(arguments: list[str]) -> int:
         torch.set_num_threads(options.threads)
     runs = find_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
     groups, console, folder = grouped(runs), Console(stderr=True), default_folder(runs, "gates")
+    check_readable(runs)
     names = {run.weights: name for name, members in groups.items() for run in members}
     gates = of_one_text(recorded_rows(folder, "gates", "metric", names=names), names)
     shown = read_runs(groups, options.text, options.layer, partial(say, console))
@@ -61,7 +62,7 @@ def _parser() -> cli.OptionParser:
     add("--text", help="words of the heat map, as the corpus writes them; an example without it")
     add("--layer", metavar="NAME", help="the decoder's first layer, or the first, without it")
     add("--samples", type=cli.positive, default=SAMPLES, metavar="N", help="of valid, where no gates are measured yet")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads")
+    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
     add("--device", default="auto")
     add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     return parser

@@ -67,7 +67,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--json", type=cli.file, metavar="FILE", help="write what was measured")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores: fewer sizes and repeats")
     parser.add_argument("--passes", type=cli.positive, default=1, metavar="N", help="measure everything so many times")
-    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads; 2 without it")
+    parser.add_argument("--threads", type=cli.threads, metavar="N", help="CPU threads; 2 without it")
     parser.add_argument("--sections", default=",".join(SECTIONS), metavar="LIST", help="%(default)s")
     parser.add_argument("--sizes", metavar="TxBxDxH,...", help="of the recurrence; five without it")
     parser.add_argument("--device", default="auto")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ RUN_FILES = {
     *("best.safetensors", "best-before-finetune.safetensors", "last.safetensors", "losses.safetensors"),
 }
 OUTPUTS = (".g2", ".onnx", ".html")
+MOST_THREADS = 1024  # a system ends a process that asks for 100,000
+LARGEST_SEED = 2**32 - 1
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -57,11 +60,21 @@ def flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A whole number from `low` on, at most `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) < low or int(text) > (high or int(text)):
+            limit = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {limit}, got {text[:50]!r}")
+        return int(text)
+
+    return parse
+
+
+positive = whole(1)
+threads = whole(1, MOST_THREADS)
+seed = whole(0, LARGEST_SEED)
 
 
 def folder(text: str) -> Path:
@@ -73,16 +86,21 @@ def folder(text: str) -> Path:
     return path
 
 
-def file(text: str) -> Path:
-    """Where a command can put a file; it need not exist. A file that belongs to a run is refused."""
+def file(text: str, *, own: str = "") -> Path:
+    """Where a command can put a file; it need not exist. A file that belongs to a run is refused, and a device, and
+    a model of another kind than the command's `own`."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no ordinary file, and would be replaced by one: name another")
     folder(str(path.parent))
     if (path.parent / "config.yaml").is_file() and (
         path.name in RUN_FILES or (path.exists() and path.suffix not in OUTPUTS)
     ):
         raise argparse.ArgumentTypeError(f"{path} belongs to the run {path.parent}: choose another name")
+    if path.exists() and path.suffix in (".g2", ".safetensors") and path.suffix != own:
+        raise argparse.ArgumentTypeError(f"{path} is a model, and would be replaced: name another file")
     return path
 
 
@@ -111,7 +129,7 @@ def say_error(error: Exception) -> None:
 
 def _with_file(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return f"can't use {error.filename} ({error.strerror}): name another" if error.filename else error.strerror
     return str(error)
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,22 +20,38 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk, a folder that can't be written, ... become a UserError that names the file."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp keeps files private
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise UserError(
+            f"can't write {path} ({error.strerror or error}): make room or get leave, or name another place"
+        ) from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
+
+    Raises:
+        UserError: it can't be written; what stood there stays.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content.encode() if isinstance(content, str) else content
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp keeps files private
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _umask() -> int:
@@ -48,7 +66,7 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UserError(f"can't read {path}: {reason}") from None
+        raise UserError(f"can't read {path} ({reason}): put back the file that was written, or name another") from None
 
 
 def read_json(path: Path, kind: type[Content] = Any, advice: str = "it was edited or is no such file") -> Content:  # type: ignore[assignment]
@@ -65,7 +83,7 @@ def read_json(path: Path, kind: type[Content] = Any, advice: str = "it was edite
     text = read_text(path)
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): {advice}") from None
     if kind is not Any and not isinstance(content, kind):
         raise UserError(f"{path} holds a {type(content).__name__}, where a {kind.__name__} was expected: {advice}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 
 
@@ -25,7 +26,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
         raise OSError("disk full")
 
     monkeypatch.setattr(*((os, "fsync") if fails == "fsync" else (Path, "replace")), fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"file \(disk full\)"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,5 @@
 """What was measured, as rows."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean, median, quantiles
@@ -8,6 +7,7 @@ from typing import Any
 
 from g2lstm.benchmark.cases import AUTO, LOOP, Group
 from g2lstm.errors import UserError
+from g2lstm.files import read_json
 
 Row = dict[str, Any]
 MEASURED = ("ms", "ratio", "memory_mb", "memory_ratio", "words_per_second")  # what differs from pass to pass
@@ -68,12 +68,13 @@ def rows_of_before(file: Path | None, about: dict[str, Any]) -> list[Row]:
     """
     if file is None or not file.exists():
         return []
+    old = read_json(file, dict, "choose another file")
     try:
-        old = json.loads(file.read_text(encoding="utf-8"))
         same = all(old.get(key) == about[key] for key in ("hardware", "torch", "threads", "device", "quick"))
-        rows = [{"commit": old["commit"]} | row for row in old["rows"]] if same else []
-        return replaced(rows, [])
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        rows = [{"commit": old["commit"]} | row for row in old["rows"]]
+        summary(rows)
+        return replaced(rows, []) if same else []
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no measurement of speed ({error!r}): choose another file") from None
 
 

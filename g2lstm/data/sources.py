@@ -201,7 +201,7 @@ def _from_hub(name: str, corpus: Corpus) -> RawText:
     wrong = _wrong_counts(raw, corpus.counts)
     if wrong:
         raise UnavailableError(f"{raw.origin} ({wrong})")
-    with suppress(OSError):  # where nothing can be written, the lines are read from the Hub again next time
+    with suppress(UserError):  # where nothing can be written, the lines are read from the Hub again next time
         for split, lines in raw.splits.items():
             write_atomically(cache_folder(name) / corpus.file_name(split), "".join(f"{line}\n" for line in lines))
     return raw

@@ -122,7 +122,7 @@ class Vocabulary:
             if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
                 raise ValueError("its tokens are not a list of strings")
             return cls(tuple(tokens))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise UserError(f"{where} is no whole vocabulary ({error}): copy it again from its run, or rerun") from None
 
 

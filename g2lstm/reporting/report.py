@@ -94,6 +94,12 @@ def sweep_rows(path: Path, groups: Groups) -> list[Row]:
     return [row for row in rows if row["setting"] == ORIGINAL] + chosen if chosen else []
 
 
+def check_readable(runs: Iterable[Run]) -> None:
+    """Raises a UserError where a page can't be made of a run's own files, before anything is measured."""
+    for run in runs:
+        _ = run.summary, run.folder.curve(), _environment(run)
+
+
 def track(runs: Iterable[Run], content: str, say: Callable[[str], None]) -> None:
     """Shows the page beside the metrics of each run that a tracker follows."""
     for run in runs:

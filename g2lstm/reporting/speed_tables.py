@@ -1,6 +1,5 @@
 """Tables of what experiments/speed.py measured, on the screen and in Markdown."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ from rich.table import Table
 
 from g2lstm.benchmark.cases import LSTM, Group
 from g2lstm.benchmark.rows import Row
+from g2lstm.errors import UserError
+from g2lstm.files import read_json
 from g2lstm.reporting.tables import Lines, interval, markdown, number
 
 TABLES = ("train", "eval", "memory", "output_layer", "end_to_end", "evaluation", "deploy")
@@ -44,11 +45,15 @@ def recorded(folder: Path, kind: str) -> str:
         raise ValueError(f"the table must be one of {', '.join(TABLES)}, got {kind!r}")
     parts = []
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        chosen = _chosen(content["rows"], kind)
-        if chosen:
-            texts = 1 if kind in ("deploy", "evaluation") else 2
-            parts.append(markdown(_LINES[kind](chosen, kind), _footnote(content, kind, chosen), texts=texts))
+        content = read_json(path, dict)
+        texts = 1 if kind in ("deploy", "evaluation") else 2
+        try:
+            if chosen := _chosen(content["rows"], kind):
+                parts.append(markdown(_LINES[kind](chosen, kind), _footnote(content, kind, chosen), texts=texts))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is no measurement of speed ({error!r}): python experiments/speed.py writes one"
+            ) from None
     return "\n\n".join(parts) or "(no measurement is recorded yet)"
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
+from g2lstm.cli import LARGEST_SEED, MOST_THREADS
 from g2lstm.errors import UserError
 from g2lstm.gates import GATES, Gate, TemperatureSchedule, has_temperature
 from g2lstm.schema import Count, Folder, NotNegative, Positive, Share, checked, names_of, section
@@ -94,9 +95,9 @@ class RunConfig:
     gate: GateSection
     optimizer: OptimizerSection
     tracker: TrackerSection
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)]
     device: str
-    threads: Annotated[int, Field(ge=1, le=1024)] | None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None
     precision: Literal["float32", "bfloat16"]
     epochs: Count
     finetune: bool
@@ -156,7 +157,7 @@ class Config:
         try:
             loaded = OmegaConf.load(path)
             values = OmegaConf.to_container(loaded, resolve=True)
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"can't read {path} ({reason}): name a folder that a run wrote") from None
         if not isinstance(values, dict) or "experiment_name" not in values:

@@ -20,6 +20,7 @@ def build_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:100]
+        reason = "there is no such device" if reason.startswith("Expected one of") else reason
         raise UserError(f"device={name} can't be used ({reason}): use device=cpu or device=auto") from None
     return device
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from g2lstm.lstm import engines_of
 from g2lstm.runs.config import Config, experiment_name, run_name
 from g2lstm.runs.device import build_device, set_threads
 from g2lstm.runs.record import check_recordable, evaluate_model, is_recorded, metric_key, record, recorded_folder
-from g2lstm.runs.run import Run, load_weights
+from g2lstm.runs.run import Run, blamed, load_weights
 from g2lstm.training.environment import environment, processor_has_bfloat16
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -82,16 +81,19 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
     task = config.build_task(device)
     found = environment(device, _engines(task, config, device))
     with _free(folder) as run:
-        run.write_json("environment.json", found)
-        for name, text in task.files().items():
-            write_atomically(run.path / name, text)
-        write_atomically(run.config, config.dump())  # last: with it the folder is a run
-        say(console, f"{task.origin}; writing to {run.path}")
         try:
+            run.write_json("environment.json", found)
+            for name, text in task.files().items():
+                write_atomically(run.path / name, text)
+            write_atomically(run.config, config.dump())  # last: with it the folder is a run
+            say(console, f"{task.origin}; writing to {run.path}")
             return _train(run, config, task, device, console, resumed=False)
         except UserError:
-            if not run.metrics.exists() and not run.last.exists():  # it never began
-                shutil.rmtree(run.path)
+            if not run.metrics_size() and not run.last.exists():  # it never began; what others put there stays
+                for name in ("environment.json", *task.files(), "config.yaml", "tracker.json", "metrics.jsonl"):
+                    (run.path / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    run.path.rmdir()
             raise
 
 
@@ -112,7 +114,7 @@ def resume(arguments: list[str], console: Console) -> float:
         raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
     if config.run.record:
         check_recordable(RESULTS)
-    with _locked(run.folder):
+    with _locked(run.folder), blamed(run):
         run.folder.remove_unfinished()
         device = _prepare(config, console)
         task = config.build_task(device, run.files)

@@ -10,6 +10,14 @@ from g2lstm.errors import UserError
 from g2lstm.files import read_json, write_atomically
 
 Row = dict[str, Any]
+# Of what type a value has to be, in a row that has it.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("key", "run", "gate", "weights", "setting", "variant", "split", "metric", "kind", "mode"), str),
+    **dict.fromkeys(("gates", "matrices", "layers", "layer", "block", "size"), str),
+    **dict.fromkeys(("seed", "value", "bits_per_gate_parameter", "mean", "binary", "entropy"), int | float),
+    **dict.fromkeys(("difference", "rank"), int | float | None),
+    "histogram": list,
+}
 
 
 def key_of(*parts: Any) -> str:
@@ -73,7 +81,8 @@ class Store:
         content = self._upgrade(read_json(self.path, Any, advice)) if self._upgrade else read_json(self.path, list, advice)
         found: dict[str, list[Row]] = {}
         for row in content:
-            if not isinstance(row, dict) or not row.keys() >= self._needed:
+            whole = isinstance(row, dict) and row.keys() >= self._needed
+            if not whole or not all(isinstance(row[name], _TYPES[name]) for name in row.keys() & _TYPES.keys()):
                 raise UserError(f"{self.path} is not what this command wrote: remove it, or set out=...")
             found.setdefault(row["key"], []).append(row)
         return found

@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from g2lstm.errors import UserError
-from g2lstm.files import read_json, read_text, write_atomically
+from g2lstm.files import read_json, read_text, write_atomically, writing
 
 
 class RunFolder:
@@ -97,7 +97,7 @@ class RunFolder:
             records = [json.loads(line) for line in lines if line.strip()]
             if not all({"kind", "step", "epoch"} <= record.keys() for record in records):
                 raise ValueError("a line has no kind, step or epoch")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.metrics} is no curve of a run ({error}): it was edited; copy it again") from None
         return records
 
@@ -106,7 +106,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the curve."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics_size(self) -> int:

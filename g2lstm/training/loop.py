@@ -352,6 +352,8 @@ class Trainer:
 
     def _restore(self) -> None:
         if not self.run.last.is_file():  # stopped before anything was saved: from the start again
+            if self.run.best.is_file():
+                raise UserError(f"no checkpoint {self.run.last} to go on from: put it back, or train in a new folder")
             self.run.cut_metrics(0)
             return
         state = load_checkpoint(self.run.last)
