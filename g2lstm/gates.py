@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from g2lstm.layout import BLOCKS, rows_of
+from g2lstm.layout import BLOCKS
 
 NoiseScope = Literal["step", "mask", "sequence"]
 ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
@@ -140,23 +140,6 @@ def hard_blocks(gate: Gate, training: bool) -> tuple[str, ...]:
     if isinstance(gate, HardGate) or (training and isinstance(gate, GumbelGate) and gate.hard):
         return gate.gates
     return ()
-
-
-def scale_rows(gate: Gate, tau: float, hidden_size: int, training: bool, like: Tensor) -> Tensor | None:
-    """The factor of each pre-activation row: 1/tau on the tempered gates, 1 elsewhere.
-
-    Args:
-        gate: the gate.
-        tau: its present temperature.
-        hidden_size: H.
-        training: whether the module trains; a Gumbel gate is not tempered in evaluation.
-        like: gives dtype and device.
-
-    Returns:
-        (4H,), or None where every factor is 1.
-    """
-    scale = block_scale(gate, tau, training)
-    return None if scale is None else rows_of(scale, hidden_size, like)
 
 
 def draw_noise(

@@ -221,13 +221,9 @@ def test_low_precision_noise_is_drawn_in_float32():
         (SharpenedGate(tau=0.25, gates=("f", "o")), False, [1, 4, 1, 4]),
     ],
 )
-def test_temperature_divides_the_rows_of_its_gates_alone(gate, training, expected):
-    scale = gates.scale_rows(gate, gate.tau, 3, training, like=torch.zeros(1, dtype=torch.float64))
-    if expected is None:
-        assert scale is None
-    else:
-        assert scale.dtype == torch.float64
-        assert scale.tolist() == np.repeat(expected, 3).tolist()
+def test_temperature_divides_the_blocks_of_its_gates_alone(gate, training, expected):
+    scale = gates.block_scale(gate, gate.tau, training)
+    assert scale == (None if expected is None else tuple(expected))
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential", "cosine"])

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from g2lstm.cli import LARGEST_SEED, MOST_THREADS
 from g2lstm.errors import UserError
 from g2lstm.gates import GATES, Gate, TemperatureSchedule, has_temperature
-from g2lstm.schema import Count, Folder, NotNegative, Positive, Share, checked, names_of, section
+from g2lstm.schema import Count, Folder, NotNegative, Positive, Share, checked, names_of, section, values_of
 from g2lstm.tasks import task_class
 from g2lstm.training.settings import Settings
 
@@ -209,27 +209,11 @@ class Config:
     @property
     def settings(self) -> Settings:
         """How the loop trains."""
-        run, optimizer = self.run, self.run.optimizer
-        return Settings(
-            epochs=run.epochs,
-            finetune_epochs=run.finetune_epochs if run.finetune else 0,
-            max_steps=run.max_steps,
-            optimizer=optimizer.name,
-            lr=optimizer.lr,
-            weight_decay=optimizer.weight_decay,
-            betas=optimizer.betas,
-            schedule=optimizer.schedule,
-            warmup=optimizer.warmup,
-            clip=optimizer.clip,
-            average=optimizer.average,
-            nonmonotone=optimizer.nonmonotone,
-            accumulate=run.accumulate,
-            bfloat16=run.precision == "bfloat16",
-            seed=run.seed,
-            checkpoint_minutes=run.checkpoint_minutes,
-            temperature=self.temperature,
-            log_every=run.log_every,
-        )
+        run = self.run
+        given = values_of(run) | values_of(run.optimizer) | {"optimizer": run.optimizer.name}
+        given |= {"finetune_epochs": run.finetune_epochs if run.finetune else 0, "temperature": self.temperature}
+        given |= {"bfloat16": run.precision == "bfloat16"}
+        return Settings(**{field.name: given[field.name] for field in fields(Settings)})
 
     def build_task(self, device: torch.device, files: Mapping[str, str] | None = None) -> Any:
         """The task on its data; `files` is what an earlier run saved."""

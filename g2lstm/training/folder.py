@@ -22,6 +22,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config, self.metrics, self.summary = path / "config.yaml", path / "metrics.jsonl", path / "summary.json"
+        self.best, self.last, self.losses = (path / f"{name}.safetensors" for name in ("best", "last", "losses"))
+        self.best_before_finetune = path / "best-before-finetune.safetensors"
 
     @classmethod
     def at(cls, path: Path) -> "RunFolder":
@@ -48,34 +51,6 @@ class RunFolder:
         for kind in ("safetensors", "json", "yaml", "txt"):
             for path in self.path.glob(f".*.{kind}.*"):
                 path.unlink(missing_ok=True)
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.safetensors"
-
-    @property
-    def losses(self) -> Path:
-        return self.path / "losses.safetensors"
-
-    @property
-    def best_before_finetune(self) -> Path:
-        return self.path / "best-before-finetune.safetensors"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last.safetensors"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -341,7 +341,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "trigger": self.trigger.state_dict(),
+            "trigger": asdict(self.trigger),
             "carried": self.carried,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -368,7 +368,7 @@ class Trainer:
             if state["average"] is not None:
                 self.average = average_of(self.model)
                 self.average.load_state_dict(state["average"])
-            self.trigger.load_state_dict(state["trigger"])
+            self.trigger = NonMonotoneTrigger(**state["trigger"])
             self.carried = self.task.restore(state["carried"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(f"{self.run.last} does not fit the run's config.yaml: resume a run as it was written") from None

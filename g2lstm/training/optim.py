@@ -1,33 +1,25 @@
 """Optimisation: optimizers by name, learning-rate schedules, and averaged weights with AWD-LSTM's trigger (NT-ASGD)."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
-OPTIMIZERS = ("sgd", "adamw")
 
-
+@dataclass
 class NonMonotoneTrigger:
     """Says when validation has stopped getting better (Merity et al. 2017, algorithm 1).
 
     Args:
-        n: how many of the latest values a new one is not compared with.
-
-    Raises:
-        ValueError: if n < 1.
+        n: how many of the latest values, at least 1, a new one is not compared with.
+        history: the values so far.
     """
 
-    def __init__(self, n: int = 5) -> None:
-        if n < 1:
-            raise ValueError(f"the non-monotone interval must be at least 1, got {n}")
-        self.n = n
-        self.history: list[float] = []
+    n: int = 5
+    history: list[float] = field(default_factory=list)
 
     def update(self, value: float) -> bool:
         """Takes a validation loss; True if it is worse than the best of all but the last n before it."""
@@ -35,12 +27,6 @@ class NonMonotoneTrigger:
         fires = len(self.history) > self.n and value > min(self.history[: -self.n])
         self.history.append(value)
         return fires
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"n": self.n, "history": list(self.history)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.n, self.history = int(state["n"]), [float(value) for value in state["history"]]
 
 
 def average_of(model: nn.Module) -> AveragedModel:
@@ -59,52 +45,21 @@ def average_of(model: nn.Module) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())
 
 
-def constant(_progress: float, _warmup: float = 0.0, _final: float = 0.0) -> float:
-    """1, whatever the progress."""
-    return 1.0
+def learning_rate_factor(schedule: str, progress: float, *, warmup: float = 0.0) -> float:
+    """What the learning rate is multiplied with when a share `progress` of training is done; more than 1 counts as 1.
 
-
-def warmup_cosine(progress: float, warmup: float, final: float = 0.0) -> float:
-    """Rises linearly from 0 to 1 over the share `warmup` of training, then falls to `final` along half a cosine."""
+    "constant" is 1. "warmup_cosine" rises linearly from 0 to 1 over the share `warmup`, then falls to 0 along half a cosine.
+    """
+    if schedule == "constant":
+        return 1.0
     if progress < warmup:
         return progress / warmup
-    share = (progress - warmup) / (1 - warmup)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-SCHEDULES: dict[str, Callable[[float, float, float], float]] = {"constant": constant, "warmup_cosine": warmup_cosine}
-
-
-def learning_rate_factor(name: str, progress: float, *, warmup: float = 0.0, final: float = 0.0) -> float:
-    """What the learning rate is multiplied with.
-
-    Args:
-        name: "constant" or "warmup_cosine".
-        progress: share of training done; more than 1 counts as 1.
-        warmup: share of training that warms up, in [0, 1).
-        final: factor at the end, in [0, 1].
-
-    Raises:
-        ValueError: on an unknown name or a value out of range.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(f"the learning-rate schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup must be in [0, 1), got {warmup}")
-    if not 0 <= final <= 1:
-        raise ValueError(f"final must be in [0, 1], got {final}")
-    if not progress >= 0:
-        raise ValueError(f"progress must be >= 0, got {progress}")
-    return SCHEDULES[name](min(progress, 1.0), warmup, final)
+    share = (min(progress, 1.0) - warmup) / (1 - warmup)
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def build_optimizer(
-    name: str,
-    model: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
-    betas: Sequence[float] = (0.9, 0.999),
+    name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, betas: Sequence[float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
     """An optimizer over a model's trainable parameters, tied ones once.
 
@@ -127,4 +82,4 @@ def build_optimizer(
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]))
-    raise ValueError(f"the optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+    raise ValueError(f"the optimizer must be sgd or adamw, got {name!r}")

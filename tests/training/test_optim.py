@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -56,16 +57,8 @@ def test_trigger_goes_on_from_its_state_through_json():
     whole, first = NonMonotoneTrigger(2), NonMonotoneTrigger(2)
     expected = [whole.update(loss) for loss in losses]
     started = [first.update(loss) for loss in losses[:4]]
-    second = NonMonotoneTrigger()
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second = NonMonotoneTrigger(**json.loads(json.dumps(asdict(first))))
     assert started + [second.update(loss) for loss in losses[4:]] == expected
-
-
-def test_trigger_state_is_a_copy():
-    trigger = NonMonotoneTrigger()
-    state = trigger.state_dict()
-    trigger.update(1.0)
-    assert state["history"] == []
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
@@ -145,9 +138,8 @@ def test_a_model_without_vectors_trains_with_adamw():
 
 
 def test_warmup_cosine_rises_linearly_and_falls_along_a_cosine():
-    factors = [learning_rate_factor("warmup_cosine", p, warmup=0.2, final=0.1) for p in [0, 0.1, 0.2, 0.4, 0.6, 1.0, 1.1]]
-    expected = [0, 0.5, 1, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2, 0.55, 0.1, 0.1]
-    assert factors == pytest.approx(expected)
+    factors = [learning_rate_factor("warmup_cosine", p, warmup=0.2) for p in [0, 0.1, 0.2, 0.4, 0.6, 1.0, 1.1]]
+    assert factors == pytest.approx([0, 0.5, 1, (1 + math.sqrt(0.5)) / 2, 0.5, 0, 0])
     assert learning_rate_factor("warmup_cosine", 0.0) == 1
     assert learning_rate_factor("warmup_cosine", 1.0) == pytest.approx(0)
 
@@ -156,17 +148,6 @@ def test_constant_schedule_is_one():
     assert [learning_rate_factor("constant", p, warmup=0.5) for p in (0.0, 0.3, 1.0)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: build_optimizer("lion", Tied(), lr=1.0), "one of sgd, adamw, got 'lion'"),
-        (lambda: learning_rate_factor("step", 0.5), "one of constant, warmup_cosine, got 'step'"),
-        (lambda: learning_rate_factor("constant", 0.5, warmup=1.0), r"warmup must be in \[0, 1\), got 1.0"),
-        (lambda: learning_rate_factor("constant", 0.5, final=-1.0), r"final must be in \[0, 1\], got -1.0"),
-        (lambda: learning_rate_factor("constant", -0.1), "progress must be >= 0, got -0.1"),
-        (lambda: NonMonotoneTrigger(0), "at least 1, got 0"),
-    ],
-)
-def test_bad_values_are_quoted(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_an_unknown_optimizer_is_quoted():
+    with pytest.raises(ValueError, match="sgd or adamw, got 'lion'"):
+        build_optimizer("lion", Tied(), lr=1.0)
