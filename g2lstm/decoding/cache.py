@@ -61,8 +61,7 @@ class ContinuousCache:
             targets: (T, B) int64.
 
         Returns:
-            (T, B) in float32 (float64 for float64 states); 0 at the first position of a text, where nothing is
-            remembered.
+            (T, B) in float32 (float64 for float64 states); 0 at the first position of a text.
 
         Raises:
             ValueError: on shapes that do not fit each other or the streams in the cache.
@@ -76,16 +75,12 @@ class ContinuousCache:
     def mix(self, hidden: Tensor, targets: Tensor, log_probabilities: Tensor) -> Tensor:
         """Log-probability of each target under model and cache together, then takes the block into the cache.
 
-        Args:
-            hidden: (T, B, D), the state that predicts each target.
-            targets: (T, B) int64.
+        Args, Raises:
+            hidden, targets: as in `probabilities`.
             log_probabilities: (T, B), the model's own log p(target).
 
         Returns:
             (T, B) log p(target), natural, in the dtype of log_probabilities.
-
-        Raises:
-            ValueError: on shapes that do not fit each other or the streams in the cache.
         """
         if log_probabilities.shape != targets.shape:
             raise ValueError(

@@ -30,13 +30,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def linear_cross_entropy(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    *,
-    chunk: int | None = None,
-    reduction: str = "mean",
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, chunk: int | None = None, reduction: str = "mean"
 ) -> Tensor:
     """Cross entropy of ``x @ weight.T + bias`` against ``targets``, exact, in memory for one chunk of rows.
 
@@ -76,15 +70,9 @@ def linear_cross_entropy(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        rows: int,
-        dtype: torch.dtype,
-        reduction: str,
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+        rows: int, dtype: torch.dtype, reduction: str,
+    ) -> Tensor:  # fmt: skip
         losses, *gradients = _losses_and_gradients(x, weight, bias, targets, rows, dtype, ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
         ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
@@ -95,28 +83,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad * ctx.scale
-        gradients = [
-            None if saved is None else (saved * scale).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        scale, saved = grad * ctx.scale, zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        gradients = [None if tensor is None else (tensor * scale).to(dtype) for tensor, dtype in saved]
         return (*gradients, None, None, None, None)
 
 
 @torch.no_grad()
 def _losses_and_gradients(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    rows: int,
-    dtype: torch.dtype,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    rows: int, dtype: torch.dtype, needs: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Losses (N) and the gradients of their sum, None where not needed: x (N, D), weight (V, D), bias (V)."""
     exact = torch.promote_types(dtype, torch.float32)
-    x, weight = x.to(dtype), weight.to(dtype)
-    bias = None if bias is None else bias.to(dtype)
+    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     size, vocabulary = x.shape[0], weight.shape[0]
     fused = x.device.type == "cpu" and fast_dtype(dtype) and compiled.problem() is None
     losses = x.new_empty(size, dtype=exact)
@@ -132,7 +111,10 @@ def _losses_and_gradients(
         for start in range(0, size, rows):
             part = slice(start, min(start + rows, size))
             low, high = logits[: part.stop - start], wide[: part.stop - start]
-            _logits(x[part], weight, bias, out=low)
+            if bias is None:
+                torch.mm(x[part], weight.mT, out=low)
+            else:
+                torch.addmm(bias, x[part], weight.mT, out=low)
             if fused:
                 losses[part] = torch.ops.g2lstm.softmax_loss(low, targets[part].contiguous(), any(needs), grad_bias)
             else:
@@ -142,16 +124,11 @@ def _losses_and_gradients(
                 low.copy_(high)
             if grad_x is not None:
                 torch.mm(low, weight, out=grad_x[part])
-            if grad_weight is not None:
-                _add_product(grad_weight, low.mT, x[part], buffer)
+            if grad_weight is not None and buffer is None:
+                grad_weight.addmm_(low.mT, x[part])
+            elif grad_weight is not None:
+                grad_weight += torch.mm(low.mT, x[part], out=buffer)
     return losses, grad_x, grad_weight, grad_bias
-
-
-def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor) -> None:
-    if bias is None:
-        torch.mm(x, weight.mT, out=out)
-    else:
-        torch.addmm(bias, x, weight.mT, out=out)
 
 
 def _losses_in_place(logits: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
@@ -166,25 +143,14 @@ def _losses_in_place(logits: Tensor, targets: Tensor, *, gradient: bool) -> Tens
     return (total.log() + maximum - target_logit).squeeze(1)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, buffer: Tensor | None) -> None:
-    if buffer is None:
-        total.addmm_(a, b)
-    else:
-        total += torch.mm(a, b, out=buffer)
-
-
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     dtype = torch.promote_types(x.dtype, weight.dtype)
-    device = x.device.type
-    if dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return dtype
+    under_autocast = dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if under_autocast else dtype
 
 
 def _balanced_chunk(rows: int, vocabulary: int) -> int:

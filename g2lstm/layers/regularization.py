@@ -17,15 +17,9 @@ def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Gen
 
     Args:
         x: (T, B, D).
-        p: probability that a feature of a sequence is zero; the others are divided by 1 - p.
+        p: probability in [0, 1) that a feature of a sequence is zero; the others are divided by 1 - p.
         training: off returns x itself, as p = 0 does.
         generator: source of the draws; None is torch's default generator.
-
-    Returns:
-        (T, B, D).
-
-    Raises:
-        ValueError: if p is outside [0, 1).
     """
     _check_probability(p)
     if p == 0 or not training:
@@ -45,15 +39,10 @@ def embed(
     Args:
         tokens: any shape, int64, each in [0, V).
         weight: (V, D).
-        p: probability that a word's row is dropped; the others are divided by 1 - p.
-        training: off embeds without dropout, as p = 0 does.
-        generator: source of the draws; None is torch's default generator.
+        p, training, generator: as in `locked_dropout`, of a word's row.
 
     Returns:
         tokens' shape + (D,).
-
-    Raises:
-        ValueError: if p is outside [0, 1).
     """
     _check_probability(p)
     vectors = F.embedding(tokens, weight)
@@ -64,27 +53,17 @@ def embed(
 
 
 def activation_regularization(x: Tensor, alpha: float) -> Tensor:
-    """AR, alpha * mean(x^2), of the dropped output: keeps activations small (Merity et al. 2017, section 4.6).
+    """AR, alpha * mean(x^2), of the dropped output x (T, B, D): keeps activations small (Merity et al. 2017, section 4.6).
 
-    Args:
-        x: (T, B, D), the last layer's output after dropout.
-        alpha: its weight; 2 for the Penn Treebank.
-
-    Returns:
-        A scalar, float32 at least.
+    A scalar, float32 at least; alpha is 2 for the Penn Treebank.
     """
     return alpha * _at_least_float32(x).pow(2).mean()
 
 
 def temporal_activation_regularization(x: Tensor, beta: float) -> Tensor:
-    """TAR, beta * mean((x_t+1 - x_t)^2), of the raw output: keeps states slow (Merity et al. 2017, section 4.6).
+    """TAR, beta * mean((x_t+1 - x_t)^2), of the raw output x (T, B, D): keeps states slow (Merity et al. 2017, section 4.6).
 
-    Args:
-        x: (T, B, D), the last layer's output before dropout.
-        beta: its weight; 1 for the Penn Treebank.
-
-    Returns:
-        A scalar, float32 at least; 0 for a single time step.
+    A scalar, float32 at least, 0 for a single time step; beta is 1 for the Penn Treebank.
     """
     x = _at_least_float32(x)
     change = x[1:] - x[:-1]  # (T - 1, B, D)
