@@ -6,15 +6,10 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from g2lstm import cli
 from g2lstm.compression.stored import StoredModel
-from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.runs.config import Config
+from g2lstm.runs.config import Config, value_of
 from g2lstm.runs.device import set_threads
 from g2lstm.runs.record import evaluate_model
 from g2lstm.runs.run import Run, blamed, find_runs
@@ -44,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--eval.X", metavar="VALUE", help="as eval.cache.enabled=true; eval.batch_size=N for all splits")
     parser.add_argument("--data.X", metavar="VALUE", help="as data.dir=DIR, if the data are not where the run found them")
     options, others = parser.parse_with_others(arguments)
-    overrides = {name: _value(name, text) for name, text in others.items()} | {"device": options.device or "auto"}
+    overrides = {name: value_of(name, text) for name, text in others.items()} | {"device": options.device or "auto"}
     chosen = [model for text in options.run for model in _find(text)]
     chosen = [type(one)(one.path, _fitting(one.own_config, overrides)) for one in chosen]
     for one in chosen:
@@ -80,14 +75,6 @@ def _find(text: str) -> list[Run | StoredModel]:
         files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
         found += [StoredModel(path) for path in files] or find_runs(name)
     return found
-
-
-def _value(name: str, text: str) -> Any:
-    """What a text means in YAML."""
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
-    except (YAMLError, OmegaConfBaseException, ValueError):
-        raise UserError(f"{name}={text} does not parse: quote text that has brackets or braces") from None
 
 
 def _fitting(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:

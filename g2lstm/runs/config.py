@@ -239,6 +239,14 @@ class Config:
         return OmegaConf.to_yaml(OmegaConf.create(self.values))
 
 
+def value_of(name: str, text: str) -> Any:
+    """What the text given for an option means in YAML; a UserError where it means nothing."""
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+    except (YAMLError, OmegaConfBaseException, ValueError):
+        raise UserError(f"{name}={text} does not parse: quote text that has brackets or braces") from None
+
+
 def run_name(gate: str, seed: int, overrides: Sequence[str]) -> str:
     """<gate>[-overrides]-seed<N>, for example gumbel-p0.5-seed1."""
     name = "-".join([gate, *named_overrides(overrides)])

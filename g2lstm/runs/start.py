@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.lstm import engines_of
-from g2lstm.runs.config import Config, experiment_name, run_name
+from g2lstm.runs.config import Config, experiment_name, run_name, value_of
 from g2lstm.runs.device import build_device, set_threads
 from g2lstm.runs.record import check_recordable, evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
@@ -34,17 +34,8 @@ except ImportError:  # not on this system
 RESULTS = Path("results")
 
 
-def _flag(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
-
-
 # What may change when a run is resumed: nothing that its numbers depend on.
-RESUME_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "max_steps": lambda text: None if text == "null" else int(text),
-    "checkpoint_minutes": float,
-    "record": _flag,
-    "profile": _flag,
-}
+RESUME_OPTIONS = ("max_steps", "checkpoint_minutes", "record", "profile")
 
 
 def start(values: dict[str, Any], overrides: list[str], folder: Path, console: Console, *, several: bool = False) -> float:
@@ -71,8 +62,8 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
     if config.run.record:
         check_recordable(RESULTS)
     earlier = _same_run(config, folder)
-    if earlier is not None and (several or not _is_over(earlier)):
-        if _is_over(earlier):
+    if earlier is not None and (several or not earlier.summary):
+        if earlier.summary:
             say(console, f"{folder} has finished before")
             return _metric(earlier.summary, config)
         say(console, f"{folder} holds an unfinished run of the same options: going on with it")
@@ -133,10 +124,6 @@ def _same_run(config: Config, folder: Path) -> Run | None:
     return None
 
 
-def _is_over(run: Run) -> bool:
-    return bool(run.summary)
-
-
 def _metric(summary: dict[str, Any], config: Config) -> float:
     return float(summary[f"valid_{config.task_class.metric.name}"])
 
@@ -184,10 +171,7 @@ def _resume_options(arguments: list[str]) -> dict[str, Any]:
         name, separator, text = argument.partition("=")
         if name != "resume" and (not separator or name not in RESUME_OPTIONS):
             raise UserError(f"a resumed run keeps its config, {name} can't be given: only {', '.join(RESUME_OPTIONS)} can")
-        try:
-            options[name] = text if name == "resume" else RESUME_OPTIONS[name](text)
-        except (ValueError, KeyError):
-            raise UserError(f"{argument} does not parse: give a number, or true or false for record and profile") from None
+        options[name] = text if name == "resume" else value_of(name, text)
     return options
 
 
@@ -321,10 +305,9 @@ def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
     """One line about what a run found."""
     metric, found = task.metric, []
     for variant in task.variants:
-        with_variant = f" with {variant}" if variant else ""
-        values = [f"{split}{with_variant} {summary[metric_key(metric.name, split, variant)]:.{metric.digits}f}"
-                  for split in ("valid", "test")]  # fmt: skip
-        found += values
+        for split in ("valid", "test"):
+            value = summary[metric_key(metric.name, split, variant)]
+            found.append(f"{split}{f' with {variant}' if variant else ''} {value:.{metric.digits}f}")
     return f"{summary['gate']}: {metric.name} {', '.join(found)}; {duration(summary['seconds'])}; in {run.path}"
 
 

@@ -63,26 +63,14 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        task: Task,
-        settings: Settings,
-        run: RunFolder,
-        device: torch.device,
-        tracker: Tracker,
-        reporter: Reporter,
-        *,
-        identity: str = "",
-        stop: StopSignals | None = None,
-        resume: bool = False,
-        profiler: StepProfiler | None = None,
-    ) -> None:
+        self, task: Task, settings: Settings, run: RunFolder, device: torch.device, tracker: Tracker, reporter: Reporter, *,
+        identity: str = "", stop: StopSignals | None = None, resume: bool = False, profiler: StepProfiler | None = None,
+    ) -> None:  # fmt: skip
         self.task, self.settings, self.run, self.device = task, settings, run, device
-        self.tracker, self.reporter = tracker, reporter
+        self.tracker, self.reporter, self.profiler, self.identity = tracker, reporter, profiler, identity
         self.stop = StopSignals() if stop is None else stop
-        self.profiler = profiler
         torch.manual_seed(settings.seed)
         self.model = task.build_model().to(device)
-        self.identity = identity
         self.criterion = LossModule(task, self.model)  # what data-parallel training would wrap
         self.at = Position()
         self.trigger = NonMonotoneTrigger(settings.nonmonotone)
@@ -115,8 +103,11 @@ class Trainer:
                 self.profiler.close()
         if not self.at.done:  # max_steps
             self._save()
-            if self.at.batch:
-                self._evaluate_now()
+            # In the middle of an epoch an evaluation leaves no trace in what a resumed run goes on with: a better moment
+            # within an epoch is not the best epoch, and its weights are kept only where no epoch has left any.
+            metrics = self._evaluate("valid") if self.at.batch else {}
+            if metrics and self.at.best_epoch == 0:
+                self._save_weights(metrics)
         return self.at
 
     def _train_epoch(self) -> bool:
@@ -128,7 +119,7 @@ class Trainer:
         self.model.train()
         self._tick(training=False)
         while at.batch < len(plan):
-            if self._out_of_steps():
+            if settings.max_steps is not None and at.step >= settings.max_steps:
                 return False
             group = plan[at.batch : at.batch + settings.accumulate]
             self._step(group, (at.epoch + at.batch / len(plan)) / self._stage_epochs())
@@ -165,7 +156,8 @@ class Trainer:
             count += result.count
             scale += result.lr_scale / len(group)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        lr = self._learning_rate(progress) * scale
+        schedule = "constant" if self.at.stage == "finetune" else settings.schedule
+        lr = settings.lr * learning_rate_factor(schedule, progress, warmup=settings.warmup) * scale
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = lr
         self.at.step += 1
@@ -210,13 +202,9 @@ class Trainer:
         if at.stage == "train" and fired and settings.average == "nonmonotone" and not at.averaging:
             self._start_averaging()
             self.reporter.say(f"validation stopped getting better: averaging the weights from epoch {at.epoch + 1} on")
-        if at.stage == "finetune" and fired:
-            at.done = True
-        elif at.epoch >= self._stage_epochs():
-            if at.stage == "train" and settings.finetune_epochs > 0:
-                self._start_finetune()
-            else:
-                at.done = True
+        at.done = at.epoch >= self._stage_epochs() or (at.stage == "finetune" and fired)
+        if at.done and at.stage == "train" and settings.finetune_epochs > 0:
+            self._start_finetune()
         self._save()
 
     def _evaluate(self, split: str) -> dict[str, float]:
@@ -237,28 +225,14 @@ class Trainer:
         self.reporter.evaluated(at.stage, at.epoch + 1, split, metrics, at.seconds, self.task.metric)
         return metrics
 
-    def _evaluate_now(self) -> None:
-        """Evaluates in the middle of an epoch, and leaves no trace in what a resumed run goes on with.
-
-        The weights are kept only where no epoch has left any: a better moment within an epoch is not the best epoch.
-        """
-        metrics = self._evaluate("valid")
-        if self.at.best_epoch == 0:
-            self._save_weights(metrics)
-
     @property
     def evaluated_model(self) -> nn.Module:
         """The model whose weights count."""
         return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
 
     def _save_weights(self, metrics: dict[str, float]) -> None:
-        at = self.at
-        model = self.evaluated_model
-        content = {
-            "model": model.state_dict(),
-            "kind": getattr(model, "kind", None),
-            "options": getattr(model, "options", None),
-        }
+        at, model = self.at, self.evaluated_model
+        content = {"model": model.state_dict()} | {name: getattr(model, name, None) for name in ("kind", "options")}
         content |= {"identity": self.identity, "tau": at.tau, "stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
         save_checkpoint(self.run.best, content)
 
@@ -270,7 +244,7 @@ class Trainer:
         at = self.at
         self.model.load_state_dict(load_checkpoint(self.run.best, self.device)["model"])
         write_atomically(self.run.best_before_finetune, self.run.best.read_bytes())
-        at.stage, at.epoch, at.batch = "finetune", 0, 0
+        at.stage, at.epoch, at.batch, at.done = "finetune", 0, 0, False
         self.trigger, self.optimizer = NonMonotoneTrigger(self.settings.nonmonotone), self._new_optimizer()
         self._start_averaging()
         self.reporter.say("finetune stage: from the best weights on, averaging from the start")
@@ -279,19 +253,8 @@ class Trainer:
         s = self.settings
         return build_optimizer(s.optimizer, self.model, lr=s.lr, weight_decay=s.weight_decay, betas=s.betas)
 
-    def _learning_rate(self, progress: float) -> float:
-        if self.at.stage == "finetune":
-            return self.settings.lr
-        return self.settings.lr * learning_rate_factor(self.settings.schedule, progress, warmup=self.settings.warmup)
-
     def _stage_epochs(self) -> int:
         return self.settings.epochs if self.at.stage == "train" else self.settings.finetune_epochs
-
-    def _planned_epochs(self) -> int:
-        return self.settings.epochs + self.settings.finetune_epochs
-
-    def _out_of_steps(self) -> bool:
-        return self.settings.max_steps is not None and self.at.step >= self.settings.max_steps
 
     def _tick(self, *, training: bool) -> None:
         now = time.monotonic()
@@ -307,7 +270,7 @@ class Trainer:
     def _eta(self, share: float) -> float:
         """Seconds to the end, at the pace of the run so far."""
         at, settings, done = self.at, self.settings, self._progress(share)
-        eta = at.seconds / done * (self._planned_epochs() - done)
+        eta = at.seconds / done * (settings.epochs + settings.finetune_epochs - done)
         if settings.max_steps is not None:
             eta = min(eta, at.seconds / at.step * (settings.max_steps - at.step))
         return eta
@@ -322,7 +285,7 @@ class Trainer:
         }
         self.reporter.trained(at.stage, at.epoch + 1, self._stage_epochs(), share, values, eta, self.task.metric)
         record = {"kind": "train", "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **values}
-        progress = self._progress(share) / self._planned_epochs()
+        progress = self._progress(share) / (self.settings.epochs + self.settings.finetune_epochs)
         self._log(record | {"progress": progress, "eta": eta, "seconds": round(at.seconds, 2)})
 
     def _log(self, record: dict[str, Any]) -> None:

@@ -218,7 +218,7 @@ def test_what_cannot_be_resumed_says_why(tiny, capsys):
         (["resume=run"], "run is finished: python evaluate.py run=run evaluates it again"),
         (["resume=run", "optimizer.lr=1"], "a resumed run keeps its config, optimizer.lr can't be given: only max_steps"),
         (["resume=run", "faster"], "a resumed run keeps its config, faster can't be given"),
-        (["resume=run", "max_steps=ten"], "max_steps=ten does not parse"),
+        (["resume=run", "max_steps=ten"], "max_steps must be a whole number, got 'ten'"),
         (["resume=run", "max_steps=0"], "max_steps must be at least 1, got 0"),
     ):
         assert command(*arguments) == 2
