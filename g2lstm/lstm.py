@@ -129,33 +129,17 @@ class G2LSTM(Gated, nn.LSTM):
         if engine == "framework" and framework.runs_whole(request):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, engine, draws)
-        return self._forward_padded(input, hx, engine, draws)
-
-    def _forward_packed(
-        self, packed: PackedSequence, hx: State | None, engine: str, draws: Draws
-    ) -> tuple[PackedSequence, State]:
-        x, lengths = pad_packed_sequence(packed)  # (T, B, D), in the caller's batch order
-        hx = self._zero_state(x, x.shape[1]) if hx is None else hx
-        output, state = self._run_layers(x, hx, lengths.to(x.device), engine, draws)
-        if packed.sorted_indices is not None:
-            output, lengths = output[:, packed.sorted_indices], lengths[packed.sorted_indices.cpu()]
-        data = pack_padded_sequence(output, lengths).data
-        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), state
-
-    def _forward_padded(self, x: Tensor, hx: State | None, engine: str, draws: Draws) -> tuple[Tensor, State]:
-        if x.dim() == 2:
-            x, hx = x.unsqueeze(1), None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))  # (T, 1, D)
-            output, (h_n, c_n) = self._run_layers(x, hx or self._zero_state(x, 1), None, engine, draws)
+            x, lengths = pad_packed_sequence(input)  # (T, B, D), in the caller's batch order
+            output, state = self._run_layers(x, hx, lengths.to(x.device), engine, draws)
+            if input.sorted_indices is not None:
+                output, lengths = output[:, input.sorted_indices], lengths[input.sorted_indices.cpu()]
+            return input._replace(data=pack_padded_sequence(output, lengths).data), state
+        if input.dim() == 2:
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+            output, (h_n, c_n) = self._run_layers(input.unsqueeze(1), hx, None, engine, draws)  # (T, 1, D)
             return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
-        x = x.transpose(0, 1) if self.batch_first else x  # (T, B, D)
-        hx = self._zero_state(x, x.shape[1]) if hx is None else hx
-        output, state = self._run_layers(x, hx, None, engine, draws)
+        output, state = self._run_layers(input.transpose(0, 1) if self.batch_first else input, hx, None, engine, draws)
         return output.transpose(0, 1) if self.batch_first else output, state
-
-    def _zero_state(self, x: Tensor, batch: int) -> State:
-        count = self.num_layers * self._directions
-        return x.new_zeros(count, batch, self.proj_size or self.hidden_size), x.new_zeros(count, batch, self.hidden_size)
 
     def _check(self, input: Tensor | PackedSequence, hx: State | None) -> None:
         """Raises what nn.LSTM raises, by asking it, for input or states of the wrong rank, size, dtype or device."""
@@ -166,25 +150,31 @@ class G2LSTM(Gated, nn.LSTM):
             self.check_forward_args(input.data, hx, input.batch_sizes)
 
     def _fits(self, input: Tensor | PackedSequence, hx: State | None) -> bool:
-        if isinstance(input, PackedSequence):
-            x, steps, batch = input.data, len(input.batch_sizes), input.batch_sizes[:1].tolist()
-        else:
-            x = input.transpose(0, 1) if self.batch_first and input.dim() == 3 else input
-            steps, batch = len(x) if x.dim() else 0, list(x.shape[1:-1])
-        if x.dim() not in ((2,) if isinstance(input, PackedSequence) else (2, 3)):
+        packed = isinstance(input, PackedSequence)
+        x = input.data if isinstance(input, PackedSequence) else input
+        if x.dim() not in ((2,) if packed else (2, 3)) or x.shape[-1] != self.input_size:
             return False
-        if steps == 0 or x.shape[-1] != self.input_size:
-            return False
-        count = self.num_layers * self._directions
-        sizes = [(count, *batch, self.proj_size or self.hidden_size), (count, *batch, self.hidden_size)]
-        return can_meet(x, self.weight_ih_l0, hx, sizes)
+        steps, batch = self._steps(input)
+        return steps > 0 and can_meet(
+            x, self.weight_ih_l0, hx, self._state_sizes(*([batch] if packed or x.dim() == 3 else []))
+        )
 
     @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
+    def _count(self) -> int:
+        """L * K."""
+        return self.num_layers * (2 if self.bidirectional else 1)
 
-    def _run_layers(self, x: Tensor, hx: State, lengths: Tensor | None, engine: str, draws: Draws) -> tuple[Tensor, State]:
-        """(T, B, D) input, (L*K, B, ·) states -> (T, B, K*P) output and the final states."""
+    def _state_sizes(self, *batch: int) -> list[tuple[int, ...]]:
+        """Of h and of c, (L*K, B, P) and (L*K, B, H), without B where there is none."""
+        return [(self._count, *batch, size) for size in (self.proj_size or self.hidden_size, self.hidden_size)]
+
+    def _run_layers(
+        self, x: Tensor, hx: State | None, lengths: Tensor | None, engine: str, draws: Draws
+    ) -> tuple[Tensor, State]:
+        """(T, B, D) input, (L*K, B, ·) states or zeros -> (T, B, K*P) output and the final states."""
+        if hx is None:
+            h0, c0 = (x.new_zeros(size) for size in self._state_sizes(x.shape[1]))
+            hx = h0, c0
         cast = autocast_dtype(x)
         if cast is not None:
             x, hx = x.to(cast), (hx[0].to(cast), hx[1])
@@ -260,7 +250,7 @@ class G2LSTM(Gated, nn.LSTM):
         dtype = accumulation_dtype(weight.dtype)
         return [
             gates.draw_noise(gate, time, batch, self.hidden_size, generator=generator, dtype=dtype, device=weight.device)
-            for _ in range(self.num_layers * self._directions)
+            for _ in range(self._count)
         ]
 
     def draw_weight_mask(self, *, generator: torch.Generator | None = None) -> Tensor:
@@ -270,15 +260,14 @@ class G2LSTM(Gated, nn.LSTM):
 
     def _checked_draws(self, input: Tensor | PackedSequence, draws: Draws) -> Draws:
         """Raises ValueError for noise or masks in eval mode, of the wrong number or shape."""
-        count = self.num_layers * self._directions
         noise, masks = draws.noise, draws.weight_masks
         if noise is not None:
             gate = self._expected_noise_gate()
-            noise = _checked_list("noise", noise, count, (*self._steps(input), len(gate.gates) * self.hidden_size))
+            noise = _checked_list("noise", noise, self._count, (*self._steps(input), len(gate.gates) * self.hidden_size))
         if masks is not None:
             if not self.training:
                 raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
-            masks = _checked_list("weight_masks", masks, count, tuple(self.weight_hh_l0.shape))
+            masks = _checked_list("weight_masks", masks, self._count, tuple(self.weight_hh_l0.shape))
         return Draws(noise, masks, draws.generator)
 
     def _steps(self, input: Tensor | PackedSequence) -> tuple[int, int]:
@@ -325,12 +314,13 @@ def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> li
     Raises:
         ValueError: a layer asks for one that can't.
     """
-    layers = [module for module in model.modules() if isinstance(module, G2LSTM)]
-    requests = [
-        (rnn, Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=gates.is_noisy(rnn.gate, True)))
-        for rnn in layers
-    ]
-    return sorted({engines.choose(rnn.engine, request) for rnn, request in requests})
+    found = set()
+    for rnn in model.modules():
+        if isinstance(rnn, G2LSTM):
+            noisy = gates.is_noisy(rnn.gate, True)
+            request = Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=noisy)
+            found.add(engines.choose(rnn.engine, request))
+    return sorted(found)
 
 
 def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:
