@@ -65,17 +65,14 @@ def read_hub(hub: HubFiles) -> dict[str, list[str]]:
         raise UnavailableError(f"{place} (the package datasets is missing: pip install 'g2lstm[hub]')") from None
     try:
         if not Path(hub.path).is_dir() and not os.environ.get("HF_HUB_OFFLINE"):
-            _probe(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+            import requests
+
+            # any answer will do: `datasets` will say what is wrong
+            requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PROBE_TIMEOUT)
         loaded = datasets.load_dataset(hub.path, revision=hub.revision, data_files=dict(hub.data_files))
         return {split: [str(line) for line in loaded[split][hub.column]] for split in hub.data_files}
     except Exception as error:  # the library raises dozens of kinds, its dependencies' among them
         raise UnavailableError(f"{place} ({_reason(error)})") from None
-
-
-def _probe(endpoint: str) -> None:
-    import requests
-
-    requests.head(endpoint, timeout=PROBE_TIMEOUT)  # any answer will do: `datasets` will say what is wrong
 
 
 def fetch(file: RawFile, folder: Path) -> Path:

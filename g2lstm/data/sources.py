@@ -96,13 +96,16 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
             return _read_folder(name, corpus, folder)
         tried.append(f"{folder} ({'no ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
     for read, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)):
-        if not (download and known):
-            continue
-        try:
-            return read(name, corpus)
-        except UnavailableError as error:
-            tried.append(str(error))
-    raise UserError(_nowhere(name, corpus, tried, download))
+        if download and known:
+            try:
+                return read(name, corpus)
+            except UnavailableError as error:
+                tried.append(str(error))
+    files = ", ".join(corpus.file_name(split) for split in SPLITS)
+    ways = f"set data.dir=FOLDER to a folder with {files}; or put them under $G2LSTM_DATA/{name} or data/{name}"
+    if corpus.hub or corpus.raw:
+        ways += "; or " + ("try again with a network" if download else "allow the download with data.download=true")
+    raise UserError(f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: {ways}")
 
 
 def local_folders(name: str) -> list[Path]:
@@ -174,19 +177,16 @@ def _read_folder(name: str, corpus: Corpus, folder: Path) -> RawText:
                 "put it there, or set data.dir=... to a folder with train, valid and test text"
             )
     raw = RawText(name, {split: read_lines(files[split]) for split in SPLITS}, str(folder))
-    wrong = _wrong_counts(raw, corpus.counts)
-    if wrong:
+    if wrong := _wrong_counts(raw, corpus.counts):
         raise UserError(f"{name} under {folder}: {wrong}: put the published files there, or train on yours with task=text")
     return raw
 
 
 def _wrong_counts(raw: RawText, expected: Counts | None) -> str | None:
     """What is wrong with the numbers of tokens and types, in one phrase; None when nothing is."""
-    if expected is None:
-        return None
     tokens = {split: sum(len(line.split()) + 1 for line in lines) for split, lines in raw.splits.items()}
     vocabulary = len({word for line in raw.splits["train"] for word in line.split()}) + 1
-    if tokens == expected.tokens and vocabulary == expected.vocabulary:
+    if expected is None or (tokens == expected.tokens and vocabulary == expected.vocabulary):
         return None
     found, wanted = (" / ".join(f"{n[split]:,}" for split in SPLITS) for n in (tokens, expected.tokens))
     return (
@@ -198,8 +198,7 @@ def _wrong_counts(raw: RawText, expected: Counts | None) -> str | None:
 def _from_hub(name: str, corpus: Corpus) -> RawText:
     assert corpus.hub is not None
     raw = RawText(name, read_hub(corpus.hub), f"{corpus.hub.path}@{corpus.hub.revision}")
-    wrong = _wrong_counts(raw, corpus.counts)
-    if wrong:
+    if wrong := _wrong_counts(raw, corpus.counts):
         raise UnavailableError(f"{raw.origin} ({wrong})")
     with suppress(UserError):  # where nothing can be written, the lines are read from the Hub again next time
         for split, lines in raw.splits.items():
@@ -212,14 +211,3 @@ def _from_urls(name: str, corpus: Corpus) -> RawText:
     for file in corpus.raw.values():
         fetch(file, folder)
     return _read_folder(name, corpus, folder)
-
-
-def _nowhere(name: str, corpus: Corpus, tried: list[str], download: bool) -> str:
-    files = ", ".join(corpus.file_name(split) for split in SPLITS)
-    ways = [
-        f"set data.dir=FOLDER to a folder with {files}",
-        f"put them under $G2LSTM_DATA/{name} or data/{name}",
-    ]
-    if corpus.hub or corpus.raw:
-        ways.append("try again with a network" if download else "allow the download with data.download=true")
-    return f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: {'; or '.join(ways)}"

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from g2lstm.engines.noise import NoiseRecipe
+from g2lstm.layout import BLOCKS
 
 Scale = tuple[float, float, float, float]
+UNSCALED: Scale = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Options:
     noise: Tensor | NoiseRecipe | None = None
     scale: Scale | None = None
     hard: tuple[str, ...] = ()
+
+    @property
+    def hard_blocks(self) -> list[int]:
+        """For each of the blocks i, f, g, o whether it is hard, 1 or 0."""
+        return [int(block in self.hard) for block in BLOCKS]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from g2lstm.engines import compiled, layer
-from g2lstm.engines.contract import Options, Request
-from g2lstm.engines.noise import NO_NOISE, NoiseRecipe
+from g2lstm.engines.contract import UNSCALED, Options, Request
+from g2lstm.engines.noise import taken_apart
 from g2lstm.engines.products import fast_dtype
-from g2lstm.layout import BLOCKS, State, Weights
-
-_UNSCALED = (1.0, 1.0, 1.0, 1.0)
+from g2lstm.layout import State, Weights
 
 
 def lacks(request: Request) -> str | None:
@@ -44,12 +42,11 @@ def forward(
     pre: Tensor, weight_hh: Tensor, _: None, h0: Tensor, c0: Tensor, options: Options, keep: bool
 ) -> tuple[Tensor, ...]:
     """As `g2lstm.engines.layer` says; it keeps gate values."""
-    recipe, given = (options.noise, None) if isinstance(options.noise, NoiseRecipe) else (NO_NOISE, options.noise)
+    recipe, given = taken_apart(options.noise)
     reuse_pre = not torch.compiler.is_compiling()  # a graph has to know what is overwritten
     return torch.ops.g2lstm.forward(
-        pre.contiguous(), _master(weight_hh), h0, c0, options.scale or _UNSCALED,
-        None if given is None else given.float().contiguous(), recipe.seed_tensor(), recipe.threshold, recipe.eps,
-        recipe.words, options.lengths, _hard(options), options.reverse, keep, reuse_pre,
+        pre.contiguous(), weight_hh.float().contiguous(), h0, c0, options.scale or UNSCALED, given, recipe.seed_tensor(),
+        recipe.threshold, recipe.eps, recipe.words, options.lengths, options.hard_blocks, options.reverse, keep, reuse_pre,
     )  # fmt: skip
 
 
@@ -59,15 +56,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
     """As `g2lstm.engines.layer` says."""
     gradients = torch.ops.g2lstm.backward(
-        _master(weight_hh), kept[0], cell, None if grad_h is None else grad_h.contiguous(), grad_c,
-        options.scale or _UNSCALED, options.lengths, _hard(options), options.reverse, hidden.dtype,
+        weight_hh.float().contiguous(), kept[0], cell, None if grad_h is None else grad_h.contiguous(), grad_c,
+        options.scale or UNSCALED, options.lengths, options.hard_blocks, options.reverse, hidden.dtype,
     )  # fmt: skip
     return *gradients, None
-
-
-def _master(weight: Tensor) -> Tensor:
-    return weight.float().contiguous()
-
-
-def _hard(options: Options) -> list[int]:
-    return [int(block in options.hard) for block in BLOCKS]

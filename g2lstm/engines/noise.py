@@ -64,6 +64,13 @@ class NoiseRecipe:
 NO_NOISE = NoiseRecipe(seed=0, p=0.0, blocks=())
 
 
+def taken_apart(noise: Tensor | NoiseRecipe | None) -> tuple[NoiseRecipe, Tensor | None]:
+    """A recipe, or one for nothing, and the noise that was given as a tensor, contiguous float32, or None."""
+    if isinstance(noise, NoiseRecipe):
+        return noise, None
+    return NO_NOISE, None if noise is None else noise.float().contiguous()
+
+
 def as_tensor(noise: Tensor | NoiseRecipe | None, like: Tensor, size: int) -> Tensor | None:
     """The noise of H units as a tensor, drawn where it is a recipe for a pass over `like` (T, B, ...)."""
     if not isinstance(noise, NoiseRecipe):

@@ -28,13 +28,12 @@ import torch
 from torch import Tensor
 
 from g2lstm.engines import layer
-from g2lstm.engines.contract import Options, Request
+from g2lstm.engines.contract import UNSCALED, Options, Request
 from g2lstm.engines.graphs import Steps, is_capturing
-from g2lstm.engines.noise import NO_NOISE, NoiseRecipe
-from g2lstm.layout import BLOCKS, State, Weights
+from g2lstm.engines.noise import taken_apart
+from g2lstm.layout import State, Weights
 
 log = logging.getLogger("g2lstm")
-_UNSCALED = (1.0, 1.0, 1.0, 1.0)
 _MULTIPLE = 8
 _LARGEST_BLOCK = 256  # units of one program
 _WORKSPACES = 16  # kept, each with its graphs
@@ -83,9 +82,8 @@ def forward(
     """As `g2lstm.engines.layer` says; it keeps gate values in float32."""
     time, batch, rows = pre.shape
     size = rows // 4
-    recipe, given = (options.noise, None) if isinstance(options.noise, NoiseRecipe) else (NO_NOISE, options.noise)
+    recipe, added = taken_apart(options.noise)
     pre = pre.contiguous()
-    added = None if given is None else given.float().contiguous()
     hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
     first = -1 if options.reverse else 0
     hidden[first], cell[first] = h0, c0
@@ -100,7 +98,7 @@ def forward(
             noise_width=0 if added is None else added.shape[-1], noise=_address(added), lengths=_address(options.lengths),
             hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=pre.data_ptr(),
         )  # fmt: skip
-        workspace.start(weight_hh, numbers, (*(options.scale or _UNSCALED), recipe.eps * recipe.threshold))
+        workspace.start(weight_hh, numbers, (*(options.scale or UNSCALED), recipe.eps * recipe.threshold))
         workspace.state[:batch, :size].copy_(h0)
         workspace.forward(
             time, **_kind(options), given=added is not None, drawn=recipe.threshold > 0, words=tuple(recipe.words), keep=keep
@@ -124,7 +122,7 @@ def backward(
             hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=d_pre.data_ptr(),
             grad_hidden=_address(grad_h),
         )  # fmt: skip
-        workspace.start(weight_hh, numbers, (*(options.scale or _UNSCALED), 0.0))
+        workspace.start(weight_hh, numbers, (*(options.scale or UNSCALED), 0.0))
         workspace.backward(time, **_kind(options), grad_hidden=grad_h is not None, grad_c=grad_c)
         d_h0 = workspace.d_state[:batch, :size].float() + workspace.passed[:batch]
         d_c0 = workspace.d_cell[:batch].clone()
@@ -133,8 +131,7 @@ def backward(
 
 def _kind(options: Options) -> dict[str, Any]:
     """What the kernels of both passes are compiled for."""
-    hard = tuple(block in options.hard for block in BLOCKS)
-    return {"reverse": options.reverse, "lengths": options.lengths is not None, "hard": hard}
+    return {"reverse": options.reverse, "lengths": options.lengths is not None, "hard": tuple(options.hard_blocks)}
 
 
 class _Workspace:
