@@ -84,9 +84,8 @@ def checked(values: Any, schema: type[Section], *, where: str = "") -> Section:
         UserError: an option is unknown, missing, of another type or out of range; the first of them.
     """
     try:
-        return _adapter(cast(Any, schema)).validate_json(
-            json.dumps(values)
-        )  # where strict, only JSON turns dictionaries into sections
+        # Where strict, only JSON turns dictionaries into sections.
+        return _adapter(cast(Any, schema)).validate_json(json.dumps(values))
     except ValidationError as error:
         # Of the alternatives of "a number or null", the one about the number tells more.
         found = sorted(error.errors(), key=lambda one: one["type"] == "none_required")[0]

@@ -101,8 +101,8 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
                 return read(name, corpus)
             except UnavailableError as error:
                 tried.append(str(error))
-    files = ", ".join(corpus.file_name(split) for split in SPLITS)
-    ways = f"set data.dir=FOLDER to a folder with {files}; or put them under $G2LSTM_DATA/{name} or data/{name}"
+    names = ", ".join(corpus.file_name(split) for split in SPLITS)
+    ways = f"set data.dir=FOLDER to a folder with {names}; or put them under $G2LSTM_DATA/{name} or data/{name}"
     if corpus.hub or corpus.raw:
         ways += "; or " + ("try again with a network" if download else "allow the download with data.download=true")
     raise UserError(f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: {ways}")

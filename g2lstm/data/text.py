@@ -226,15 +226,11 @@ def segments(
     if bptt < 1:
         raise UserError(f"bptt must be >= 1, got {bptt}")
     pairs: list[tuple[int, int]] = []
-    start = 0
+    start, steps = 0, bptt
     while start < length - 1:  # deviation: AWD-LSTM leaves out a last stretch of one row
-        steps = _draw_length(bptt, generator) if random else bptt
-        steps = min(steps, length - 1 - start)
-        pairs.append((start, steps))
+        if random:
+            base = bptt if torch.rand((), generator=generator).item() < 0.95 else bptt / 2
+            steps = max(5, int(base + 5 * torch.randn((), generator=generator).item()))
+        pairs.append((start, min(steps, length - 1 - start)))
         start += steps
     return pairs
-
-
-def _draw_length(bptt: int, generator: torch.Generator | None) -> int:
-    base = bptt if torch.rand((), generator=generator).item() < 0.95 else bptt / 2
-    return max(5, int(base + 5 * torch.randn((), generator=generator).item()))

@@ -134,13 +134,9 @@ class LanguageModelTask:
         data = config.data
         vocabulary = None if files is None else Vocabulary.parse(files["vocabulary.json"])
         corpus = load_corpus(
-            data.name,
-            data_dir=data.dir,
-            download=data.download,
-            min_count=data.min_count,
-            max_vocabulary=data.max_vocabulary,
-            vocabulary=vocabulary,
-        )
+            data.name, data_dir=data.dir, download=data.download,
+            min_count=data.min_count, max_vocabulary=data.max_vocabulary, vocabulary=vocabulary,
+        )  # fmt: skip
         task = cls(corpus, gate, device, config)
         for split in ("train", "valid", "test"):  # too short a text is found now, not after an epoch
             batchify(getattr(corpus, split), config.batch_size if split == "train" else task._batch_size(split))

@@ -32,10 +32,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         with contextlib.suppress(ValueError):  # outside the main thread nobody can listen
             numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-            ignored = [
-                number for number in numbers if signal.getsignal(number) == signal.SIG_IGN
-            ]  # as nohup does with SIGHUP
-            self._before = {number: signal.signal(number, self._ask) for number in numbers if number not in ignored}
+            heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+            self._before = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,6 +16,7 @@ from g2lstm.errors import UserError
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 # Seconds until a missing network is noticed; wandb's own 90 are long to look at a silent screen.
 INIT_TIMEOUT = 30.0
+Say = Callable[[str], None]
 
 
 class Tracker:
@@ -29,11 +30,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        run: Any = None,
-        say: Callable[[str], None] = print,
-        run_id: str | None = None,
-        html: Callable[[str], Any] | None = None,
+        self, run: Any = None, say: Say = print, run_id: str | None = None, html: Callable[[str], Any] | None = None
     ) -> None:
         self._run, self._say, self.run_id, self._html = run, say, run_id, html
 
@@ -62,18 +59,10 @@ class Tracker:
 
 
 def build_tracker(
-    name: str,
-    *,
-    project: str,
-    config: Mapping[str, Any],
-    run_dir: str | os.PathLike[str],
-    run_id: str | None = None,
-    run_name: str | None = None,
-    group: str | None = None,
-    tags: Sequence[str] = (),
-    mode: str | None = None,
-    say: Callable[[str], None] = print,
-) -> Tracker:
+    name: str, *, project: str, config: Mapping[str, Any], run_dir: Path, run_id: str | None = None,
+    run_name: str | None = None, group: str | None = None, tags: Sequence[str] = (), mode: str | None = None,
+    say: Say = print,
+) -> Tracker:  # fmt: skip
     """A tracker by name.
 
     Args:
@@ -126,7 +115,7 @@ class _TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # A run that was killed and resumed goes back to its checkpoint: what it logged after that is hidden.
+            # A killed run that is resumed goes back to its checkpoint: what it logged after that is hidden.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
             self._writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in self._config.items()), step)
         for key, value in metrics.items():
@@ -149,16 +138,14 @@ def _import(name: str) -> Any:
     return package
 
 
-def _start_wandb(wandb: Any, options: dict[str, Any], mode: str | None, say: Callable[[str], None]) -> Any:
+def _start_wandb(wandb: Any, options: dict[str, Any], mode: str | None, say: Say) -> Any:
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         options = options | {"settings": {"init_timeout": INIT_TIMEOUT}}
-    # An explicit mode overrides WANDB_MODE, so none is passed unless the user chose one.
-    asked = options if mode is None else options | {"mode": mode}
     if mode is None and "WANDB_MODE" not in os.environ and not _has_key():
         reason = "no API key: wandb login, or set WANDB_API_KEY"  # on a terminal wandb would wait for one to be typed
     else:
-        try:
-            return wandb.init(**asked)
+        try:  # an explicit mode overrides WANDB_MODE, so none is passed unless the user chose one
+            return wandb.init(**options if mode is None else options | {"mode": mode})
         except Exception as error:
             reason = _one_line(error)
     run = wandb.init(**options, mode="offline")
