@@ -47,24 +47,17 @@ EVALUATION_SIZE: Size = (140, 1, 400, 1150)
 
 @dataclass(frozen=True)
 class Case:
-    """A step of work, which is one row of the report.
+    """A step of work, which is one row of the report."""
 
-    Attributes:
-        section: one of `SECTIONS`.
-        task: what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`,
-            "evaluation" an evaluation of `task=ptb`, "deploy" the paper's three layers, one token after the other.
-        size: (T, B, D, H); V in the place of H for the output layer.
-        dtype: "float32", or "bfloat16" for autocast over float32 weights.
-        mode: "train", forward and backward, or "eval", without gradients.
-        engine: who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
-            `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED`, `ONNX` or `ONNX_INT8`.
-    """
-
-    section: str
+    section: str  # one of `SECTIONS`
+    # what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`,
+    # "evaluation" an evaluation of `task=ptb`, "deploy" the paper's three layers, one token after the other
     task: str
-    size: Size
-    dtype: str
-    mode: str
+    size: Size  # (T, B, D, H); V in the place of H for the output layer
+    dtype: str  # "float32", or "bfloat16" for autocast over float32 weights
+    mode: str  # "train", forward and backward, or "eval", without gradients
+    # who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
+    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED`, `ONNX` or `ONNX_INT8`
     engine: str
 
 

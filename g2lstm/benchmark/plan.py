@@ -36,23 +36,15 @@ QUICK_SECONDS = 42.0  # no group begins later; the last one may take some second
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how long.
+    """What is measured, and how long."""
 
-    Attributes:
-        groups: in this order.
-        seconds: for each group's steps.
-        least: rounds of each group at least.
-        few_memories: measure peak memory of nn.LSTM and "auto" at the largest sizes only, not of every training step.
-        limit: no group begins after so many seconds of a pass.
-        left_out: what the plan does without.
-    """
-
-    groups: list[Group]
-    seconds: float = 4.0
-    least: int = 4
+    groups: list[Group]  # in this order
+    seconds: float = 4.0  # for each group's steps
+    least: int = 4  # rounds of each group at least
+    # measure peak memory of nn.LSTM and "auto" at the largest sizes only, not of every training step
     few_memories: bool = False
-    limit: float = float("inf")
-    left_out: tuple[str, ...] = ()
+    limit: float = float("inf")  # no group begins after so many seconds of a pass
+    left_out: tuple[str, ...] = ()  # what the plan does without
 
 
 class Progress(NamedTuple):

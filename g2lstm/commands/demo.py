@@ -1,13 +1,11 @@
 """Two models trained side by side, and what is measured of them: the work of `experiments/demo.py`."""
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from subprocess import Popen, TimeoutExpired
 
 import torch
 from rich.console import Console
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from g2lstm.compression import Method, compressed_copy
+from g2lstm.errors import UserError
 from g2lstm.inspection.gates import binary_share, lstm_layers, recorded_gates
 from g2lstm.reporting.figures import gate_label
 from g2lstm.runs.run import Run
@@ -24,26 +23,6 @@ from g2lstm.training.progress import duration, say
 TRAIN = "from g2lstm.commands.train import command; command()"
 
 
-@dataclass
-class Training:
-    """A training run in a process of its own."""
-
-    gate: str
-    folder: RunFolder
-    process: subprocess.Popen[bytes]
-    read: int = 0
-
-    def new_lines(self) -> Iterator[dict[str, Any]]:
-        """What the run wrote to its curve since the last call."""
-        if self.folder.metrics.exists():
-            with self.folder.metrics.open("rb") as file:
-                file.seek(self.read)
-                text = file.read()
-            complete = text[: text.rfind(b"\n") + 1]
-            self.read += len(complete)
-            yield from map(json.loads, complete.splitlines())
-
-
 def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str], console: Console) -> list[Run] | None:
     """Trains a model for each gate, one core each, and shows how far they are. Whatever happens, no process is left behind.
 
@@ -51,23 +30,20 @@ def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str
         gates: whose runs come to `folder`/<gate>.
         folder: there is one.
         options: of train.py.
-        console: where to say what is done.
-
-    Returns:
-        the runs, None where one failed, which has been told.
+        console: where to say what is done, and what a training said that failed: then there are no runs.
     """
-    trainings: list[Training] = []
+    trainings: dict[RunFolder, Popen[bytes]] = {}
     try:
         for gate in gates:
-            trainings.append(_start(gate, folder / gate, options))
+            trainings[RunFolder(folder / gate)] = _start(gate, folder / gate, options)
         _follow(trainings, console)
     finally:
         _stop(trainings, console)
-    for training in trainings:
-        if training.process.wait():
-            say(console, (folder / f"{training.gate}.log").read_text(encoding="utf-8"))
+    for run, process in trainings.items():
+        if process.wait():
+            say(console, run.path.with_name(f"{run.path.name}.log").read_text(encoding="utf-8"))
             return None
-    return [Run.open(training.folder.path) for training in trainings]
+    return [Run.open(run.path) for run in trainings]
 
 
 def comparison(runs: Sequence[Run], settings: Sequence[str]) -> Table:
@@ -82,45 +58,39 @@ def comparison(runs: Sequence[Run], settings: Sequence[str]) -> Table:
     return table
 
 
-def _start(gate: str, path: Path, options: Sequence[str]) -> Training:
+def _start(gate: str, path: Path, options: Sequence[str]) -> Popen[bytes]:
     command = [sys.executable, "-c", TRAIN, *options, f"gate={gate}", "threads=1", f"run_dir={path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with path.with_name(f"{gate}.log").open("wb") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    return Training(gate, RunFolder(path), process)
+        return Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def _follow(trainings: list[Training], console: Console) -> None:
+def _follow(trainings: Mapping[RunFolder, Popen[bytes]], console: Console) -> None:
     """Shows the progress of all runs until each has ended."""
     columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"))
     with Progress(*columns, console=console) as progress:
-        bars = {
-            training.gate: progress.add_task(gate_label(training.gate), total=1.0, text="starting") for training in trainings
-        }
-        running: Training | None = trainings[0]
-        while running is not None:
-            running = next((training for training in trainings if training.process.poll() is None), None)
-            for training in trainings:
-                for line in training.new_lines():
-                    if line["kind"] == "train":
-                        text = f"training loss {line['loss']:.3f}  ETA {duration(line['eta'])}"
-                        progress.update(bars[training.gate], completed=line["progress"], text=text)
-            if running is not None:
-                try:
-                    running.process.wait(timeout=0.3)
-                except subprocess.TimeoutExpired:
-                    continue
+        bars = {run: progress.add_task(gate_label(run.path.name), total=1.0, text="starting") for run in trainings}
+        running = list(trainings.values())
+        while running:
+            with suppress(TimeoutExpired):
+                running[0].wait(timeout=0.3)
+            running = [process for process in running if process.poll() is None]
+            for run, bar in bars.items():
+                with suppress(UserError):  # a line is half written
+                    if lines := [line for line in run.curve() if line["kind"] == "train"]:
+                        text = f"training loss {lines[-1]['loss']:.3f}  ETA {duration(lines[-1]['eta'])}"
+                        progress.update(bar, completed=lines[-1]["progress"], text=text)
 
 
-def _stop(trainings: list[Training], console: Console) -> None:
+def _stop(trainings: Mapping[RunFolder, Popen[bytes]], console: Console) -> None:
     """Ends what still runs; each run saves itself."""
-    running = [training for training in trainings if training.process.poll() is None]
-    for training in running:
-        training.process.terminate()
-    for training in running:
-        training.process.wait()
-        if training.folder.config.is_file():
-            say(console, f"stopped; go on with: .venv-make/bin/python train.py resume={training.folder.path}")
+    running = [(run, process) for run, process in trainings.items() if process.poll() is None]
+    for _, process in running:
+        process.terminate()
+    for run, process in running:
+        process.wait()
+        if run.config.is_file():
+            say(console, f"stopped; go on with: .venv-make/bin/python train.py resume={run.path}")
 
 
 def _measured(run: Run, methods: Sequence[Method]) -> dict[str, str]:

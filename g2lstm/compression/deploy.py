@@ -26,34 +26,23 @@ REST = ("float32", "bf16", "int8")
 
 @dataclass(frozen=True)
 class LSTMPart:
-    """An LSTM module of a model.
+    """An LSTM module of a model."""
 
-    Attributes:
-        options: nn.LSTM's arguments.
-        scale: a factor of the pre-activations of i, f, g and o: 1/tau where a gate is sharpened.
-    """
-
-    options: dict[str, Any]
+    options: dict[str, Any]  # nn.LSTM's arguments
+    # a factor of the pre-activations of i, f, g and o: 1/tau where a gate is sharpened
     scale: tuple[float, ...] = (1.0,) * GATES
 
 
 @dataclass(frozen=True, eq=False)
 class Deployed:
-    """A model in its compressed form.
+    """A model in its compressed form."""
 
-    Attributes:
-        kind: of `g2lstm.models.MODELS`, "lstm", or "other" for a module that only its own code can build.
-        options: what builds it, but for its gate.
-        lstms: its LSTM modules by name.
-        forms: how each entry of the `state_dict` is kept: the four gates' blocks of W_ih and W_hh, one form for others.
-        notes: of where it comes from: JSON.
-    """
-
-    kind: str
-    options: dict[str, Any]
-    lstms: dict[str, LSTMPart]
+    kind: str  # of `g2lstm.models.MODELS`, "lstm", or "other" for a module that only its own code can build
+    options: dict[str, Any]  # what builds it, but for its gate
+    lstms: dict[str, LSTMPart]  # its LSTM modules by name
+    # how each entry of the `state_dict` is kept: the four gates' blocks of W_ih and W_hh, one form for others
     forms: dict[str, list[Form]]
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)  # of where it comes from: JSON
 
     @property
     def parameters(self) -> int:

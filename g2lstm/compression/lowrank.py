@@ -11,15 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank, or a share of H: the rows of a gate's block are the layer's hidden units.
+    """A rank, or a share of H: the rows of a gate's block are the layer's hidden units."""
 
-    Attributes:
-        number: the rank, or what H is divided by.
-        of_hidden: whether it is the latter.
-    """
-
-    number: int
-    of_hidden: bool = False
+    number: int  # the rank, or what H is divided by
+    of_hidden: bool = False  # whether it is the latter
 
     def __post_init__(self) -> None:
         if self.number < 1:

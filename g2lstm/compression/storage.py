@@ -15,13 +15,9 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A matrix as it is.
+    """A matrix as it is."""
 
-    Attributes:
-        values: (N, M).
-    """
-
-    values: Tensor
+    values: Tensor  # (N, M)
 
     def matrix(self) -> Tensor:
         return self.values
@@ -33,13 +29,9 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """A matrix with zeros: one bit an entry says where the others are.
+    """A matrix with zeros: one bit an entry says where the others are."""
 
-    Attributes:
-        values: (N, M), zeros included.
-    """
-
-    values: Tensor
+    values: Tensor  # (N, M), zeros included
 
     def matrix(self) -> Tensor:
         return self.values
@@ -51,17 +43,11 @@ class Sparse:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A matrix of few values: `codebook[codes]`, its rows times `scales` where there are any.
+    """A matrix of few values: `codebook[codes]`, its rows times `scales` where there are any."""
 
-    Attributes:
-        codes: (N, M) whole numbers in [0, Q).
-        codebook: (Q,). With scales, whole numbers in sequence, which need not be stored.
-        scales: (N,) or None.
-    """
-
-    codes: Tensor
-    codebook: Tensor
-    scales: Tensor | None = None
+    codes: Tensor  # (N, M) whole numbers in [0, Q)
+    codebook: Tensor  # (Q,). With scales, whole numbers in sequence, which need not be stored
+    scales: Tensor | None = None  # (N,) or None
 
     def matrix(self) -> Tensor:
         values = self.codebook[self.codes.long()]
@@ -79,13 +65,9 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A matrix of low rank, as the product of two thin ones.
+    """A matrix of low rank, as the product of two thin ones."""
 
-    Attributes:
-        left, right: forms of the (N, K) and the (K, M) factor.
-    """
-
-    left: "Form"
+    left: "Form"  # forms of the (N, K) and the (K, M) factor
     right: "Form"
 
     def matrix(self) -> Tensor:

@@ -58,15 +58,10 @@ def origin(deployed: Deployed, path: Path) -> tuple[Config, dict[str, str]]:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """The file of a compressed model, to be evaluated as a `Run` is.
+    """The file of a compressed model, to be evaluated as a `Run` is."""
 
-    Attributes:
-        path: of the file.
-        overrides: what is put over the config of its run.
-    """
-
-    path: Path
-    overrides: Overrides = field(default_factory=dict)
+    path: Path  # of the file
+    overrides: Overrides = field(default_factory=dict)  # what is put over the config of its run
 
     @cached_property
     def deployed(self) -> Deployed:

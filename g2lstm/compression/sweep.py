@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,7 @@ ALL, PLAIN = "all", "plain"  # variants of evaluation: every one, and the one wi
 
 
 def open_store(path: Path) -> Store:
-    """The rows of a `sweep.json`, also of one that an earlier version wrote.
-
-    Raises:
-        UserError: the file is not one that a sweep wrote.
-    """
+    """The rows of a `sweep.json`, also of one that an earlier version wrote; a UserError where it is something else."""
     return Store(path, NEEDED, upgrade=lambda content: list(map(_upgraded, content)) if isinstance(content, list) else [{}])
 
 
@@ -53,24 +50,15 @@ def _upgraded(row: Any) -> Any:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as a sweep sees it, plain enough for another process.
+    """A run as a sweep sees it, plain enough for another process."""
 
-    Attributes:
-        path, overrides: what opens it.
-        gate: what it is called without the seed, as "gumbel-p0.5".
-        seed: its seed.
-        variants: of evaluation that its task has.
-        weights: digest of its weights.
-        digest: of all else that the values depend on apart from compression.
-    """
-
-    path: Path
+    path: Path  # what opens it
     overrides: Mapping[str, Any]
-    gate: str
-    seed: int
-    variants: tuple[str, ...]
-    weights: str
-    digest: str
+    gate: str  # what it is called without the seed, as "gumbel-p0.5"
+    seed: int  # its seed
+    variants: tuple[str, ...]  # of evaluation that its task has
+    weights: str  # digest of its weights
+    digest: str  # of all else that the values depend on apart from compression
 
 
 @dataclass(frozen=True)
@@ -136,12 +124,7 @@ def plan(
 ) -> list[Evaluation]:
     """Every evaluation of a sweep, run by run.
 
-    Args:
-        subjects, methods, target, split, limit: what is evaluated under what, and on what.
-        variants: "all", or names as "plain,cache"; of each run those that its task has.
-
-    Raises:
-        UserError: no task has such a variant.
+    `variants` is "all", or names as "plain,cache"; of each run those that its task has, a UserError where none has it.
     """
     known = list(dict.fromkeys(variant for subject in subjects for variant in subject.variants))
     names = [variant or PLAIN for variant in known]
@@ -178,38 +161,24 @@ def evaluate(task: Any, model: nn.Module, evaluation: Evaluation) -> Row:
 
 def without_gates(model: nn.Module) -> nn.Module:
     """Replaces, in this model, sharpened layers by the nn.LSTM that computes the same and is faster."""
-    for name, module in list(model.named_modules()):
-        if (
-            isinstance(module, G2LSTM)
-            and name
-            and not isinstance(module.gate, HardGate)
-            and not is_plain(module.gate, False)
-        ):
-            model.set_submodule(name, module.to_lstm())
+    layers = [(name, module) for name, module in model.named_modules() if name and isinstance(module, G2LSTM)]
+    for name, layer in layers:
+        if not isinstance(layer.gate, HardGate) and not is_plain(layer.gate, False):
+            model.set_submodule(name, layer.to_lstm())
     return model
 
 
-def rows_of(store: Store, evaluations: Sequence[Evaluation]) -> list[Row]:
-    """The finished ones of `evaluations`, each with its difference to the original of the same run."""
-    found = [store.rows(one.key)[0] | one.about() for one in evaluations if one.key in store]
-    originals = {(row["run"], row["variant"]): row["value"] for row in found if row["setting"] == ORIGINAL}
-    for row in found:
-        original = originals.get((row["run"], row["variant"]))
-        row["difference"] = None if original is None else row["value"] - original
-    return found
-
-
 def finish(store: Store, evaluations: Sequence[Evaluation]) -> list[Row]:
-    """Writes the differences as well, and puts the rows in order.
+    """The rows of `evaluations` that are there, each with its difference to the original of the same run; in the store too.
 
     Rows that a sweep of other settings left stay, behind them; those of weights that are no more are dropped, and those that
     an earlier version named by another key.
-
-    Returns:
-        the rows of `evaluations`.
     """
-    rows = rows_of(store, evaluations)
+    rows = [store.rows(one.key)[0] | one.about() for one in evaluations if one.key in store]
+    originals = {(row["run"], row["variant"]): row["value"] for row in rows if row["setting"] == ORIGINAL}
     for row in rows:
+        original = originals.get((row["run"], row["variant"]))
+        row["difference"] = None if original is None else row["value"] - original
         if store.rows(row["key"]) != [row]:
             store.add(row["key"], [row])
     weights = {one.subject.path.as_posix(): one.subject.weights for one in evaluations}
@@ -236,17 +205,13 @@ def run_sweep(
     threads: int | None = None,
     finished: Callable[[Row, int, int, float], None] = lambda *_: None,
 ) -> list[Row]:
-    """Does the evaluations that the store does not hold.
+    """The rows of all evaluations, after those that the store does not hold are done.
 
     Args:
         evaluations: all of the sweep.
         store: where the rows go.
-        jobs: processes, of `threads` CPU threads each.
-        threads: without it, a share of the machine's threads.
+        jobs, threads: processes, and CPU threads of each; without it, a share of the machine's threads.
         finished: called after each with its row, the number done now, the number to do, and the seconds left.
-
-    Returns:
-        the rows of all evaluations.
 
     Raises:
         UserError: a model can't be evaluated, or a process ended unexpectedly.
@@ -265,13 +230,11 @@ def _evaluated(evaluations: list[Evaluation], jobs: int, threads: int | None) ->
     if jobs == 1 or len(evaluations) < 2:
         if threads:
             torch.set_num_threads(threads)
-        worker = _Worker()
-        for evaluation in evaluations:
-            yield evaluation, worker(evaluation)
+        yield from ((evaluation, _work(evaluation)) for evaluation in evaluations)
         return
     jobs = min(jobs, len(evaluations))
     with _processes(jobs, threads or max(1, torch.get_num_threads() // jobs)) as pool:
-        pending: dict[Future[Row], Evaluation] = {pool.submit(_in_process, one): one for one in evaluations}
+        pending: dict[Future[Row], Evaluation] = {pool.submit(_work, one): one for one in evaluations}
         while pending:
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 try:
@@ -281,32 +244,24 @@ def _evaluated(evaluations: list[Evaluation], jobs: int, threads: int | None) ->
                     raise UserError(f"{text}: the same command goes on; set a smaller jobs=...") from None
 
 
-class _Worker:
-    """Evaluates, and keeps the run of the last evaluation loaded."""
-
-    def __init__(self) -> None:
-        self.loaded: tuple[Path, Any, nn.Module] | None = None
-
-    def __call__(self, evaluation: Evaluation) -> Row:
-        path = evaluation.subject.path
-        if self.loaded is None or self.loaded[0] != path:
-            run = Run.open(path, evaluation.subject.overrides)
-            task = run.task()
-            self.loaded = (path, task, run.model(task))
-        try:
-            return evaluate(*self.loaded[1:], evaluation)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; leave it out of runs=... to go on with the others") from None
+@lru_cache(maxsize=1)  # evaluations come run by run
+def _loaded(path: Path, overrides: tuple, *_: str) -> tuple[Any, nn.Module]:
+    run = Run.open(path, dict(overrides))
+    task = run.task()
+    return task, run.model(task)
 
 
-_worker: _Worker | None = None  # of a process that a sweep started
+def _work(evaluation: Evaluation) -> Row:
+    subject = evaluation.subject
+    try:
+        return evaluate(*_loaded(subject.path, (*subject.overrides.items(),), subject.weights, subject.digest), evaluation)
+    except ValueError as error:
+        raise UserError(f"{subject.path}: {error}; leave it out of runs=... to go on with the others") from None
 
 
 def _start_process(threads: int) -> None:
-    global _worker
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C shows no traceback of each process
     torch.set_num_threads(threads)
-    _worker = _Worker()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -315,11 +270,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _in_process(evaluation: Evaluation) -> Row:
-    assert _worker is not None
-    return _worker(evaluation)
 
 
 @contextmanager

@@ -16,21 +16,13 @@ from g2lstm.runs.run import Run, blamed
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model's gates did at each word, or whatever it reads, of a text.
+    """What a model's gates did at each word, or whatever it reads, of a text."""
 
-    Attributes:
-        gate: what the model is called.
-        layer: whose gates these are.
-        words: as figures show them, those that the model doesn't know with a star.
-        unknown: these, without it.
-        gates: (N, H) of each gate.
-    """
-
-    gate: str
-    layer: str
-    words: list[str]
-    unknown: list[str]
-    gates: dict[str, Tensor]
+    gate: str  # what the model is called
+    layer: str  # whose gates these are
+    words: list[str]  # as figures show them, those that the model doesn't know with a star
+    unknown: list[str]  # these, without it
+    gates: dict[str, Tensor]  # (N, H) of each gate
 
     def means(self) -> dict[str, Any]:
         """The mean over units of each gate at each word, as JSON has it."""

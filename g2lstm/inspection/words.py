@@ -35,22 +35,15 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 @dataclass(frozen=True)
 class WordRow:
-    """A word's gate: mean over its occurrences of the mean over units, with a 95% confidence interval.
+    """A word's gate: mean over its occurrences of the mean over units, with a 95% confidence interval."""
 
-    Attributes:
-        word, kind: the word and its class, one of `CLASSES`.
-        count: occurrences.
-        mean, low, high: the mean and its interval, occurrences taken as independent.
-        shut, open: shares of gate values below 0.1 and above 0.9.
-    """
-
-    word: str
+    word: str  # the word and its class, one of `CLASSES`
     kind: str
-    count: int
-    mean: float
+    count: int  # occurrences
+    mean: float  # the mean and its interval, occurrences taken as independent
     low: float
     high: float
-    shut: float
+    shut: float  # shares of gate values below 0.1 and above 0.9
     open: float
 
 

@@ -1,6 +1,7 @@
 """Curves of runs: the metric in training and validation."""
 
 import math
+from collections.abc import Callable
 from itertools import cycle
 from statistics import mean
 from textwrap import fill
@@ -18,34 +19,30 @@ MOST_POINTS = 150  # of a curve of training; beyond it neighbours are joined
 Points = list[tuple[float, float]]
 
 
-def validations(run: Run) -> Points:
-    """(epoch, metric on valid) of a run."""
-    name = metric_of(run).name
-    records = [record for record in run.folder.curve() if record["kind"] == "valid" and _finite(record, name)]
-    return [(record["epoch"], record[name]) for record in records]
-
-
-def training(run: Run) -> Points:
-    """(step, metric of the loss in training, or the loss where there is none) of a run."""
-    records = [record for record in run.folder.curve() if record["kind"] == "train" and _finite(record, "loss")]
-    width, of_loss = -(-len(records) // MOST_POINTS) or 1, metric_of(run).of_loss or float
-    parts = [records[start : start + width] for start in range(0, len(records), width)]
-    return [(mean(one["step"] for one in part), of_loss(mean(one["loss"] for one in part))) for part in parts]
-
-
 def draw_curves(groups: Groups, title: str) -> Figure | None:
     """The metric on valid over epochs, one line a run; None where no run was validated twice."""
-    metric = metric_of(next(iter(groups.values()))[0])
-    curves = {name: [validations(run) for run in runs] for name, runs in groups.items()}
+    metric = metric_of(groups)
+    found = {name: [_records(run, "valid", metric.name) for run in runs] for name, runs in groups.items()}
+    curves = {
+        name: [[(one["epoch"], one[metric.name]) for one in curve] for curve in lines] for name, lines in found.items()
+    }
     return _drawn(curves, "epoch", f"validation {metric.name.replace('_', ' ')}", title, metric.lower_is_better)
 
 
 def draw_training(groups: Groups, title: str) -> Figure | None:
-    """The same in training over steps: with dropout, and with the gates' noise."""
-    metric = metric_of(next(iter(groups.values()))[0])
-    curves = {name: [training(run) for run in runs] for name, runs in groups.items()}
+    """The same in training over steps, or the loss where no metric is made of it: with dropout and the gates' noise."""
+    metric = metric_of(groups)
+    curves = {name: [training(run, metric.of_loss or float) for run in runs] for name, runs in groups.items()}
     name = metric.name.replace("_", " ") if metric.of_loss else "loss"
     return _drawn(curves, "step", f"training {name}", title, metric.lower_is_better or not metric.of_loss)
+
+
+def training(run: Run, of_loss: Callable[[float], float] = float) -> Points:
+    """(step, what `of_loss` makes of the loss in training) of a run."""
+    records = _records(run, "train", "loss")
+    width = -(-len(records) // MOST_POINTS) or 1
+    parts = [records[start : start + width] for start in range(0, len(records), width)]
+    return [(mean(one["step"] for one in part), of_loss(mean(one["loss"] for one in part))) for part in parts]
 
 
 def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is_better: bool) -> Figure | None:
@@ -71,6 +68,7 @@ def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is
     return figure
 
 
-def _finite(record: dict[str, Any], name: str) -> bool:
-    value = record.get(name)
-    return isinstance(value, int | float) and math.isfinite(value)
+def _records(run: Run, kind: str, name: str) -> list[dict[str, Any]]:
+    """Those of a kind that have a number."""
+    found = [record for record in run.folder.curve() if record["kind"] == kind]
+    return [one for one in found if isinstance(one.get(name), int | float) and math.isfinite(one[name])]

@@ -25,20 +25,15 @@ def quoted(name: str, results: Path) -> str:
     folder, _, kind = name.partition(":")
     if not kind:
         return run_tables.recorded(results / folder)
-    if kind in gate_tables.TABLES:
-        return gate_tables.recorded(results / folder, kind)
-    if kind in speed_tables.TABLES:
-        return speed_tables.recorded(results / folder, kind)
+    for tables in (gate_tables, speed_tables):
+        if kind in tables.TABLES:
+            return tables.recorded(results / folder, kind)
     path = results / folder / f"{kind}.md"
     return path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"(no {kind} is recorded yet)"
 
 
 def fill(documents: Iterable[Path], results: Path, *, write: bool) -> list[Path]:
-    """Makes the tables of documents anew.
-
-    Returns:
-        the documents that quoted other numbers.
-    """
+    """Makes the tables of documents anew; the documents that quoted other numbers."""
     stale = []
     for document in documents:
         before = document.read_text(encoding="utf-8")

@@ -50,24 +50,20 @@ def lacking(texts: Iterable[str]) -> str:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes a figure as PNG and SVG, the same bytes for the same figure, and closes it. On missing signs see `lacking`.
-
-    Returns:
-        the files.
-    """
-    written = []
-    for kind, content in _drawn(figure, ("png", "svg")).items():
-        written.append(folder / f"{name}.{kind}")
-        write_atomically(written[-1], content)
-    return written
+    """Writes the files of a figure, PNG and SVG, the same bytes for the same figure. On missing signs see `lacking`."""
+    files = {folder / f"{name}.{kind}": content for kind, content in _drawn(figure, ("png", "svg")).items()}
+    for path, content in files.items():
+        write_atomically(path, content)
+    return list(files)
 
 
 def svg(figure: Figure) -> str:
-    """A figure as `save_figure` writes it, which is closed too."""
+    """A figure as `save_figure` writes it."""
     return _drawn(figure, ("svg",))["svg"].decode()
 
 
 def _drawn(figure: Figure, kinds: tuple[str, ...]) -> dict[str, bytes]:
+    """What is to be written; the figure is closed."""
     found = {}
     with plt.rc_context({"svg.hashsalt": "g2lstm"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)

@@ -12,17 +12,16 @@ TABLES = ("binary", "modes", "words")
 
 
 def recorded(folder: Path, kind: str) -> str:
-    """The table `kind`, one of `TABLES`, of the gates measured in a folder: mean ± standard deviation over seeds.
-
-    Raises:
-        ValueError: there is no such table.
-    """
-    if kind not in TABLES:
-        raise ValueError(f"the table must be one of {', '.join(TABLES)}, got {kind!r}")
+    """The table `kind`, one of `TABLES`, of the gates measured in a folder: mean ± standard deviation over seeds."""
     rows = recorded_rows(folder, "words") if kind == "words" else of_one_text(recorded_rows(folder, "gates", "metric"))
     if not rows:
         return "(no gates are measured yet)"
     return word_table(rows) if kind == "words" else gate_table(rows, kind)
+
+
+def by_gate(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each gate."""
+    return {gate: [row for row in rows if row["gate"] == gate] for gate in dict.fromkeys(row["gate"] for row in rows)}
 
 
 def text_read(row: Row) -> str:
@@ -52,8 +51,7 @@ def word_table(rows: list[Row]) -> str:
     """Of rows of kind "words": function words, punctuation and sentence ends against content words."""
     columns = {"sentence end": "sentence end", "function": "function words", "content": "content words"}
     lines = [["mean forget gate", *columns.values(), "difference", "95% interval", "p", "n"]]
-    for gate in dict.fromkeys(row["gate"] for row in rows):
-        mine = [row for row in rows if row["gate"] == gate]
+    for gate, mine in by_gate(rows).items():
         means = [{found["class"]: found["mean_of_types"] for found in row["classes"]} for row in mine]
         tests = [row["test"] for row in mine if row["test"] is not None]
         cells = [spread([found[kind] for found in means if kind in found], 3) for kind in columns]
@@ -79,12 +77,9 @@ def _binary(rows: list[Row], layer: str) -> list[list[str]]:
     columns = [(layer, block, name) for layer in layers for block in ("i", "f") for name in ("binary", "entropy")]
     units = {"binary": "binary", "entropy": "entropy, bits"}
     lines = [["gate in test", *(f"{layer}, {BLOCK_NAMES[b]}: {units[name]}" for layer, b, name in columns), "n"]]
-    for gate in dict.fromkeys(row["gate"] for row in rows):
-        mine = [row for row in rows if row["gate"] == gate]
-        cells = []
-        for of_layer, block, name in columns:
-            values = [row[name] for row in mine if (row["layer"], row["block"]) == (of_layer, block)]
-            cells.append(_percent(values) if name == "binary" else spread(values, 3))
+    for gate, mine in by_gate(rows).items():
+        found = [(n, [row[n] for row in mine if (row["layer"], row["block"]) == (at, b)]) for at, b, n in columns]
+        cells = [_percent(values) if name == "binary" else spread(values, 3) for name, values in found]
         lines.append([gate_label(gate), *cells, str(len({row["run"] for row in mine}))])
     return lines
 
@@ -93,18 +88,15 @@ def _modes(gates: list[Row], metrics: list[Row]) -> list[list[str]]:
     """A line a gate and mode: means and binary shares over all layers, and the metric."""
     titles = [f"{row['split']} {row['metric'].replace('_', ' ')}" for row in metrics[:1]]
     lines = [["gate", "mode", "input gate: mean", "binary", "forget gate: mean", "binary", *titles, "n"]]
-    for gate in dict.fromkeys(row["gate"] for row in gates):
+    for gate, of_gate in by_gate(gates).items():
         for mode, name in MODES.items():
-            rows = [row for row in gates if (row["gate"], row["mode"], row["layer"]) == (gate, mode, ALL)]
+            rows = [row for row in of_gate if (row["mode"], row["layer"]) == (mode, ALL)]
             values = [row["value"] for row in metrics if (row["gate"], row["mode"]) == (gate, mode)]
-            if not rows and not values:
-                continue
-            cells = []
-            for block in ("i", "f"):
-                mine = [row for row in rows if row["block"] == block]
-                cells += [spread([row["mean"] for row in mine], 3), _percent([row["binary"] for row in mine])]
-            cells += [spread(values, metrics[0].get("digits", 2))] if titles else []
-            lines.append([gate_label(gate), name, *cells, str(max(len({row["run"] for row in rows}), len(values)))])
+            if rows or values:
+                blocks = [[row for row in rows if row["block"] == block] for block in ("i", "f")]
+                cells = [c for b in blocks for c in (spread([r["mean"] for r in b], 3), _percent([r["binary"] for r in b]))]
+                cells += [spread(values, metrics[0].get("digits", 2))] if titles else []
+                lines.append([gate_label(gate), name, *cells, str(max(len({row["run"] for row in rows}), len(values)))])
     return lines
 
 

@@ -31,13 +31,7 @@ class Section:
 
 
 def page(title: str, introduction: str, sections: Iterable[Section]) -> str:
-    """The whole file.
-
-    Args:
-        title: its heading.
-        introduction: the paragraph below.
-        sections: of different titles.
-    """
+    """The whole file: its heading, the paragraph below, and sections of different titles."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -65,12 +59,9 @@ def beside(*parts: Part) -> Part:
 
 
 def table(lines: Sequence[Sequence[str]], caption: str, texts: int = 1) -> Part:
-    """A table that scrolls by itself where the screen is narrow.
+    """Cells under a head, scrolling where the screen is narrow; `texts` columns from the left are texts, the others numbers.
 
-    Args:
-        lines: cells, the first line is the head.
-        caption: what the table is about, read aloud and not shown.
-        texts: how many columns from the left are texts; the others are numbers.
+    The caption says what the table is about; it is read aloud and not shown.
     """
     return {"kind": "table", "head": lines[0], "rows": lines[1:], "caption": caption, "texts": texts}
 
@@ -104,7 +95,6 @@ def heat(words: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], capt
     Args:
         words: N heads.
         rows: a name and N values in [0, 1] each.
-        caption: below.
     """
     everything = [value for _, values in rows for value in values]
     low, high = min(everything), max(everything)

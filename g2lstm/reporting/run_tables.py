@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import exp
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from g2lstm.errors import UserError
-from g2lstm.reporting.comparison import BLOCK, Sample, equivalence_test, loss_difference, sample, sign_flip_test
+from g2lstm.reporting.comparison import BLOCK, equivalence_test, loss_difference, sample, sign_flip_test
 from g2lstm.reporting.figures import gate_kind, gate_label, gate_order
 from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
 from g2lstm.runs.run import Run, labels
@@ -54,9 +55,9 @@ def recorded_runs(folder: Path) -> Groups:
     return ended(found) if found else {}
 
 
-def metric_of(run: Run) -> Metric:
-    """What the task of a run is judged by."""
-    return run.config.task_class.metric
+def metric_of(groups: Groups) -> Metric:
+    """What the task of the runs is judged by."""
+    return next(iter(groups.values()))[0].config.task_class.metric
 
 
 def recorded(folder: Path) -> str:
@@ -67,7 +68,7 @@ def recorded(folder: Path) -> str:
 
 def columns(groups: Groups) -> dict[str, str]:
     """Keys of the metric in summaries by title: {"valid": ..., "test": ..., "valid + cache": ..., ...}."""
-    metric = _metric(groups)
+    metric = metric_of(groups).name
     found = {}
     for key in dict.fromkeys(key for runs in groups.values() for run in runs for key in run.summary):
         split, _, name = key.partition("_")
@@ -80,8 +81,8 @@ def columns(groups: Groups) -> dict[str, str]:
 
 def run_table(groups: Groups) -> str:
     """One row a gate: mean ± standard deviation over seeds, and what the runs took."""
-    keys = columns(groups)
-    unit, digits = metric_of(_runs(groups)[0]).unit, _digits(groups)
+    keys, metric = columns(groups), metric_of(groups)
+    unit, digits = metric.unit, metric.digits
     lines = [["gate", *keys, "seeds", "parameters", "threads", "minutes", f"{unit}/s"]]
     for name, runs in groups.items():
         found, speeds = [run.summary for run in runs], values(runs, f"{unit}_per_second")
@@ -89,59 +90,55 @@ def run_table(groups: Groups) -> str:
         cells += [str(len(runs)), f"{found[0]['parameters'] / 1e6:.2f}M", _all_of(s["threads"] for s in found)]
         cells += [number(mean(s["seconds"] / 60 for s in found), 0), number(mean(speeds) if speeds else None, 0)]
         lines.append([gate_label(name), *cells])
-    summaries = [run.summary for run in _runs(groups)]
+    summaries = [run.summary for runs in groups.values() for run in runs]
     hardware = _all_of((f"{s['hardware']}, torch {s['torch']}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
-    return markdown(lines, f"{_metric(groups).replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
+    return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
 
 
 def difference_table(groups: Groups) -> str:
     """Each gate less the plain LSTM of the same seed: the mean with its interval; "" where nothing can be paired."""
-    found = [(name, pairs) for name, pairs in _paired(groups) if pairs]
-    keys = {title: key for title, key in columns(groups).items() if any(_differences(pairs, key) for _, pairs in found)}
+    paired, digits = [(name, pairs) for name, pairs in _paired(groups) if pairs], metric_of(groups).digits
+    keys = {title: key for title, key in columns(groups).items() if any(_differences(pairs, key) for _, pairs in paired)}
     if not keys:
         return ""
     lines = [["difference from the plain LSTM, paired by seed", *keys, "n"]]
-    for name, pairs in found:
-        cells = [
-            _with_interval(sample(d), _digits(groups)) if (d := _differences(pairs, key)) else "-" for key in keys.values()
-        ]
+    for name, pairs in paired:
+        found = [_differences(pairs, key) for key in keys.values()]
+        cells = ["{1} ({3})".format(*_cells(d, digits, "+")) if d else "-" for d in found]
         lines.append([gate_label(name), *cells, str(len(pairs))])
     return markdown(lines, "Mean over n seeds, in brackets its 95% t-interval.")
 
 
 def statistics_table(groups: Groups) -> str:
     """One row a gate and metric: n, mean, standard deviation, 95% t-interval of the mean."""
-    lines = [["gate", "metric", "n", "mean", "standard deviation", "95% t-interval"]]
+    metric, lines = metric_of(groups), [["gate", "metric", "n", "mean", "standard deviation", "95% t-interval"]]
     for name, runs in groups.items():
         for title, key in columns(groups).items():
             if found := values(runs, key):
-                lines.append([gate_label(name), title, *_cells(sample(found), _digits(groups))])
-    return markdown(lines, f"{_metric(groups).replace('_', ' ').capitalize()}; n runs that differ in their seed.", texts=2)
+                lines.append([gate_label(name), title, *_cells(found, metric.digits)])
+    return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}; n runs that differ in their seed.", texts=2)
 
 
 def paired_table(groups: Groups, margin: float | None = None) -> str:
     """One row a gate and metric: its difference from the plain LSTM paired by seed, with interval and tests.
 
-    Args:
-        groups: runs.
-        margin: within which a difference counts as none, for a test of equivalence.
+    Within `margin` a difference counts as none, for a test of equivalence.
     """
     lines = [["difference from the plain LSTM", "metric", "n", "mean", "standard deviation", "95% t-interval", "p"]]
-    lines[0] += [] if margin is None else [f"p of {margin:g} or more"]
+    footnote = "Paired by seed, n seeds. p: exact test of all flips of the n signs, at least 2/2^n."
+    if margin is not None:
+        lines[0].append(f"p of {margin:g} or more")
+        footnote += f" p of {margin:g} or more: two one-sided t-tests; below 0.05 it is less than that."
     for name, pairs in _paired(groups):
         for title, key in columns(groups).items():
             if d := _differences(pairs, key):
-                cells = [*_cells(sample(d), _digits(groups), "+"), f"{sign_flip_test(d):.3g}" if len(d) > 1 else "-"]
+                cells = [*_cells(d, metric_of(groups).digits, "+"), f"{sign_flip_test(d):.3g}" if len(d) > 1 else "-"]
                 if margin is not None:
                     cells.append(f"{equivalence_test(d, margin):.3g}" if len(d) > 1 else "-")
                 lines.append([gate_label(name), title, *cells])
     if len(lines) == 1:
         return "(no run has a plain LSTM of the same seed beside it)"
-    footnote = "Paired by seed, n seeds. p: exact test of all flips of the n signs, at least 2/2^n."
-    footnote += (
-        "" if margin is None else f" p of {margin:g} or more: two one-sided t-tests; below 0.05 it is less than that."
-    )
     return markdown(lines, footnote, texts=2)
 
 
@@ -160,7 +157,7 @@ def loss_table(runs: Sequence[Run]) -> str:
             except ValueError as error:
                 raise UserError(f"{path} can't be compared with {first[0]} on {name}: {error}") from None
             cells = [f"{d.tokens:,}", number(d.mean, 4, "+"), interval(*d.interval, 4, "+")]
-            cells += [number(d.perplexity_ratio, 4), interval(*d.ratio_interval, 4)]
+            cells += [number(exp(d.mean), 4), interval(exp(d.interval[0]), exp(d.interval[1]), 4)]
             lines.append([path.as_posix(), name.replace("_", " + "), *cells])
     footnote = f"Less {first[0].as_posix()}, in nats; bootstrap over blocks of {BLOCK} tokens: of this text, not of seeds."
     return markdown(lines, footnote, texts=2)
@@ -197,26 +194,11 @@ def _differences(pairs: list[tuple[Run, Run]], key: str) -> list[float]:
     return [found[0] - found[1] for found in both if len(found) == 2]
 
 
-def _with_interval(found: Sample, digits: int) -> str:
-    _, mean, _, span = _cells(found, digits, "+")
-    return f"{mean} ({span})"
-
-
-def _cells(found: Sample, digits: int, sign: str = "") -> list[str]:
+def _cells(values: Sequence[float], digits: int, sign: str = "") -> list[str]:
+    """n, mean, standard deviation and interval."""
+    found = sample(values)
     span = interval(*found.interval, digits, sign) if found.interval else ONE_SEED
     return [str(found.n), number(found.mean, digits, sign), number(found.sd, digits), span]
-
-
-def _runs(groups: Groups) -> list[Run]:
-    return [run for runs in groups.values() for run in runs]
-
-
-def _metric(groups: Groups) -> str:
-    return metric_of(_runs(groups)[0]).name
-
-
-def _digits(groups: Groups) -> int:
-    return metric_of(_runs(groups)[0]).digits
 
 
 def _all_of(values: Iterable[Any], joint: str = ", ") -> str:

@@ -1,5 +1,7 @@
 """Tables of what experiments/speed.py measured, on the screen and in Markdown."""
 
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ from g2lstm.errors import UserError
 from g2lstm.files import read_json
 from g2lstm.reporting.tables import Lines, interval, markdown, number
 
-TABLES = ("train", "eval", "memory", "output_layer", "end_to_end", "evaluation", "deploy")
 PTB_TEST_WORDS = 82_430
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
@@ -19,37 +20,27 @@ _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "
 def screen_table(group: Group, rows: list[Row]) -> Table:
     """One group's rows."""
     table = Table(title=group.title, title_justify="left")
-    several = len({row["dtype"] for row in rows}) > 1
+    size, share, title = ("file_mb", "file_ratio", "file") if "file_mb" in rows[0] else ("memory_mb", "memory_ratio", "peak")
+    several, words = len({row["dtype"] for row in rows}) > 1, "words_per_second" in rows[0]
     table.add_column("engine")
-    files = "file_mb" in rows[0]
-    last = ["words/s"] if "words_per_second" in rows[0] else []
-    for name in ("ms", "spread", "ratio", *(("file MB",) if files else ("peak MB",)), "ratio of it", *last):
+    for name in ("ms", "spread", "ratio", f"{title} MB", "ratio of it", *(["words/s"] if words else [])):
         table.add_column(name, justify="right")
     for row in rows:
-        name = f"{row['engine']} {row['dtype']}" if several else row["engine"]
-        cells = [number(row["ms"]), f"{row['spread']:.0%}", _measured(row, "ratio")]
-        size, share = ("file_mb", "file_ratio") if files else ("memory_mb", "memory_ratio")
-        cells += [number(row[size], 1), number(row[share])]
-        cells += [number(row["words_per_second"], 0)] if "words_per_second" in row else []
-        table.add_row(name, *cells)
+        cells = [f"{row['engine']} {row['dtype']}" if several else row["engine"], number(row["ms"]), f"{row['spread']:.0%}"]
+        cells += [_measured(row, "ratio"), number(row[size], 1), number(row[share])]
+        table.add_row(*cells, *([number(row["words_per_second"], 0)] if words else []))
     return table
 
 
 def recorded(folder: Path, kind: str) -> str:
-    """The table `kind`, one of `TABLES`, of every measurement in `folder`.
-
-    Raises:
-        ValueError: there is no such table.
-    """
-    if kind not in TABLES:
-        raise ValueError(f"the table must be one of {', '.join(TABLES)}, got {kind!r}")
+    """The table `kind`, one of `TABLES`, of every measurement in `folder`."""
     parts = []
     for path in sorted(folder.glob("*.json")):
         content = read_json(path, dict)
         texts = 1 if kind in ("deploy", "evaluation") else 2
         try:
             if chosen := _chosen(content["rows"], kind):
-                parts.append(markdown(_LINES[kind](chosen, kind), _footnote(content, kind, chosen), texts=texts))
+                parts.append(markdown(TABLES[kind](chosen, kind), _footnote(content, kind, chosen), texts=texts))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no measurement of speed ({error!r}): python experiments/speed.py writes one"
@@ -78,37 +69,19 @@ def _wide(rows: list[Row], kind: str) -> Lines:
     return lines
 
 
-def _long(rows: list[Row], _: str) -> Lines:
+def _long(rows: list[Row], kind: str) -> Lines:
     """A line for each row of a section."""
-    lines = [["what", "engine", "dtype", "ms", "ratio", "peak memory, ratio", "words/s"]]
-    for row in rows:
-        line = [_TASKS[row["task"]], row["engine"], row["dtype"], _measured(row, "ms"), _measured(row, "ratio")]
-        lines.append([*line, _measured(row, "memory_ratio"), _measured(row, "words_per_second", 0)])
-    return lines
+    columns = _COLUMNS[kind]
+    return [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
 
 
-def _deployed(rows: list[Row], _: str) -> Lines:
-    """A line for each model: its layers' time and its file."""
-    lines = [["model", "ms a token", "times as fast as dense", "file, MB", "of the float32 file"]]
-    for row in rows:
-        low, high = row.get("ratio_range", (0.0, 0.0))
-        faster = {"x": 1 / row["ratio"]} | ({"x_range": (1 / high, 1 / low)} if high else {})
-        line = [row["engine"], _measured(row, "ms"), _measured(faster, "x")]
-        lines.append([*line, number(row["file_mb"], 1), number(row["file_ratio"], 3)])
-    return lines
+def _faster(row: Row) -> str:
+    span = {"x_range": [1 / ratio for ratio in reversed(row["ratio_range"])]} if "ratio_range" in row else {}
+    return _measured({"x": 1 / row["ratio"]} | span, "x")
 
 
-def _evaluated(rows: list[Row], _: str) -> Lines:
-    """A line for each way to evaluate: a word's time, and what that makes of a whole split."""
-    lines = [["what", "ms a word", "ratio", f"{PTB_TEST_WORDS:,} words of Penn Treebank test, s"]]
-    for row in rows:
-        ms = row["ms"] / (row["size"][0] * row["size"][1])
-        lines.append([row["engine"], number(ms), _measured(row, "ratio"), f"{ms * PTB_TEST_WORDS / 1000:.0f}"])
-    return lines
-
-
-_LINES = {"train": _wide, "eval": _wide, "memory": _wide, "output_layer": _long, "end_to_end": _long}
-_LINES |= {"evaluation": _evaluated, "deploy": _deployed}
+def _ms_a_word(row: Row) -> float:
+    return row["ms"] / (row["size"][0] * row["size"][1])
 
 
 def _measured(row: Row, name: str, digits: int = 2) -> str:
@@ -127,3 +100,32 @@ def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
     if gain is not None:
         text += f" Over the loop, float32, geometric mean: {gain:.2f} times as fast."
     return text
+
+
+_WORK: dict[str, Callable[[Row], str]] = {
+    "what": lambda row: _TASKS[row["task"]],
+    "engine": itemgetter("engine"),
+    "dtype": itemgetter("dtype"),
+    "ms": lambda row: _measured(row, "ms"),
+    "ratio": lambda row: _measured(row, "ratio"),
+    "peak memory, ratio": lambda row: _measured(row, "memory_ratio"),
+    "words/s": lambda row: _measured(row, "words_per_second", 0),
+}
+_COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
+    "output_layer": _WORK,
+    "end_to_end": _WORK,
+    "evaluation": {
+        "what": itemgetter("engine"),
+        "ms a word": lambda row: number(_ms_a_word(row)),
+        "ratio": lambda row: _measured(row, "ratio"),
+        f"{PTB_TEST_WORDS:,} words of Penn Treebank test, s": lambda row: f"{_ms_a_word(row) * PTB_TEST_WORDS / 1000:.0f}",
+    },
+    "deploy": {
+        "model": itemgetter("engine"),
+        "ms a token": lambda row: _measured(row, "ms"),
+        "times as fast as dense": _faster,
+        "file, MB": lambda row: number(row["file_mb"], 1),
+        "of the float32 file": lambda row: number(row["file_ratio"], 3),
+    },
+}
+TABLES = dict.fromkeys(("train", "eval", "memory"), _wide) | dict.fromkeys(_COLUMNS, _long)

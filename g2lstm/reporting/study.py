@@ -4,12 +4,14 @@ Reads what experiments/compression_sweep.py and experiments/gate_histograms.py w
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, product
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -24,7 +26,6 @@ from g2lstm.reporting.sweep_tables import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, spread
 from g2lstm.runs.store import Row
 
-Value = Callable[["Measured"], float]
 BLOCKS = ("i", "f")
 TARGET = ("gates", "matrices", "layers")
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
@@ -32,37 +33,31 @@ LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 @dataclass(frozen=True)
 class Measured:
-    """One run.
+    """One run."""
 
-    Attributes:
-        p, tau: noise probability and temperature of its gates; 0 and 1 of a plain LSTM.
-        metric: the plain metric of the test split by setting, ORIGINAL among them.
-        name, others: of the metric, as "perplexity", and of the other variants that it was evaluated in.
-        sign: 1, or -1 where a higher metric is better.
-        binary: share of values below 0.1 or above 0.9 by (mode, gate block), over all layers; mode "training" or "test".
-        hard: how much worse the validation metric is where gates are cut to 0 or 1.
-    """
-
+    # noise probability and temperature of its gates; 0 and 1 of a plain LSTM
     p: float
     tau: float
-    metric: dict[str, float]
+    # of the test split: what the metric is called, as "perplexity", and its value without compression
     name: str
-    others: tuple[str, ...]
-    sign: int
-    binary: dict[tuple[str, str], float]
-    hard: float
+    original: float
+    others: tuple[str, ...]  # the other variants that it was evaluated in
+    sign: int  # 1, or -1 where a higher metric is better
+    losses: dict[str, float]  # how much worse the metric is, by setting
+    hard: float  # how much worse the validation metric is where gates are cut to 0 or 1
+    binary: dict[
+        tuple[str, str], float
+    ]  # % of values below 0.1 or above 0.9 by (gate block, "training" or "test"), all layers
 
-    def loss(self, setting: str) -> float:
-        """How much worse the metric is under a setting."""
-        return self.sign * (self.metric[setting] - self.metric[ORIGINAL])
 
-    def original(self) -> float:
-        """The metric without compression."""
-        return self.metric[ORIGINAL]
+class Quantity(NamedTuple):
+    """A column of the table and a line of the figure: titles there, the value of a run, and how the table writes it."""
 
-    def percent(self, mode: str, block: str) -> float:
-        """Share of a gate's values that are binary."""
-        return 100 * self.binary[mode, block]
+    column: str
+    line: str
+    of: Callable[[Measured], float]
+    digits: int = 2
+    sign: str = ""
 
 
 def read(results: Path, name: str) -> list[Measured]:
@@ -76,8 +71,12 @@ def read(results: Path, name: str) -> list[Measured]:
         if not path.is_file():
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
     rows, of_gates = sweep.open_store(swept).all(), of_one_text(recorded_rows(gates.parent, "gates", "metric"))
+    by_run: dict[str, list[Row]] = {}
+    for row in _of_one_target(rows):
+        by_run.setdefault(row["run"], []).append(row)
+    both = [(mine, [row for row in of_gates if row["run"] == run]) for run, mine in by_run.items()]
     try:
-        found = [_measured(*group) for group in _by_run(_of_one_target(rows), of_gates)]
+        found = [_measured(mine, gates_of_run) for mine, gates_of_run in both if gates_of_run]
     except (KeyError, TypeError) as error:
         text = f"{swept} or {gates} lacks what a study needs ({error!r})"
         raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
@@ -86,27 +85,35 @@ def read(results: Path, name: str) -> list[Measured]:
     return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
 
 
-def settings(runs: Iterable[Measured]) -> list[str]:
-    """The settings that every run was measured under, in the sweep's order."""
-    runs = list(runs)
-    return [name for name in runs[0].metric if name != ORIGINAL and all(name in run.metric for run in runs)]
+def quantities(runs: list[Measured]) -> dict[str, list[Quantity]]:
+    """What is shown, by panel of the figure; settings are those that every run was measured under, in the sweep's order."""
+    settings = [name for name in runs[0].losses if all(name in run.losses for run in runs)]
+    labels = {name: Method.parse(name).label for name in settings}
+    losses = [Quantity(labels[name], labels[name], partial(_get, "losses", name), 2, "+") for name in settings]
+    cut = "gates cut to 0 or 1"
+    shares = [
+        Quantity(f"{BLOCK_NAMES[at[0]]} binary, {at[1]}", f"{BLOCK_NAMES[at[0]]}, {at[1]}", partial(_get, "binary", at), 1)
+        for at in product(BLOCKS, ("training", "test"))
+    ]
+    name = runs[0].name
+    return {
+        f"test {name}": [Quantity(f"test {name}", "original", attrgetter("original"))],
+        f"loss of {name}": [*losses, Quantity(cut, f"{cut} (valid)", attrgetter("hard"), 2, "+")],
+        "gate values outside [0.1, 0.9], %": shares,
+    }
+
+
+def _get(name: str, key: Any, run: Measured) -> float:
+    return getattr(run, name)[key]
 
 
 def table(runs: list[Measured]) -> str:
     """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
-    chosen = settings(runs)
-    columns: list[tuple[str, Value, int, str]] = [(f"test {runs[0].name}", Measured.original, 2, "")]
-    columns += [(Method.parse(name).label, partial(Measured.loss, setting=name), 2, "+") for name in chosen]
-    columns.append(("gates cut to 0 or 1", attrgetter("hard"), 2, "+"))
-    for block in BLOCKS:
-        for mode in ("training", "test"):
-            columns.append(
-                (f"{BLOCK_NAMES[block]} binary, {mode}", partial(Measured.percent, mode=mode, block=block), 1, "")
-            )
-    lines = [["p", "tau", *(title for title, *_ in columns), "n"]]
+    columns = list(chain.from_iterable(quantities(runs).values()))
+    lines = [["p", "tau", *(one.column for one in columns), "n"]]
     for p, tau in dict.fromkeys((run.p, run.tau) for run in runs):
         mine = [run for run in runs if (run.p, run.tau) == (p, tau)]
-        cells = [spread([value(run) for run in mine], digits, sign) for _, value, digits, sign in columns]
+        cells = [spread([one.of(run) for run in mine], one.digits, one.sign) for one in columns]
         lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
     without = f"; without {' or '.join(runs[0].others)}" if runs[0].others else ""
     what = "Differences" if runs[0].sign > 0 else "Losses, positive where it gets lower,"
@@ -120,53 +127,34 @@ def table(runs: list[Measured]) -> str:
 
 def draw(runs: list[Measured]) -> Figure:
     """What p (left, at the usual tau) and tau (right, at the usual p) do to the metric, its loss, and the gates."""
-    usual_tau, usual_p = _usual_tau(runs), _most_common(run.p for run in runs if run.tau != _usual_tau(runs))
-    axes_of: list[tuple[str, Value, list[Measured]]] = [
-        (f"noise probability p (tau {usual_tau:g})", attrgetter("p"), [run for run in runs if run.tau == usual_tau])
-    ]
-    if usual_p is not None:
-        chosen = [run for run in runs if run.p == usual_p]
-        axes_of.append((f"temperature tau (p {usual_p:g})", attrgetter("tau"), chosen))
-    size = (1.2 + 4.2 * len(axes_of), 9.6)
+    usual = _usual_tau(runs)
+    columns = {f"noise probability p (tau {usual:g})": ("p", [run for run in runs if run.tau == usual])}
+    if others := Counter(run.p for run in runs if run.tau != usual).most_common(1):
+        p = others[0][0]
+        columns[f"temperature tau (p {p:g})"] = ("tau", [run for run in runs if run.p == p])
+    size = (1.2 + 4.2 * len(columns), 9.6)
     figure, panels = plt.subplots(
-        3, len(axes_of), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
+        3, len(columns), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
     )
-    losses: dict[str, Value] = {Method.parse(name).label: partial(Measured.loss, setting=name) for name in settings(runs)}
-    losses["gates cut to 0 or 1 (valid)"] = attrgetter("hard")
-    shares: dict[str, Value] = {
-        f"{BLOCK_NAMES[block]}, {mode}": partial(Measured.percent, mode=mode, block=block)
-        for block in BLOCKS
-        for mode in ("training", "test")
-    }
-    rows: dict[str, dict[str, Value]] = {
-        f"test {runs[0].name}": {"original": Measured.original},
-        f"loss of {runs[0].name}": losses,
-        "gate values outside [0.1, 0.9], %": shares,
-    }
-    for line, (title, values) in zip(panels, rows.items(), strict=True):
-        for axes, (_, place, chosen) in zip(line, axes_of, strict=True):
-            _lines(axes, chosen, place, values)
+    for line, (title, shown) in zip(panels, quantities(runs).items(), strict=True):
+        for axes, (place, chosen) in zip(line, columns.values(), strict=True):
+            _lines(axes, chosen, attrgetter(place), shown)
         line[0].set_ylabel(title)
         line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     panels[1, 0].set_ylim(bottom=0)
-    for axes, (label, _, _) in zip(panels[-1], axes_of, strict=True):
+    for axes, label in zip(panels[-1], columns, strict=True):
         axes.set_xlabel(label)
     return figure
 
 
-def _lines(
-    axes: Axes,
-    runs: list[Measured],
-    place: Value,
-    values: dict[str, Value],
-) -> None:
+def _lines(axes: Axes, runs: list[Measured], place: Callable[[Measured], float], shown: list[Quantity]) -> None:
     """Means over seeds joined by a line, with standard deviations as bars."""
-    for (label, value), (colour, marker) in zip(values.items(), LINES, strict=False):
-        places = sorted({place(run) for run in runs})
-        groups = [[value(run) for run in runs if place(run) == x] for x in places]
+    places = sorted({place(run) for run in runs})
+    for one, (colour, marker) in zip(shown, LINES, strict=False):
+        groups = [[one.of(run) for run in runs if place(run) == x] for x in places]
         deviations = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
         means = [mean(group) for group in groups]
-        axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+        axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=one.line)
     axes.grid(alpha=0.3)
 
 
@@ -177,41 +165,29 @@ def _of_one_target(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["setting"] == ORIGINAL or [row[name] for name in TARGET] == target]
 
 
-def _by_run(rows: list[Row], gates: list[Row]) -> Iterable[tuple[list[Row], list[Row]]]:
-    """(sweep rows, gate and metric rows) of each run that both files have."""
-    for run in dict.fromkeys(row["run"] for row in rows):
-        found = [row for row in gates if row["run"] == run]
-        if found:
-            yield [row for row in rows if row["run"] == run], found
-
-
 def _measured(swept: list[Row], gates: list[Row]) -> Measured:
+    """Of the rows of one run."""
     plain, others = ([row for row in swept if bool(row["variant"]) == other] for other in (False, True))
     of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL and row["block"] in BLOCKS]
-    binary = {(row["mode"], row["block"]): row["binary"] for row in of_all}
+    binary = {(row["block"], row["mode"]): 100 * row["binary"] for row in of_all}
     for block in BLOCKS:  # a gate without noise is in training as in test
-        binary.setdefault(("training", block), binary["test", block])
+        binary.setdefault((block, "training"), binary[block, "test"])
     valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
+    values = {row["setting"]: row["value"] for row in plain}
     sign = 1 if all(lower_is_better(row) for row in plain) else -1
     return Measured(
         p=gates[0]["noise_p"] or 0.0,
         tau=gates[0]["tau"] or 1.0,
-        metric={row["setting"]: row["value"] for row in plain},
         name=plain[0]["metric"],
+        original=values[ORIGINAL],
         others=tuple(dict.fromkeys(row["variant"] for row in others)),
         sign=sign,
-        binary=binary,
+        losses={name: sign * (value - values[ORIGINAL]) for name, value in values.items() if name != ORIGINAL},
         hard=sign * (valid["hard"] - valid["test"]),
+        binary=binary,
     )
 
 
 def _usual_tau(runs: list[Measured]) -> float:
     """The temperature at which most noise probabilities were tried."""
-    usual = _most_common(tau for _, tau in {(run.p, run.tau) for run in runs})
-    assert usual is not None
-    return usual
-
-
-def _most_common(values: Iterable[float]) -> float | None:
-    counted = Counter(values).most_common(1)
-    return counted[0][0] if counted else None
+    return Counter(tau for _, tau in {(run.p, run.tau) for run in runs}).most_common(1)[0][0]

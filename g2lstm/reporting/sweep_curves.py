@@ -1,12 +1,12 @@
 """What a compression sweep found: the metric over bits and over rank."""
 
 import itertools
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
 from g2lstm.reporting.sweep_tables import lower_is_better, measured
+from g2lstm.runs.store import Row
 
-Row = dict[str, Any]
 AXES = {
     "bits_per_gate_parameter": "bits for each parameter of the compressed blocks",
     "rank": "rank, mean over the blocks (dotted: the original)",
@@ -23,21 +23,18 @@ AXES = {
 FAMILIES = {"rounding": "rounding", "bits": "few bits", "prune": "pruning", "svd": "low rank"}
 
 
-def draw(rows: list[Row], folder: Path) -> list[Path]:
-    """Writes the figures that the rows give: the metric against bits, and against rank where SVDs are among the settings.
+def figures(rows: list[Row]) -> dict[str, Figure]:
+    """What the rows give: the metric against "bits", and against "rank" where SVDs are among the settings."""
+    compressed = [row for row in rows if row["setting"] != ORIGINAL]
+    axes = dict(zip(("bits", "rank"), AXES, strict=True))
+    return {name: _figure(rows, at) for name, at in axes.items() if any(row[at] is not None for row in compressed)}
 
-    Returns:
-        the files.
-    """
-    written: list[Path] = []
-    for name, axis in zip(("bits", "rank"), AXES, strict=True):
-        compressed = [row for row in rows if row["setting"] != ORIGINAL and row[axis] is not None]
-        if compressed:
-            written += save_figure(_figure(rows, axis), folder, name)
-        else:  # what another sweep left there would be of other rows
-            for kind in ("png", "svg"):
-                (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    return written
+
+def draw(rows: list[Row], folder: Path) -> list[Path]:
+    """Writes the files of the figures."""
+    for file in ("bits.png", "bits.svg", "rank.png", "rank.svg"):
+        (folder / file).unlink(missing_ok=True)  # what another sweep left there would be of other rows
+    return [path for name, figure in figures(rows).items() for path in save_figure(figure, folder, name)]
 
 
 def _figure(rows: list[Row], axis: str) -> Figure:
@@ -86,31 +83,22 @@ def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
             if not chosen:
                 continue
             joined = [] if several or axis == "rank" else original
-            xs, means, deviations = (list(values) for values in zip(*_points(chosen + joined, axis), strict=True))
-            look: dict[str, Any] = {
-                "marker": marker,
-                "markersize": 5,
-                "linestyle": "none" if several else "-",
-                "color": colour,
-            }
-            axes.plot(xs, means, **look, markerfacecolor="white" if several else colour, label=gate_label(gate))
-            low = [m - d for m, d in zip(means, deviations, strict=True)]
-            high = [m + d for m, d in zip(means, deviations, strict=True)]
+            xs, means, deviations = np.array(_points(chosen + joined, axis)).T
+            axes.plot(xs, means, marker=marker, markersize=5, linestyle="none" if several else "-", color=colour,
+                      markerfacecolor="white" if several else colour, label=gate_label(gate))  # fmt: skip
             if several:
-                axes.vlines(xs, low, high, color=colour, linewidth=1)
+                axes.vlines(xs, means - deviations, means + deviations, color=colour, linewidth=1)
             elif any(deviations):
-                axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+                axes.fill_between(xs, means - deviations, means + deviations, color=colour, alpha=0.18, linewidth=0)
     _scale(axes, rows, axis)
     axes.grid(alpha=0.3)
 
 
 def _points(rows: list[Row], axis: str) -> list[tuple[float, float, float]]:
     """(place on the axis, mean, standard deviation) of each setting, from left to right."""
-    settings = defaultdict(list)
-    for row in rows:
-        settings[row["setting"]].append(row)
     points = []
-    for members in settings.values():
+    for setting in {row["setting"] for row in rows}:
+        members = [row for row in rows if row["setting"] == setting]
         values = [row["value"] for row in members]
         points.append((mean(row[axis] for row in members), mean(values), stdev(values) if len(values) > 1 else 0.0))
     return sorted(points)

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from statistics import mean
-from typing import Any
 
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.reporting.figures import gate_label, gate_order
 from g2lstm.reporting.tables import SPREAD, markdown, number, spread
+from g2lstm.runs.store import Row
 
-Row = dict[str, Any]
 MOST_SETTINGS = 6  # beside the original, in one table
 
 
@@ -45,18 +44,18 @@ def measured(row: Row) -> str:
 def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
     """One row a gate and one column a setting; many settings make several tables below each other."""
     compressed = [setting for setting in settings if setting != ORIGINAL]
-    original = [setting for setting in settings if setting == ORIGINAL]
-    starts = range(0, max(1, len(compressed)), MOST_SETTINGS)
-    return "\n\n".join(_part(rows, original + compressed[start : start + MOST_SETTINGS], cell) for start in starts)
-
-
-def _part(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
-    lines = [["gate", *(Method.parse(setting).label for setting in settings), "n"]]
-    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
-        of_gate = [row for row in rows if row["gate"] == gate]
-        cells = [cell([row for row in of_gate if row["setting"] == setting]) for setting in settings]
-        lines.append([gate_label(gate), *cells, str(len({row["run"] for row in of_gate}))])
-    return markdown(lines)
+    gates = {
+        gate: [row for row in rows if row["gate"] == gate] for gate in sorted({r["gate"] for r in rows}, key=gate_order)
+    }
+    parts = []
+    for start in range(0, max(1, len(compressed)), MOST_SETTINGS):
+        shown = [ORIGINAL] * (ORIGINAL in settings) + compressed[start : start + MOST_SETTINGS]
+        lines = [["gate", *(Method.parse(setting).label for setting in shown), "n"]]
+        for gate, mine in gates.items():
+            cells = [cell([row for row in mine if row["setting"] == setting]) for setting in shown]
+            lines.append([gate_label(gate), *cells, str(len({row["run"] for row in mine}))])
+        parts.append(markdown(lines))
+    return "\n\n".join(parts)
 
 
 def _cell(rows: list[Row]) -> str:

@@ -164,8 +164,3 @@ def test_a_mistake_is_one_line(argument, message, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
-
-
-def test_an_unknown_table_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="the table must be one of train, eval, memory"):
-        recorded(tmp_path, "speed")

@@ -21,6 +21,7 @@ def written(folder: Path, variants: list[tuple[float | None, float | None, int, 
         run |= {"weights": f"{p} {tau} {seed}", "split": "test"}
         about = run | {"gates": "if", "matrices": "input+recurrent", "layers": "all", "metric": metric, "variant": ""}
         about |= {"lower_is_better": metric == "perplexity", "limit": None}
+        about |= {"difference": None, "rank": None, "bits_per_gate_parameter": 32}
         for setting, loss in {"original": 0.0, "svd:H/16": 10.0 + seed, "round:0.5+clip:1": 2.0}.items():
             row = about | {"setting": setting, "value": value + loss if metric == "perplexity" else value - loss}
             swept += [row, row | {"variant": "cache", "value": 0.0}, row | {"split": "valid", "value": 1.0}]
