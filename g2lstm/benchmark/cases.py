@@ -4,7 +4,8 @@ T time, B batch, D input, H hidden units, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -73,60 +74,48 @@ class Group:
 def recurrence_groups(sizes: Sequence[Size], device: torch.device, engines: Sequence[str] | None = None) -> list[Group]:
     """One group for each size, dtype and mode: nn.LSTM, G2LSTM on each engine that runs there, and the loop."""
     groups = []
-    for size in sizes:
-        for dtype in DTYPES:
-            for mode in ("train", "eval"):
-                names = [LSTM, AUTO, *available(size, dtype, mode, device, engines), LOOP]
-                cases = tuple(Case("recurrence", "layer", size, dtype, mode, name) for name in names)
-                groups.append(Group(_title("one layer", cases[0]), cases, cases[:1]))
+    for size, dtype, mode in product(sizes, DTYPES, ("train", "eval")):
+        names = [LSTM, AUTO, *available(size, dtype, mode, device, engines), LOOP]
+        groups.append(_group("one layer", "recurrence", "layer", size, dtype, mode, names))
     return groups
 
 
 def output_layer_group(size: Size = OUTPUT_SIZE) -> Group:
     """The output layer and its loss in both precisions, against the plain float32 one."""
-    cases = tuple(
-        Case("output_layer", "loss", size, dtype, "train", engine)
-        for engine in (PLAIN_LOSS, CHUNKED_LOSS)
-        for dtype in DTYPES
-    )
-    time, batch, inputs, vocabulary = size
-    return Group(f"output layer and loss, {time * batch:,} x {inputs} -> {vocabulary:,}", cases, cases[:1])
+    ways = product((PLAIN_LOSS, CHUNKED_LOSS), DTYPES)
+    cases = tuple(Case("output_layer", "loss", size, dtype, "train", engine) for engine, dtype in ways)
+    return Group(f"output layer and loss, {size[0] * size[1]:,} x {size[2]} -> {size[3]:,}", cases, cases[:1])
 
 
 def token_groups(device: torch.device, size: Size = TOKEN_SIZE, engines: Sequence[str] | None = None) -> list[Group]:
     """One step of one sequence, as a model reads that writes text: against the faster of nn.LSTM's two ways."""
-    groups = []
+    ways, groups = [LSTM, LSTM_WITHOUT_ONEDNN] if device.type == "cpu" else [LSTM], []
     for dtype in DTYPES:
-        ways = [LSTM, LSTM_WITHOUT_ONEDNN] if device.type == "cpu" else [LSTM]
         names = [*ways, AUTO, *available(size, dtype, "eval", device, engines), LOOP]
-        cases = tuple(Case("end_to_end", "layer", size, dtype, "eval", name) for name in names)
-        groups.append(Group(_title("one token at a time", cases[0]), cases, cases[: len(ways)]))
+        groups.append(_group("one token at a time", "end_to_end", "layer", size, dtype, "eval", names, len(ways)))
     return groups
 
 
 def ptb_groups(size: Size = PTB_SIZE) -> list[Group]:
     """A whole training step of the paper's language model: on nn.LSTM with DropConnect, with G2-LSTM, and on the loop."""
-    groups = []
-    for dtype in DTYPES:
-        cases = tuple(Case("end_to_end", "ptb", size, dtype, "train", name) for name in (LSTM, AUTO, LOOP))
-        groups.append(Group(_title("training step of task=ptb", cases[0]), cases, cases[:1]))
-    return groups
+    names = (LSTM, AUTO, LOOP)
+    return [_group("training step of task=ptb", "end_to_end", "ptb", size, dtype, "train", names) for dtype in DTYPES]
 
 
 def evaluation_group(size: Size = EVALUATION_SIZE) -> Group:
     """The paper's language model reads one stream of text, against its recurrent products alone, the faster of two ways."""
     products = (RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN, ALL_PRODUCTS)
-    names = (*products, EVALUATION, EVALUATION_WITH_CACHE)
-    cases = tuple(Case("evaluation", "evaluation", size, "float32", "eval", name) for name in names)
-    title = f"evaluation of task=ptb, one stream of {size[0]} words, layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}"
-    return Group(title, cases, cases[:2])
+    group = _group(
+        "", "evaluation", "evaluation", size, "float32", "eval", (*products, EVALUATION, EVALUATION_WITH_CACHE), 2
+    )
+    return replace(group, title=f"evaluation of task=ptb, one stream of {size[0]} words, {_layers(size)}")
 
 
 def deploy_group(size: Size = DEPLOY_SIZE, *, onnx: bool = True) -> Group:
     """The LSTM layers of the paper's language model, dense and compressed, against the dense ones of the same runner."""
     names = [*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, *([ONNX, ONNX_INT8] if onnx else [])]
-    cases = tuple(Case("deploy", "deploy", size, "float32", "eval", name) for name in names)
-    return Group(f"one token at a time, layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}", cases, cases[:1])
+    group = _group("", "deploy", "deploy", size, "float32", "eval", names)
+    return replace(group, title=f"one token at a time, {_layers(size)}")
 
 
 def available(size: Size, dtype: str, mode: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:
@@ -159,6 +148,14 @@ def parse_sizes(text: str | None) -> list[Size] | None:
     return sizes
 
 
-def _title(what: str, case: Case) -> str:
-    time, batch, inputs, hidden = case.size
-    return f"{what}, T {time}, B {batch}, {inputs} -> {hidden}, {case.dtype}, {case.mode}"
+def _group(
+    what: str, section: str, task: str, size: Size, dtype: str, mode: str, engines: Sequence[str], peers: int = 1
+) -> Group:
+    """A case for each engine, the first of which are the peers."""
+    cases = tuple(Case(section, task, size, dtype, mode, engine) for engine in engines)
+    title = f"{what}, T {size[0]}, B {size[1]}, {size[2]} -> {size[3]}, {dtype}, {mode}"
+    return Group(title, cases, cases[:peers])
+
+
+def _layers(size: Size) -> str:
+    return f"layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}"

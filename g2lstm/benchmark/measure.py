@@ -56,18 +56,14 @@ def alternate(
 
 def _turn(step: Step, device: torch.device, least: float) -> list[float]:
     """Milliseconds of one step or several, until the sum is at least `least`."""
-    times = [_timed(step, device)]
-    while sum(times) < least:
-        times.append(_timed(step, device))
+    times: list[float] = []
+    while not times or sum(times) < least:
+        _wait_for(device)
+        started = time.perf_counter()
+        step()
+        _wait_for(device)
+        times.append(1000 * (time.perf_counter() - started))
     return times
-
-
-def _timed(step: Step, device: torch.device) -> float:
-    _wait_for(device)
-    started = time.perf_counter()
-    step()
-    _wait_for(device)
-    return 1000 * (time.perf_counter() - started)
 
 
 def _wait_for(device: torch.device) -> None:

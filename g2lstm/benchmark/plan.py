@@ -8,26 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from g2lstm.benchmark.cases import (
-    AUTO,
-    CHUNKED_LOSS,
-    LOOP,
-    LSTM,
-    PLAIN_LOSS,
-    SIZES,
-    Case,
-    Group,
-    Size,
-    deploy_group,
-    evaluation_group,
-    output_layer_group,
-    ptb_groups,
-    recurrence_groups,
-    token_groups,
-)
+from g2lstm.benchmark import cases
+from g2lstm.benchmark.cases import AUTO, CHUNKED_LOSS, LOOP, LSTM, PLAIN_LOSS, SIZES, Case, Group, Size
 from g2lstm.benchmark.deployed import file_bytes
 from g2lstm.benchmark.measure import alternate, peak_memory
-from g2lstm.benchmark.rows import Row, over_passes, rows_of, with_files
+from g2lstm.benchmark.rows import Row, over_passes, rows_of
 from g2lstm.engines import FASTEST_FIRST
 
 QUICK_SIZES = (SIZES[0], *SIZES[3:])
@@ -64,18 +49,14 @@ def make_plan(device: torch.device, sections: Sequence[str], sizes: list[Size] |
     engines = [name for name in FASTEST_FIRST if name != "reference"] if quick else None
     onnx = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
     left_out: tuple[str, ...] = ("onnxruntime, which is not installed",) if "deploy" in sections and not onnx else ()
-    groups: list[Group] = []
-    if "recurrence" in sections:
-        groups += recurrence_groups(sizes or (QUICK_SIZES if quick else SIZES), device, engines)
-    if "output_layer" in sections:
-        groups.append(output_layer_group())
-    if "end_to_end" in sections:
-        groups += token_groups(device, engines=engines)
-        groups += [] if quick else ptb_groups()
-    if "evaluation" in sections and not quick:
-        groups.append(evaluation_group())
-    if "deploy" in sections and device.type == "cpu" and not quick:
-        groups.append(deploy_group(onnx=onnx))
+    found = {
+        "recurrence": cases.recurrence_groups(sizes or (QUICK_SIZES if quick else SIZES), device, engines),
+        "output_layer": [cases.output_layer_group()],
+        "end_to_end": cases.token_groups(device, engines=engines) + ([] if quick else cases.ptb_groups()),
+        "evaluation": [] if quick else [cases.evaluation_group()],
+        "deploy": [] if quick or device.type != "cpu" else [cases.deploy_group(onnx=onnx)],
+    }
+    groups = [group for section, members in found.items() if section in sections for group in members]
     if not quick:
         return Plan(groups, left_out=left_out)
     groups.sort(key=_expected_work)  # what a slow machine does not reach is what takes longest
@@ -98,18 +79,15 @@ def run(plan: Plan, device: torch.device, passes: int = 1) -> Iterator[Progress]
             if time.monotonic() - started > plan.limit:
                 continue
             times = alternate(group.cases, device, seconds=plan.seconds, least=plan.least)
-            fresh = rows_of(group, times, [_memory(case, plan, device) for case in group.cases])
-            if group.cases[0].section == "deploy":
-                fresh = with_files(fresh, [file_bytes(case) for case in group.cases])
+            threads, wanted = torch.get_num_threads(), [_wants_memory(case, plan) for case in group.cases]
+            memory = [peak_memory(c, device, threads) if w else None for c, w in zip(group.cases, wanted, strict=True)]
+            files = [file_bytes(case) for case in group.cases] if group.cases[0].section == "deploy" else None
+            fresh = rows_of(group, times, memory, files)
             found[group].append(fresh)
             rows = [over_passes(of_case) for lists in found.values() for of_case in zip(*lists, strict=True)]
             left = (time.monotonic() - first) / sum(expected[:done]) * sum(expected[done:])
             missing = [group.title for group, lists in found.items() if not lists]
             yield Progress(group, fresh, rows, missing, done, len(expected), left)
-
-
-def _memory(case: Case, plan: Plan, device: torch.device) -> float | None:
-    return peak_memory(case, device, torch.get_num_threads()) if _wants_memory(case, plan) else None
 
 
 def _wants_memory(case: Case, plan: Plan) -> bool:

@@ -13,41 +13,45 @@ Row = dict[str, Any]
 MEASURED = ("ms", "ratio", "memory_mb", "memory_ratio", "words_per_second")  # what differs from pass to pass
 
 
-def rows_of(group: Group, times: Sequence[Sequence[float]], memory: Sequence[float | None]) -> list[Row]:
+def rows_of(
+    group: Group,
+    times: Sequence[Sequence[float]],
+    memory: Sequence[float | None],
+    files: Sequence[int | None] | None = None,
+) -> list[Row]:
     """A row for each case of a group.
 
     Args:
         group: what was measured.
         times: milliseconds of each case's steps.
         memory: MB of each case's step at its peak, or None where it wasn't measured.
+        files: bytes of each case's file, where the cases have some.
     """
-    medians = dict(zip(group.cases, (median(values) for values in times), strict=True))
+    medians = dict(zip(group.cases, map(median, times), strict=True))
     megabytes = dict(zip(group.cases, memory, strict=True))
     peer = min(group.peers, key=medians.__getitem__)
     rows = []
-    for case, values in zip(group.cases, times, strict=True):
-        ms, own, peers = medians[case], megabytes[case], megabytes[peer]
+    for number, (case, values) in enumerate(zip(group.cases, times, strict=True)):
+        ms, own = medians[case], megabytes[case]
         row: Row = {"section": case.section, "task": case.task, "size": list(case.size), "dtype": case.dtype}
         row |= {"mode": case.mode, "engine": case.engine, "ms": round(ms, 4), "ratio": round(ms / medians[peer], 4)}
-        row |= {"memory_mb": None if own is None else round(own, 2)}
-        row |= {"memory_ratio": round(own / peers, 4) if own and peers else None}
+        row |= {"memory_mb": _rounded(own, 2), "memory_ratio": _rounded(_share(own or None, megabytes[peer]), 4)}
         row |= {"peer": f"{peer.engine} {peer.dtype}", "repeats": len(values), "spread": round(_spread(values), 4)}
         if case.task in ("ptb", "evaluation"):
             row["words_per_second"] = round(1000 * case.size[0] * case.size[1] / ms, 1)
+        if files is not None:
+            row |= {"file_mb": _rounded(_share(files[number], 1e6), 3)}
+            row |= {"file_ratio": _rounded(_share(files[number], files[0]), 4)}
         rows.append(row)
     return rows
 
 
-def with_files(rows: list[Row], sizes: Sequence[int | None]) -> list[Row]:
-    """The rows with the MB of each case's file and its share of the first one's."""
-    first = sizes[0]
-    assert first is not None
-    return [
-        row
-        | {"file_mb": None if size is None else round(size / 1e6, 3)}
-        | {"file_ratio": None if size is None else round(size / first, 4)}
-        for row, size in zip(rows, sizes, strict=True)
-    ]
+def _share(value: float | None, whole: float | None) -> float | None:
+    return value / whole if value is not None and whole else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def over_passes(passes: Sequence[Row]) -> Row:

@@ -9,20 +9,10 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from g2lstm.benchmark.cases import (
-    ALL_PRODUCTS,
-    CHUNKED_LOSS,
-    EVALUATION,
-    EVALUATION_WITH_CACHE,
-    LOOP,
-    LSTM,
-    LSTM_WITHOUT_ONEDNN,
-    OUTPUT_SIZE,
-    RECURRENT_PRODUCTS,
-    Case,
-)
+from g2lstm.benchmark import cases
+from g2lstm.benchmark.cases import LOOP, LSTM, LSTM_WITHOUT_ONEDNN, Case
 from g2lstm.benchmark.deployed import deployed_step
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.data.text import EOS, TextCorpus, Vocabulary
@@ -36,16 +26,14 @@ from g2lstm.runs.config import Config
 from g2lstm.tasks.language_model import LanguageModelTask
 from g2lstm.training.optim import build_optimizer
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 GATE = GumbelGate(tau=0.9, noise_p=0.2)
 
 
 def prepare(case: Case, device: torch.device) -> Step:
     """The step of `case`, with its own weights and data, the same ones each time."""
     torch.manual_seed(1)
-    steps = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "evaluation": _evaluation_step}
-    steps |= {"deploy": deployed_step}
-    return steps[case.task](case, device)
+    return STEPS[case.task](case, device)
 
 
 @contextmanager
@@ -98,14 +86,12 @@ def _loss_step(case: Case, device: torch.device) -> Step:
     bias = torch.zeros(vocabulary, device=device, requires_grad=True)
     targets = torch.randint(vocabulary, (time * batch,), device=device)
 
-    def loss() -> Tensor:
-        if case.engine == CHUNKED_LOSS:
-            return linear_cross_entropy(x, weight, bias, targets)
-        return F.cross_entropy(F.linear(x, weight, bias), targets)
-
     def train() -> None:
         with _autocast(case, device):
-            value = loss()
+            if case.engine == cases.CHUNKED_LOSS:
+                value = linear_cross_entropy(x, weight, bias, targets)
+            else:
+                value = F.cross_entropy(F.linear(x, weight, bias), targets)
         value.backward()
         x.grad = weight.grad = bias.grad = None
 
@@ -122,11 +108,25 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
     config = Config.parse(compose([*_ptb_model(case), *sizes, *options]))
     task, settings = _task(config, batch * (time + 1), device), config.settings
     model = task.build_model()
-    if peer:
-        _exchange_layers(model, DroppedLSTM if case.engine == LSTM else StepLoop)
+    if peer:  # other layers of the same sizes in the place of the model's own
+        kind = DroppedLSTM if case.engine == LSTM else StepLoop
+        layers = [layer for layer in model.layers if isinstance(layer, G2LSTM)]
+        model.layers = nn.ModuleList(kind(layer.input_size, layer.hidden_size, layer.weight_dropout) for layer in layers)
     model = model.to(device).train()
     optimizer = build_optimizer(settings.optimizer, model, lr=settings.lr, weight_decay=settings.weight_decay)
-    return _training_step(task, model, optimizer, time, settings.clip, case)
+    carried = None
+
+    def step() -> None:
+        nonlocal carried
+        with _autocast(case, task.device):
+            result = task.loss(model, (0, time), carried)
+        result.objective.backward()
+        carried = result.carried
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _ptb_model(case: Case) -> list[str]:
@@ -141,14 +141,10 @@ def _evaluation_step(case: Case, device: torch.device) -> Step:
     config = Config.parse(compose([*_ptb_model(case), *streams]))
     task = _task(config, batch * (time + 1), device)
     model = task.build_model().to(device).eval()
-    if case.engine not in (EVALUATION, EVALUATION_WITH_CACHE):
+    if case.engine not in (cases.EVALUATION, cases.EVALUATION_WITH_CACHE):
         return _products_step(case, model, config.task.eval.bptt)
-    variant = "" if case.engine == EVALUATION else "cache"
-
-    def evaluate() -> None:
-        task.evaluate(model, "test", variant)
-
-    return evaluate
+    variant = "" if case.engine == cases.EVALUATION else "cache"
+    return lambda: task.evaluate(model, "test", variant)
 
 
 def _products_step(case: Case, model: LanguageModel, segment: int) -> Step:
@@ -168,47 +164,26 @@ def _products_step(case: Case, model: LanguageModel, segment: int) -> Step:
         for length in lengths:
             for weight, state in zip(weights, states, strict=True):
                 for _ in range(length):
-                    if case.engine == RECURRENT_PRODUCTS:
+                    if case.engine == cases.RECURRENT_PRODUCTS:
                         torch.mv(weight, state[0])
                     else:
                         product(state, weight)
-            if case.engine == ALL_PRODUCTS:
+            if case.engine == cases.ALL_PRODUCTS:
                 for weight, x in zip(batched, rows, strict=True):
                     product(x[: length * batch], weight)
 
     return multiply
 
 
-def _training_step(
-    task: LanguageModelTask, model: LanguageModel, optimizer: torch.optim.Optimizer, time: int, clip: float, case: Case
-) -> Step:
-    carried = None
-
-    def step() -> None:
-        nonlocal carried
-        with _autocast(case, task.device):
-            result = task.loss(model, (0, time), carried)
-        result.objective.backward()
-        carried = result.carried
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def _exchange_layers(model: LanguageModel, kind: type[DroppedLSTM] | type[StepLoop]) -> None:
-    """Other layers of the same sizes in the place of the model's own."""
-    layers = [layer for layer in model.layers if isinstance(layer, G2LSTM)]
-    model.layers = nn.ModuleList(kind(layer.input_size, layer.hidden_size, layer.weight_dropout) for layer in layers)
-
-
 def _task(config: Config, count: int, device: torch.device) -> LanguageModelTask:
     """On random words, as many different ones as the Penn Treebank has."""
-    vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, OUTPUT_SIZE[3]))))
+    vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, cases.OUTPUT_SIZE[3]))))
     words = torch.randint(len(vocabulary), (count,))
     return LanguageModelTask(TextCorpus(vocabulary, words, words, words, "random words"), config.gate, device, config.task)
 
 
 def _autocast(case: Case, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
+
+
+STEPS = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "evaluation": _evaluation_step, "deploy": deployed_step}

@@ -15,7 +15,7 @@ from g2lstm import gates, layout
 from g2lstm.compression.inference import GATES, InferenceLSTM, options_of
 from g2lstm.compression.methods import Method
 from g2lstm.compression.quantization import quantize
-from g2lstm.compression.storage import FLOAT_BITS, Codes, Dense, Factors, Form
+from g2lstm.compression.storage import FLOAT_BITS, Dense, Form
 from g2lstm.compression.targets import Target, compress
 from g2lstm.gated import Gated
 from g2lstm.gates import HardGate, SigmoidGate
@@ -46,12 +46,18 @@ class Deployed:
 
     @property
     def parameters(self) -> int:
-        return sum(entries(form) for forms in self.forms.values() for form in forms)
+        return sum(form.matrix().numel() for forms in self.forms.values() for form in forms)
 
     @property
     def float32_bytes(self) -> int:
         """What all parameters take in float32."""
         return self.parameters * FLOAT_BITS // 8
+
+    def weights_of(self, lstm: str) -> dict[str, list[Form]]:
+        """The forms of one LSTM's parameters, under nn.LSTM's names."""
+        prefix = f"{lstm}." if lstm else ""
+        found = {name.removeprefix(prefix): forms for name, forms in self.forms.items() if name.startswith(prefix)}
+        return {name: forms for name, forms in found.items() if "." not in name}
 
     def state(self) -> dict[str, Tensor]:
         """The `state_dict` of the model that computes the same with dense weights, under the model's own gates."""
@@ -60,11 +66,7 @@ class Deployed:
     def model(self, model: nn.Module | None = None) -> nn.Module:
         """The model that runs in the compressed form, in eval mode.
 
-        Args:
-            model: one of the same architecture, needed where the kind is "other"; it stays as it is.
-
-        Raises:
-            ValueError: it is needed and not given, or has other parameters.
+        Where the kind is "other" it takes a `model` of the same architecture, which stays as it is; a ValueError without one.
         """
         return self._assemble(model, lambda part, weights: InferenceLSTM(part.options, weights, part.scale))
 
@@ -78,7 +80,7 @@ class Deployed:
         result = self._skeleton() if model is None else copy.deepcopy(model)
         inside: set[str] = set()
         for name, part in self.lstms.items():
-            weights = dict(self._weights_of(name))
+            weights = self.weights_of(name)
             inside |= {f"{name}.{parameter}" for parameter in weights}
             if not name:
                 return build(part, weights).eval().requires_grad_(False)
@@ -105,13 +107,6 @@ class Deployed:
             f"this file holds the weights of a {self.options.get('class')}: pass model=, one built by its own code"
         )
 
-    def _weights_of(self, name: str) -> Iterator[tuple[str, list[Form]]]:
-        prefix = f"{name}." if name else ""
-        for parameter, forms in self.forms.items():
-            own = parameter.removeprefix(prefix)
-            if parameter.startswith(prefix) and "." not in own:
-                yield own, forms
-
 
 def deploy(
     model: nn.Module,
@@ -126,8 +121,7 @@ def deploy(
     Args:
         model: any with LSTM layers or cells; cells are stored in their compressed form and run on dense weights.
         method, target: as in `compress`; without a method nothing but the rest is compressed.
-        rest: "float32", "bf16" or "int8" (one scale a row) for matrices that are no targets, the embedding among them.
-            Biases stay float32.
+        rest: one of `REST` ("int8" has one scale a row) for matrices that are no targets, the embedding among them.
         notes: JSON to keep with it.
 
     Raises:
@@ -153,18 +147,9 @@ def deploy(
     return Deployed(kind, options, lstms, forms, settings | (notes or {}))
 
 
-def entries(form: Form) -> int:
-    """Of the matrix that a form stands for."""
-    if isinstance(form, Factors):
-        return form.left.matrix().shape[0] * form.right.matrix().shape[1]
-    return form.codes.numel() if isinstance(form, Codes) else form.values.numel()
-
-
 def _rest(tensor: Tensor, rest: str) -> Form:
-    if not tensor.is_floating_point():
-        return Dense(tensor)
-    tensor = tensor.float()
-    if tensor.dim() != 2 or rest == "float32":
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    if tensor.dim() != 2 or rest == "float32" or not tensor.is_floating_point():
         return Dense(tensor)
     return Dense(tensor.bfloat16()) if rest == "bf16" else quantize(tensor, 8)
 

@@ -7,15 +7,15 @@ is the fastest of torch's products. Codes are unpacked once, when a layer is bui
 T time, B batch, D input, H hidden units, P proj_size or H, K rank, L layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from g2lstm.compression.storage import Dense, Factors, Form
-from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, blocks, layer_endings
+from g2lstm.compression.storage import Factors, Form
+from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, layer_endings
 
 State = tuple[Tensor, Tensor]
 Weights = Mapping[str, Sequence[Form]]
@@ -36,12 +36,14 @@ class GateProducts(nn.Module):
         super().__init__()
         matrices = [_matrices(form, factor) for form, factor in zip(blocks, scale, strict=True)]
         self.runs: list[tuple[int, int, list[str]]] = []
-        for start, stop in _alike(matrices):  # neighbours of one shape are one batched product
-            names = []
-            for index, parts in enumerate(zip(*matrices[start:stop], strict=True)):
+        start = 0
+        for _, members in groupby(matrices, key=lambda parts: [part.shape for part in parts]):
+            alike, names = list(members), []  # neighbours of one shape are one batched product
+            for index, parts in enumerate(zip(*alike, strict=True)):
                 names.append(f"gates{start}_{index}")
                 self.register_buffer(names[-1], torch.stack(parts).contiguous())
-            self.runs.append((start, stop - start, names))
+            self.runs.append((start, len(alike), names))
+            start += len(alike)
 
     def products(self) -> list[Product]:
         """Of each run of gates."""
@@ -106,23 +108,8 @@ class InferenceLSTM(nn.Module):
         self.num_layers, self.proj_size = options["num_layers"], options["proj_size"]
         self.batch_first, self.bidirectional = options["batch_first"], options["bidirectional"]
         ends = [end for ends in layer_endings(self.num_layers, self.bidirectional) for end in ends]
-        self.directions = nn.ModuleList(
-            Direction({name.removesuffix(end): forms for name, forms in weights.items() if name.endswith(end)}, factors)
-            for end, factors in zip(ends, [scale or [1.0] * GATES] * len(ends), strict=True)
-        )
-
-    @classmethod
-    def from_lstm(cls, lstm: nn.LSTM) -> "InferenceLSTM":
-        """A copy of an `nn.LSTM`'s dense weights."""
-        weights = {}
-        for name, tensor in lstm.state_dict().items():
-            parts = blocks(tensor) if name.startswith(tuple(MATRICES.values())) else [tensor]
-            weights[name] = [Dense(part) for part in parts]
-        return cls(options_of(lstm), weights)
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
+        own = [{name.removesuffix(end): forms for name, forms in weights.items() if name.endswith(end)} for end in ends]
+        self.directions = nn.ModuleList(Direction(forms, scale or [1.0] * GATES) for forms in own)
 
     @torch.no_grad()
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
@@ -132,11 +119,11 @@ class InferenceLSTM(nn.Module):
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if self.batch_first and batched else x  # (T, B, D)
         h_0, c_0 = self._state(x, hx, batched)
-        h_n, c_n = [], []
+        ways, h_n, c_n = 2 if self.bidirectional else 1, [], []
         for layer in range(self.num_layers):
             outputs = []
-            for way in range(self._directions):
-                index = layer * self._directions + way
+            for way in range(ways):
+                index = layer * ways + way
                 y, h, c = self.directions[index](x, h_0[index], c_0[index], way == 1)
                 outputs.append(y)
                 h_n.append(h)
@@ -190,12 +177,3 @@ def _matrices(form: Form, scale: float) -> tuple[Tensor, ...]:
     if isinstance(form, Factors):
         return form.right.matrix().float().mT, form.left.matrix().float().mT * scale
     return (form.matrix().float().mT * scale,)
-
-
-def _alike(matrices: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbours whose matrices have the same shapes."""
-    start = 0
-    for _, members in groupby(matrices, key=lambda parts: [part.shape for part in parts]):
-        stop = start + len(list(members))
-        yield start, stop
-        start = stop

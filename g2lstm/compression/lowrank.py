@@ -46,15 +46,3 @@ def factorize(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     root = s[:rank].sqrt()
     return (u[:, :rank] * root).to(matrix.dtype), (root.unsqueeze(1) * vh[:rank]).to(matrix.dtype)
-
-
-def truncate(matrix: Tensor, rank: int) -> Tensor:
-    """The matrix at a rank; one whose smaller side is no more than that stays as it is.
-
-    Raises:
-        ValueError: rank < 1.
-    """
-    if rank >= min(matrix.shape):
-        return matrix
-    left, right = factorize(matrix, rank)
-    return left @ right

@@ -4,6 +4,7 @@ Steps are taken from left to right. What follows an SVD is done to each of its t
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from g2lstm.compression.lowrank import Rank, factorize
 from g2lstm.compression.quantization import clip_to, prune, quantize, round_to, ternarize
-from g2lstm.compression.storage import Dense, Factors, Form, cheapest, is_finite
+from g2lstm.compression.storage import Codes, Dense, Factors, Form, cheapest, is_finite
 
 Value = float | int | Rank | None
 ORIGINAL = "original"
 EXAMPLES = "round:0.2, clip:0.4, round:0.2+clip:0.4, bits:4, ternary, prune:0.5, svd:64, svd:H/16, svd:64+bits:8"
-LABELS = {"round": "round", "clip": "clip", "svd": "SVD", "bits": "bits", "ternary": "ternary", "prune": "prune"}
+OPERATORS: dict[str, Callable[..., Tensor | Codes]] = {
+    **{"round": round_to, "clip": clip_to, "prune": prune},
+    **{"bits": quantize, "ternary": ternarize},
+}
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,7 @@ class Method:
     @property
     def label(self) -> str:
         """As a table's heading says it: "round 0.2 & clip 0.4"."""
-        parts = [LABELS[name] if value is None else f"{LABELS[name]} {_exactly(value)}" for name, value in self.steps]
-        return " & ".join(parts) or ORIGINAL
+        return str(self).replace("+", " & ").replace(":", " ").replace("svd", "SVD")
 
     @property
     def family(self) -> str:
@@ -93,34 +96,22 @@ class Method:
         for index, (name, value) in enumerate(self.steps):
             if isinstance(value, Rank):
                 if (rank := value.of(len(matrix))) < min(matrix.shape):
-                    form = _store_factors(form.matrix(), rank, Method(self.steps[index + 1 :]))
+                    rest = Method(self.steps[index + 1 :])
+                    factors = Factors(*(rest.store(factor) for factor in factorize(form.matrix(), rank)))
+                    form = _smaller(Dense(factors.matrix()), factors)  # near full rank the product is smaller
                     break
             else:
-                form = _step(name, value, form.matrix())
+                found = OPERATORS[name](form.matrix(), *(() if value is None else (value,)))
+                form = Dense(found) if isinstance(found, Tensor) else found
         result = form.matrix()
         if not is_finite(result):
             raise ValueError(f"{self} makes values that are not finite of these weights")
         return form if isinstance(form, Factors) or not self.steps else _smaller(form, cheapest(result))
 
 
-def _store_factors(matrix: Tensor, rank: int, rest: Method) -> Form:
-    left, right = factorize(matrix, rank)
-    factors = Factors(rest.store(left), rest.store(right))
-    return _smaller(Dense(factors.matrix()), factors)  # near full rank the product is smaller
-
-
 def _smaller(first: Form, second: Form) -> Form:
     """The one of fewer bits, of equal ones the first."""
     return second if second.bits < first.bits else first
-
-
-def _step(name: str, value: Value, matrix: Tensor) -> Form:
-    if name == "ternary":
-        return ternarize(matrix)
-    assert isinstance(value, float | int)
-    if name == "bits":
-        return quantize(matrix, int(value))
-    return Dense({"round": round_to, "clip": clip_to, "prune": prune}[name](matrix, value))
 
 
 def _parse_step(part: str, text: str) -> tuple[str, Value]:

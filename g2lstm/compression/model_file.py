@@ -3,13 +3,13 @@
 N rows, M columns.
 """
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from g2lstm.compression.deploy import Deployed, LSTMPart
 from g2lstm.compression.packing import pack, unpack
@@ -28,11 +28,7 @@ MODEL_FILE = Kind(
 
 
 def save_model(path: Path, deployed: Deployed) -> int:
-    """Writes a compressed model atomically.
-
-    Returns:
-        the bytes of the file.
-    """
+    """Writes a compressed model atomically. The bytes of the file."""
     tree = {
         "kind": deployed.kind,
         "options": deployed.options,
@@ -45,11 +41,7 @@ def save_model(path: Path, deployed: Deployed) -> int:
 
 
 def load_model(path: Path) -> Deployed:
-    """The compressed model that `save_model` wrote; `.model()` runs it.
-
-    Raises:
-        UserError: the file is missing, damaged or something else.
-    """
+    """The compressed model that `save_model` wrote; `.model()` runs it. A UserError where the file is no such one."""
     tree = load_checkpoint(path, kind=MODEL_FILE)
     try:
         lstms = {name: LSTMPart(part["options"], tuple(part["scale"])) for name, part in tree["lstms"].items()}
@@ -84,7 +76,10 @@ def _unpack(tree: Tree) -> Form:
         return Dense(tree["values"])
     shape = tuple(tree["shape"])
     if kind == "sparse":
-        return Sparse(_unpack_sparse(tree["mask"], tree["values"], shape))
+        there = np.unpackbits(tree["mask"].numpy(), count=math.prod(shape)).astype(bool)
+        matrix = torch.zeros(shape, dtype=tree["values"].dtype)
+        matrix[torch.from_numpy(there).view(shape)] = tree["values"]
+        return Sparse(matrix)
     if kind != "codes":
         raise ValueError(f"unknown form {kind}")
     levels = tree["levels"]
@@ -93,11 +88,3 @@ def _unpack(tree: Tree) -> Form:
         half = (levels - 1) // 2
         return Codes(codes, torch.arange(-half, half + 1, dtype=torch.float32), tree["scales"])
     return Codes(codes, tree["codebook"])
-
-
-def _unpack_sparse(mask: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    count = int(np.prod(shape, dtype=np.int64))
-    there = torch.from_numpy(np.unpackbits(mask.numpy(), count=count).astype(bool)).view(shape)
-    matrix = torch.zeros(shape, dtype=values.dtype)
-    matrix[there] = values
-    return matrix

@@ -34,17 +34,10 @@ def export(path: Path, deployed: Deployed, *, layers_only: bool = False, tied: b
     does. Both read and give states: `h_0`, `c_0` and `h_n`, `c_n` of each LSTM, numbered as `h_0.1` where there are several.
 
     Args:
-        path: the file.
-        deployed: `deploy(model)` of any model of these two kinds.
+        path: the file, of as many bytes as are returned.
+        deployed: `deploy(model)` of any model of these two kinds; a ValueError for others.
         layers_only: of a language model only the LSTM layers, from `input` (T, B, E) to `output`.
         tied: false gives the output layer a copy of a tied embedding, which `quantize_dynamically` needs.
-
-    Returns:
-        the bytes of the file.
-
-    Raises:
-        UserError: there is no onnx package.
-        ValueError: the model is of another kind.
     """
     if deployed.kind not in ("language_model", "lstm"):
         raise ValueError(f"{deployed.options.get('class')} can't be exported: only language models and LSTMs can")
@@ -62,8 +55,7 @@ def export(path: Path, deployed: Deployed, *, layers_only: bool = False, tied: b
         x = "input"
     several = len(deployed.lstms) > 1
     for number, (name, part) in enumerate(deployed.lstms.items()):
-        prefix = f"{name}." if name else ""
-        x = graph.lstm(part, x, prefix, deployed.forms, f".{number}" if several else "")
+        x = graph.lstm(part, x, deployed.weights_of(name), f".{number}" if several else "")
     if words:
         x = graph.linear(x, deployed, embedding.shape, tied)
         graph.output("logits", x, ["T", "B", embedding.shape[0]])
@@ -99,7 +91,7 @@ class _Graph:
         self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name]))
         self.outputs.append((name, dimensions))
 
-    def lstm(self, part: LSTMPart, x: str, prefix: str, forms: dict[str, list[Form]], suffix: str) -> str:
+    def lstm(self, part: LSTMPart, x: str, forms: dict[str, list[Form]], suffix: str) -> str:
         """All layers of an LSTM; x (T, B, D) or (B, T, D) -> the same with the last layer's features."""
         options = part.options
         ways = 2 if options["bidirectional"] else 1
@@ -110,10 +102,7 @@ class _Graph:
         x = self.add("Transpose", x, perm=[1, 0, 2]) if options["batch_first"] else x
         ends: dict[str, list[str]] = {"h": [], "c": []}
         for layer, names in enumerate(layer_endings(options["num_layers"], options["bidirectional"])):
-            weights = [
-                {key.removeprefix(prefix).removesuffix(name): forms[key] for key in forms if _belongs(key, prefix, name)}
-                for name in names
-            ]
+            weights = [{key.removesuffix(end): forms[key] for key in forms if key.endswith(end)} for end in names]
             rows = self.constant(np.arange(layer * ways, (layer + 1) * ways))
             h, c = (self.add("Gather", f"{state}_0{suffix}", rows, axis=0) for state in "hc")  # (ways, B, .)
             scan = projected != hidden or any(isinstance(form, Factors) for w in weights for form in w["weight_hh"])
@@ -149,12 +138,8 @@ class _Graph:
             body.step(w, part)
             index = self.constant(np.array(way))
             start = [self.add("Gather", state, index, axis=0) for state in (h, c)]  # (B, .)
-            found.append(
-                self.add(
-                    "Scan", *start, pre, outputs=3, body=body.graph("step"), num_scan_inputs=1,
-                    scan_input_directions=[way], scan_output_directions=[way],
-                )
-            )  # fmt: skip
+            ways = {"scan_input_directions": [way], "scan_output_directions": [way]}
+            found.append(self.add("Scan", *start, pre, outputs=3, body=body.graph("step"), num_scan_inputs=1, **ways))
         first = self.constant(np.array([0]))
         h, c = ([self.add("Unsqueeze", names[state], first) for names in found] for state in (0, 1))  # type: ignore[assignment]
         if len(found) == 1:
@@ -224,10 +209,6 @@ class _Graph:
         )  # fmt: skip
         self.onnx.checker.check_model(model)
         return model
-
-
-def _belongs(key: str, prefix: str, name: str) -> bool:
-    return key.startswith(prefix) and "." not in key.removeprefix(prefix) and key.endswith(name)
 
 
 def _dense(forms: Sequence[Form]) -> np.ndarray:

@@ -14,11 +14,7 @@ from g2lstm.errors import UserError
 
 
 def package(name: str) -> Any:
-    """An optional package.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """An optional package; a UserError where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -26,12 +22,7 @@ def package(name: str) -> Any:
 
 
 class Session:
-    """Runs an exported file in onnxruntime.
-
-    Args:
-        path: the file.
-        threads: that a step may use; onnxruntime's own choice without it.
-    """
+    """Runs an exported file in onnxruntime, a step on so many threads, or on its own choice without it."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         runtime = package("onnxruntime")
@@ -61,11 +52,7 @@ class Session:
 
 
 def quantize_dynamically(source: Path, target: Path) -> int:
-    """onnxruntime's own int8: weights of one scale a matrix, activations quantised as they come.
-
-    Returns:
-        the bytes of the file.
-    """
+    """onnxruntime's own int8: weights of one scale a matrix, activations quantised as they come. The bytes of the file."""
     floats = {"DefaultTensorType": package("onnx").TensorProto.FLOAT}  # what follows a Scan has no inferred type
     quantization = package("onnxruntime.quantization")
     level = logging.root.manager.disable

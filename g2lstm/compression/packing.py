@@ -20,14 +20,7 @@ def packed_bytes(levels: int, count: int) -> int:
 
 
 def pack(codes: Tensor, levels: int) -> Tensor:
-    """Packs whole numbers in [0, levels).
-
-    Args:
-        codes: of any shape and integer type.
-        levels: Q, from 1 to 65,536.
-
-    Returns:
-        (packed_bytes(levels, codes.numel()),) uint8.
+    """Packs whole numbers in [0, levels), levels from 1 to 65,536, to (packed_bytes(levels, codes.numel()),) uint8.
 
     Raises:
         ValueError: levels or a code is out of range.
@@ -55,9 +48,8 @@ def unpack(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
         ValueError: levels is out of range, or `packed` is not as long as `shape` asks for.
     """
     _check(levels)
-    count = int(np.prod(shape, dtype=np.int64))
-    if packed.numel() != packed_bytes(levels, count):
-        expected = packed_bytes(levels, count)
+    count = math.prod(shape)
+    if packed.numel() != (expected := packed_bytes(levels, count)):
         raise ValueError(f"{count} codes of {levels} levels take {expected} bytes, got {packed.numel()}")
     raw, digits, width = packed.cpu().numpy(), _digits(levels), _width(levels)
     if width == 8:

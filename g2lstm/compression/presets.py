@@ -29,13 +29,10 @@ def chosen_methods(presets: str | None = None, settings: str | None = None) -> l
     Raises:
         ValueError: a preset or setting that does not exist.
     """
-    names = _listed(presets or ("" if settings else "paper"))
+    listed = [[part for part in (text or "").split(",") if part] for text in (presets, settings)]
+    names = listed[0] if presets or settings else ["paper"]
     for name in names:
         if name not in PRESETS:
             raise ValueError(f"there is no preset {name}: choose of {', '.join(PRESETS)}")
-    texts = [text for name in names for text in PRESETS[name]] + _listed(settings or "")
+    texts = [text for name in names for text in PRESETS[name]] + listed[1]
     return list(dict.fromkeys([Method(), *(Method.parse(text) for text in texts)]))
-
-
-def _listed(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]

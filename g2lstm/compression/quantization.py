@@ -1,6 +1,6 @@
 """Fewer values in a matrix: rounding, clipping, uniform quantisation, ternary weights, pruning. Pure functions.
 
-N rows, M columns.
+N rows, M columns; a ValueError says which value is out of range.
 """
 
 import math
@@ -14,49 +14,29 @@ FEWEST_BITS, MOST_BITS = 2, 8
 
 
 def round_to(matrix: Tensor, step: float) -> Tensor:
-    """Rounds each entry to a multiple of `step`: round(x / r) * r (eq. 17). Halves go to the even multiple.
-
-    Raises:
-        ValueError: step is not a number > 0.
-    """
+    """Rounds each entry to a multiple of `step` > 0: round(x / r) * r (eq. 17). Halves go to the even multiple."""
     _check_positive("round", step)
     return torch.round(matrix / step) * step + 0.0  # no negative zeros
 
 
 def clip_to(matrix: Tensor, limit: float) -> Tensor:
-    """Clips each entry to [-limit, limit] (eq. 18).
-
-    Raises:
-        ValueError: limit is not a number > 0.
-    """
+    """Clips each entry to [-limit, limit] (eq. 18), limit > 0."""
     _check_positive("clip", limit)
     return matrix.clamp(-limit, limit)
 
 
 def quantize(matrix: Tensor, bits: int) -> Codes:
-    """Uniform, symmetric, one scale a row: multiples of max |row| / (2^(bits-1) - 1), 2^bits - 1 of them.
-
-    Args:
-        matrix: (N, M).
-        bits: 2 to 8 for an entry.
-
-    Raises:
-        ValueError: bits is out of range.
-    """
+    """Uniform, symmetric, one scale a row: multiples of max |row| / (2^(bits-1) - 1), 2^bits - 1 of them, bits from 2 to 8."""
     if not FEWEST_BITS <= bits <= MOST_BITS:
         raise ValueError(f"bits must be from {FEWEST_BITS} to {MOST_BITS}, got {bits}")
     largest = 2 ** (bits - 1) - 1
     scales = matrix.abs().amax(dim=1) / largest  # (N,)
-    units = torch.round(matrix / _nonzero(scales).unsqueeze(1)).clamp(-largest, largest)
+    units = torch.round(matrix / scales.where(scales > 0, 1).unsqueeze(1)).clamp(-largest, largest)
     return _signed_codes(units, largest, scales)
 
 
 def ternarize(matrix: Tensor) -> Codes:
-    """-s, 0 or s, with one s a row: entries below 0.7 of the row's mean |x| become 0 (Li and Liu 2016, arXiv 1605.04711).
-
-    Args:
-        matrix: (N, M).
-    """
+    """-s, 0 or s, with one s a row: entries below 0.7 of the row's mean |x| become 0 (Li and Liu 2016, arXiv 1605.04711)."""
     magnitude = matrix.abs()
     kept = magnitude > 0.7 * magnitude.mean(dim=1, keepdim=True)  # (N, M)
     scales = (magnitude * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
@@ -64,11 +44,7 @@ def ternarize(matrix: Tensor) -> Codes:
 
 
 def prune(matrix: Tensor, share: float) -> Tensor:
-    """Sets the `share` of entries that are smallest in magnitude to 0, of equal ones the first.
-
-    Raises:
-        ValueError: share is not in [0, 1).
-    """
+    """Sets the `share` in [0, 1) of entries that are smallest in magnitude to 0, of equal ones the first."""
     if not 0 <= share < 1:
         raise ValueError(f"prune must be a share in [0, 1), got {share:g}")
     order = matrix.abs().flatten().argsort(stable=True)
@@ -81,10 +57,6 @@ def _signed_codes(units: Tensor, largest: int, scales: Tensor) -> Codes:
     """Codes of whole numbers in [-largest, largest]."""
     codebook = torch.arange(-largest, largest + 1, dtype=scales.dtype, device=scales.device)
     return Codes((units + largest).int(), codebook, scales)
-
-
-def _nonzero(scales: Tensor) -> Tensor:
-    return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -21,12 +21,7 @@ from g2lstm.training.checkpoint import load_checkpoint
 
 
 def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: str = "float32") -> Deployed:
-    """A run's best weights, compressed, with all that evaluating them again takes: its config and what its task saved.
-
-    Args:
-        run: the run.
-        method, target, rest: as in `deploy`.
-    """
+    """A run's best weights, compressed, as `deploy` does it, with all that evaluating them again takes: its config and files."""
     _ = run.weights  # says where there are none
     content = load_checkpoint(run.folder.best)
     if content.get("kind") in MODELS:
@@ -36,24 +31,6 @@ def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: 
     model = load_weights(model, run.folder.best, run.identity)
     notes = {"config": run.own_config.anywhere(), "files": run.files}
     return deploy(model, method, target, rest=rest, notes=notes)
-
-
-def origin(deployed: Deployed, path: Path) -> tuple[Config, dict[str, str]]:
-    """The config of the run that a compressed model comes from, and what its task saved.
-
-    Args:
-        deployed: the model.
-        path: of its file, for the message.
-
-    Raises:
-        UserError: it does not come from a run.
-    """
-    config, files = deployed.notes.get("config"), deployed.notes.get("files")
-    if files is None and "vocabulary" in deployed.notes:  # as an earlier version wrote it
-        files = {"vocabulary.json": Vocabulary(tuple(deployed.notes["vocabulary"])).text()}
-    if not isinstance(config, dict) or not isinstance(files, dict):
-        raise UserError(f"{path} does not say what it was trained on: only models made from a run can be evaluated")
-    return Config.parse(config, where=str(path)), files
 
 
 @dataclass(frozen=True)
@@ -68,9 +45,17 @@ class StoredModel:
         return load_model(self.path)
 
     @cached_property
+    def files(self) -> dict[str, str]:
+        """What the task of its run saved; a UserError where it does not come from a run, as of `own_config`."""
+        notes = self.deployed.notes
+        if "files" not in notes and "vocabulary" in notes:  # as an earlier version wrote it
+            return {"vocabulary.json": Vocabulary(tuple(notes["vocabulary"])).text()}
+        return self._noted("files")
+
+    @cached_property
     def own_config(self) -> Config:
         """Of the run that it comes from."""
-        return origin(self.deployed, self.path)[0]
+        return Config.parse(self._noted("config"), where=str(self.path))
 
     @cached_property
     def config(self) -> Config:
@@ -79,9 +64,14 @@ class StoredModel:
 
     def task(self) -> Any:
         """The task of its run, on its data."""
-        return self.config.build_task(build_device(self.config.run.device), origin(self.deployed, self.path)[1])
+        return self.config.build_task(build_device(self.config.run.device), self.files)
 
     def model(self, task: Any) -> nn.Module:
         """The model as it is stored, in eval mode on the task's device."""
         like = None if self.deployed.kind != "other" else task.build_model()
         return self.deployed.model(like).to(build_device(self.config.run.device))
+
+    def _noted(self, name: str) -> dict[str, Any]:
+        if not isinstance(found := self.deployed.notes.get(name), dict):
+            raise UserError(f"{self.path} does not say what it was trained on: only models made from a run can be evaluated")
+        return found

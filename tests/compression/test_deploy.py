@@ -120,7 +120,7 @@ def test_ranks_that_differ_between_gates_and_matrices_run_too() -> None:
 
 def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take() -> None:
     lstm = nn.LSTM(4, 6, 2, bidirectional=True)
-    runner, x = InferenceLSTM.from_lstm(lstm), torch.randn(5, 2, 4)
+    runner, x = deploy(lstm).model(), torch.randn(5, 2, 4)
     torch.testing.assert_close(runner(x), lstm(x))
     with pytest.raises(ValueError, match=r"input must be \(T, B, 4\)"):
         runner(torch.randn(5, 2, 3))

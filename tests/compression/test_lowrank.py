@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2lstm.compression.lowrank import Rank, factorize, truncate
+from g2lstm.compression.lowrank import Rank, factorize
+from g2lstm.compression.methods import Method
 
 
 @given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 14), st.integers(0, 10_000))
@@ -27,8 +28,8 @@ def test_both_factors_have_the_same_norm() -> None:
 
 def test_a_rank_that_is_no_less_than_the_smaller_side_changes_nothing() -> None:
     matrix = torch.randn(5, 9)
-    assert torch.equal(truncate(matrix, 5), matrix)
-    assert torch.equal(truncate(matrix, 400), matrix)
+    assert torch.equal(Method.parse("svd:5").apply(matrix), matrix)
+    assert torch.equal(Method.parse("svd:400").apply(matrix), matrix)
 
 
 def test_a_share_of_the_hidden_units_is_at_least_one() -> None:

@@ -102,7 +102,7 @@ def test_nothing_is_recorded_from_uncommitted_code(brief, tmp_path, monkeypatch,
 
 
 def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
+    monkeypatch.setattr(plan.cases, "deploy_group", partial(deploy_group, size=(1, 1, 160, 160)))
     file = tmp_path / "deploy.json"
     assert speed.speed(["--sections", "deploy", "--threads", "1", "--json", str(file)]) == 0
     rows = {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
@@ -118,7 +118,7 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
 
 
 def test_an_evaluation_stands_beside_its_products(brief, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "evaluation_group", partial(evaluation_group, size=(9, 2, 4, 6)))
+    monkeypatch.setattr(plan.cases, "evaluation_group", partial(evaluation_group, size=(9, 2, 4, 6)))
     assert speed.speed(["--sections", "evaluation", "--threads", "1", "--json", str(tmp_path / "x.json")]) == 0
     rows = {row["engine"]: row for row in json.loads((tmp_path / "x.json").read_text())["rows"]}
     products = [rows.pop(name) for name in list(rows) if "products" in name]

@@ -1,7 +1,7 @@
 """Tables come from recorded runs, and documents quote no other numbers."""
 
-import math
 import json
+import math
 
 import numpy as np
 import pytest
