@@ -1,10 +1,8 @@
 """Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
 
-import signal
 from functools import partial
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+import interrupts  # noqa: F401 first of all
 
 from g2lstm import cli
 from g2lstm.compression.deploy import REST
@@ -18,7 +16,7 @@ from g2lstm.runs.run import Run
 
 def compress(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
-    run = Run.open(options.run, {"data.dir": getattr(options, "data.dir")})
+    run = Run.open(options.run, cli.overrides(options))
     try:
         method = parse_method(options.method, options.rank)
         target = Target.parse(options.gates, options.matrices, options.layers)
@@ -41,15 +39,15 @@ def parse_method(method: str, rank: str | None) -> Method:
 
 
 def _parser() -> cli.OptionParser:
-    parser = cli.OptionParser(prog="experiments/compress.py", description="Writes a compressed model to one small file.")
+    parser = cli.OptionParser(
+        ("gates", "matrices", "layers", "data.dir"),
+        prog="experiments/compress.py",
+        description="Writes a compressed model to one small file.",
+    )
     parser.add_argument("--run", required=True, metavar="RUN_DIR", help="a run directory, or a folder under results/")
     parser.add_argument("--method", default="original", help=f"svd with rank=, or a setting as {EXAMPLES}")
     parser.add_argument("--rank", metavar="K", help="a number, or a share of the layer's hidden units as H/16")
     parser.add_argument("--rest", choices=REST, default="float32", help="matrices that are not compressed")
-    parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
-    parser.add_argument("--matrices", default="both", help="input, recurrent or both")
-    parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
-    parser.add_argument("--data.dir", metavar="DIR", help="where the data are, which a model of an older record needs")
     parser.add_argument("--out", type=partial(cli.file, own=".g2"), required=True, metavar="FILE", help="as model.g2")
     return parser
 

@@ -3,9 +3,7 @@
 import signal
 from functools import partial
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 from rich.console import Console
 
 from g2lstm import cli
@@ -29,7 +27,7 @@ def compression_sweep(arguments: list[str]) -> int:
         target = Target.parse(options.gates, options.matrices, options.layers)
     except ValueError as error:
         raise UserError(str(error)) from None
-    runs = find_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
+    runs = find_runs(options.runs, cli.overrides(options))
     out = options.out or default_folder(runs, "compression")
     store = sweep.open_store(out / "sweep.json")
     found = sweep.subjects(runs, target, options.split, options.limit)
@@ -48,23 +46,18 @@ def compression_sweep(arguments: list[str]) -> int:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
+        ("runs", "gates", "matrices", "layers", "device", "data.dir"),
         prog="experiments/compression_sweep.py",
         description="Evaluates trained models under compression of their gates; an interrupted sweep goes on.",
     )
-    parser.add_argument("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
     presets = "; ".join(f"{name}: {', '.join(settings)}" for name, settings in PRESETS.items() if name != "curves")
     parser.add_argument("--preset", metavar="LIST", help=f"of these, paper without it or settings. {presets}; curves")
     parser.add_argument("--settings", metavar="LIST", help="as svd:H/16,round:0.2+clip:0.4,bits:4")
-    parser.add_argument("--gates", default="if", help="which of i, f, g, o; if without it")
-    parser.add_argument("--matrices", default="both", help="input, recurrent or both")
-    parser.add_argument("--layers", default="all", help="numbers or names, comma-separated; all without it")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--variants", default="all", metavar="LIST", help="ways to evaluate, as plain,cache; all without it")
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N sentences or images alone")
     parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="parallel processes")
     parser.add_argument("--threads", type=cli.threads, metavar="N", help="CPU threads of each; an equal share without it")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data.dir", metavar="DIR", help="where the data are, if not where the run found them")
     parser.add_argument("--out", type=cli.folder, metavar="DIR", help="results/compression/EXPERIMENT for recorded runs")
     return parser
 

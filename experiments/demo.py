@@ -7,9 +7,7 @@ import signal
 from itertools import count
 from pathlib import Path
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 from report import report
 from rich.console import Console
 

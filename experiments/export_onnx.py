@@ -1,12 +1,10 @@
 """A trained or compressed model as ONNX: python experiments/export_onnx.py run=RUN_DIR out=model.onnx."""
 
 import math
-import signal
 import tempfile
 from pathlib import Path
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
+import interrupts  # noqa: F401 first of all
 
 from g2lstm import cli
 from g2lstm.compression.methods import Method

@@ -1,12 +1,9 @@
 """The gates word by word (the paper's Figure 4): gate_heatmap.py runs='results/ptb_cpu/*' text="the company said ..."."""
 
 import json
-import signal
 from functools import partial
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 import torch
 from rich.console import Console
 
@@ -29,8 +26,7 @@ def gate_heatmap(arguments: list[str]) -> int:
         torch.set_num_threads(options.threads)
     if bool(options.run) == bool(options.runs):
         raise UserError("set run=RUN_DIR, or runs= for several, comma-separated or a pattern")
-    chosen = {"data.dir": getattr(options, "data.dir"), "device": options.device}
-    runs = find_runs(options.run or options.runs, chosen)
+    runs = find_runs(options.run or options.runs, cli.overrides(options))
     out, console = options.out or default_folder(runs, "gates"), Console(stderr=True)
     groups, words = grouped(runs), []
     shown = read_runs(groups, options.text, options.layer, partial(say, console))
@@ -54,20 +50,16 @@ def gate_heatmap(arguments: list[str]) -> int:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
+        ("text", "layer", "threads", "device", "data.dir"),
         prog="experiments/gate_heatmap.py",
         description="Draws trained models' gates at each word of a sentence, and which words shut the forget gate.",
     )
     add = parser.add_argument
     add("--run", metavar="DIR", help="a run directory, or a folder under results/")
     add("--runs", metavar="DIRS", help="several: names or patterns, comma-separated")
-    add("--text", help="words between white space, as the corpus writes them; an example without it")
-    add("--layer", metavar="NAME", help="the decoder's first layer, or the first, without it")
     add("--words", choices=("train", "valid", "test", "none"), default="valid", help="the text whose words are compared")
     add("--samples", type=cli.positive, metavar="N", help="its first N sentences; all without it")
     add("--min_count", type=cli.positive, default=20, metavar="N", help="words seen less are left out; 20 without it")
-    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
-    add("--device", default="auto")
-    add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     add("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
     return parser
 

@@ -1,10 +1,6 @@
 """How gate values are spread, and what training's noise makes of them: gate_histograms.py runs='results/ptb_cpu/*'."""
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 import torch
 from rich.console import Console
 
@@ -26,7 +22,7 @@ def gate_histograms(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    runs = find_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
+    runs = find_runs(options.runs, cli.overrides(options))
     out, console = options.out or default_folder(runs, "gates"), Console(stderr=True)
     store, found = open_store(out), []
     metric = None if options.metric == "none" else options.metric
@@ -39,8 +35,7 @@ def gate_histograms(arguments: list[str]) -> int:
                 )
         found += rows
         shares = [row["binary"] for row in rows if row["mode"] == "test" and row.get("layer") == ALL]
-        told = f"input gate {shares[0]:.1%}, forget gate {shares[1]:.1%} binary"
-        say(console, f"{gate_label(name)} seed {run.seed}: {told}")
+        say(console, f"{gate_label(name)} seed {run.seed}: input gate {shares[0]:.1%}, forget gate {shares[1]:.1%} binary")
     layer = gate_layer(found, options.layer)
     keep_first(store, found)
     text = "\n\n".join(gate_table(found, kind, layer) for kind in ("binary", "modes")) + "\n"
@@ -57,19 +52,15 @@ def gate_histograms(arguments: list[str]) -> int:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
+        ("runs", "layer", "threads", "device", "data.dir"),
         prog="experiments/gate_histograms.py",
         description="Draws histograms of trained models' gates (the paper's Figures 1 and 3), in training and in test.",
     )
     add = parser.add_argument
-    add("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
     add("--split", choices=("train", "valid", "test"), default="train", help="the text that is read")
     add("--samples", type=lambda text: None if text == "all" else cli.positive(text), default=10_000, metavar="N",
         help="its first N sentences, images, ...; or all; 10000 without it")  # fmt: skip
-    add("--layer", metavar="NAME", help="in the figures; the decoder's first layer, or the first")
     add("--metric", choices=("valid", "test", "none"), default="valid", help="split of each mode's metric")
-    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
-    add("--device", default="auto")
-    add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     add("--out", type=cli.folder, metavar="DIR", help="results/gates/EXPERIMENT for recorded runs")
     return parser
 

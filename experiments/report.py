@@ -1,11 +1,8 @@
 """One page about trained models, in one file: python experiments/report.py runs='results/ptb_cpu/*'."""
 
-import signal
 from functools import partial
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 import torch
 from rich.console import Console
 
@@ -26,7 +23,7 @@ def report(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    runs = find_runs(options.runs, {"data.dir": getattr(options, "data.dir"), "device": options.device})
+    runs = find_runs(options.runs, cli.overrides(options))
     groups, console, folder = grouped(runs), Console(stderr=True), default_folder(runs, "gates")
     check_readable(runs)
     names = {run.weights: name for name, members in groups.items() for run in members}
@@ -53,18 +50,13 @@ def report(arguments: list[str]) -> int:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
+        ("runs", "layer", "threads", "device", "data.dir", "text"),
         prog="experiments/report.py",
         description="Writes one page about trained models: what was run, curves, metrics, compression, gates.",
     )
     add = parser.add_argument
-    add("--runs", required=True, metavar="DIRS", help="run directories: names or patterns, comma-separated")
     add("--out", type=cli.file, metavar="FILE", help="results/gates/EXPERIMENT/report.html for recorded runs")
-    add("--text", help="words of the heat map, as the corpus writes them; an example without it")
-    add("--layer", metavar="NAME", help="the decoder's first layer, or the first, without it")
     add("--samples", type=cli.positive, default=SAMPLES, metavar="N", help="of valid, where no gates are measured yet")
-    add("--threads", type=cli.threads, metavar="N", help="CPU threads")
-    add("--device", default="auto")
-    add("--data.dir", metavar="DIR", help="where the corpus is, if not where the run found it")
     return parser
 
 

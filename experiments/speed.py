@@ -2,12 +2,9 @@
 
 import json
 import os
-import signal
 from typing import Any
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 import torch
 from rich.console import Console
 

@@ -3,12 +3,9 @@
 Before it: train.py -m, then compression_sweep.py and gate_histograms.py on the same runs.
 """
 
-import signal
 from pathlib import Path
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-
+import interrupts  # noqa: F401 first of all
 from rich.console import Console
 
 from g2lstm import cli

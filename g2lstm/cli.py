@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +24,12 @@ LARGEST_SEED = 2**32 - 1
 
 
 class OptionParser(argparse.ArgumentParser):
-    """argparse that also takes `name=value`, and says one line about a mistake."""
+    """argparse that also takes `name=value`, and says one line about a mistake; `shared` names options of `SHARED`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, shared: Iterable[str] = (), **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        for name in shared:
+            self.add_argument(f"--{name}", **SHARED[name])
 
     def parse_options(self, arguments: list[str]) -> argparse.Namespace:
         return self.parse_args(_named(arguments))
@@ -47,6 +49,11 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: python {self.prog} --help lists the options")
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of a run's config."""
+    return {name: getattr(options, name) for name in ("data.dir", "device") if hasattr(options, name)}
 
 
 def _named(arguments: list[str]) -> list[str]:
@@ -102,6 +109,20 @@ def file(text: str, *, own: str = "") -> Path:
     if path.exists() and path.suffix in (".g2", ".safetensors") and path.suffix != own:
         raise argparse.ArgumentTypeError(f"{path} is a model, and would be replaced: name another file")
     return path
+
+
+# Options of several commands.
+SHARED: dict[str, dict[str, Any]] = {
+    "runs": {"required": True, "metavar": "DIRS", "help": "run directories: names or patterns, comma-separated"},
+    "text": {"help": "words between white space, as the corpus writes them; an example without it"},
+    "gates": {"default": "if", "help": "which of i, f, g, o; if without it"},
+    "matrices": {"default": "both", "help": "input, recurrent or both"},
+    "layers": {"default": "all", "help": "numbers or names, comma-separated; all without it"},
+    "layer": {"metavar": "NAME", "help": "the decoder's first layer, or the first, without it"},
+    "threads": {"type": threads, "metavar": "N", "help": "CPU threads"},
+    "device": {"default": "auto"},
+    "data.dir": {"metavar": "DIR", "help": "where the data are, if not where the run found them"},
+}
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -66,7 +66,7 @@ class Deployed:
     def model(self, model: nn.Module | None = None) -> nn.Module:
         """The model that runs in the compressed form, in eval mode.
 
-        Where the kind is "other" it takes a `model` of the same architecture, which stays as it is; a ValueError without one.
+        Where the kind is "other" it takes a `model` of the same architecture, which stays as it is.
         """
         return self._assemble(model, lambda part, weights: InferenceLSTM(part.options, weights, part.scale))
 

@@ -26,7 +26,7 @@ def clip_to(matrix: Tensor, limit: float) -> Tensor:
 
 
 def quantize(matrix: Tensor, bits: int) -> Codes:
-    """Uniform, symmetric, one scale a row: multiples of max |row| / (2^(bits-1) - 1), 2^bits - 1 of them, bits from 2 to 8."""
+    """Uniform, symmetric, one scale a row: multiples of max |row| / (2^(bits-1) - 1), 2^bits - 1 of them, 2 to 8 bits."""
     if not FEWEST_BITS <= bits <= MOST_BITS:
         raise ValueError(f"bits must be from {FEWEST_BITS} to {MOST_BITS}, got {bits}")
     largest = 2 ** (bits - 1) - 1

@@ -21,7 +21,7 @@ from g2lstm.training.checkpoint import load_checkpoint
 
 
 def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: str = "float32") -> Deployed:
-    """A run's best weights, compressed, as `deploy` does it, with all that evaluating them again takes: its config and files."""
+    """A run's best weights, compressed as by `deploy`, with all that evaluating them again takes: its config and files."""
     _ = run.weights  # says where there are none
     content = load_checkpoint(run.folder.best)
     if content.get("kind") in MODELS:

@@ -7,11 +7,7 @@ MOST_TURNED = 800  # units of a tree whose branches are turned round, which take
 
 
 def cluster_order(values: Tensor) -> list[int]:
-    """An order of the rows in which similar ones are neighbours: the leaves of an average-linkage tree.
-
-    Args:
-        values: (H, N).
-    """
+    """An order of the rows (H, N) in which similar ones are neighbours: the leaves of an average-linkage tree."""
     if len(values) < 2:
         return list(range(len(values)))
     tree = linkage(values.double().cpu().numpy(), "average", optimal_ordering=len(values) <= MOST_TURNED)

@@ -52,11 +52,7 @@ class GateRecord:
 
 
 def lstm_layers(model: nn.Module) -> dict[str, LSTMModule]:
-    """The LSTM layers and cells of a model by name; a model that is one has the name "".
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The LSTM layers and cells of a model by name, "" for a model that is one; a ValueError where there is none."""
     found = dict(modules(model))
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.LSTM, nn.LSTMCell, G2LSTM or G2LSTMCell to read gates of")
@@ -135,19 +131,15 @@ def gate_values(
     weight_masks: list[Tensor] | None = None,
     gates: tuple[str, ...] = GATES,
 ) -> list[GateRecord]:
-    """The gate values of a forward pass, as the layer is now: its mode, gate and temperature.
+    """The gate values of a forward pass, a record for each layer and direction, in the layer's present mode and temperature.
 
     The layers below the last of a stacked one are run again, each by itself, because nobody sees what they give.
 
     Args:
         layer: nn.LSTM or G2LSTM with any options.
-        input, hx: what it was given.
+        input, hx, noise, weight_masks: what it was given.
         output: what it gave.
-        noise, weight_masks: what it was given of these.
         gates: which of "i", "f", "o".
-
-    Returns:
-        a record for each layer and direction.
 
     Raises:
         ValueError: the layer drew something at random by itself, so that its gates can't be known.
@@ -187,9 +179,8 @@ def cell_values(
     x = input if batched else input.unsqueeze(0)
     before = x.new_zeros(len(x), cell.hidden_size) if hx is None else hx[0] if batched else hx[0].unsqueeze(0)
     added = noise if noise is None or noise.dim() == 2 else noise.unsqueeze(0)
-    one = [None if tensor is None else tensor.unsqueeze(0) for tensor in (x, before, added)]  # (1, B, ·)
-    assert one[0] is not None and one[1] is not None  # noqa: PT018
-    values = _sigmoids(cell, one[0], one[1], weights(cell, ""), one[2], cell.hidden_size, gates)
+    added = None if added is None else added.unsqueeze(0)  # (1, B, ·)
+    values = _sigmoids(cell, x.unsqueeze(0), before.unsqueeze(0), weights(cell, ""), added, cell.hidden_size, gates)
     return GateRecord("", 0, False, 0, values, None)
 
 
@@ -239,13 +230,7 @@ def _states_before(h: Tensor, h0: Tensor, lengths: Tensor | None, reverse: bool)
 
 
 def _sigmoids(
-    layer: nn.Module,
-    x: Tensor,
-    before: Tensor,
-    tensors: Weights,
-    noise: Tensor | None,
-    size: int,
-    gates: tuple[str, ...],
+    layer: nn.Module, x: Tensor, before: Tensor, tensors: Weights, noise: Tensor | None, size: int, gates: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """(T, B, H) of each gate from (T, B, D) inputs and the (T, B, P) states before, in float32 or float64."""
     dtype, bias = accumulation_dtype(tensors.ih.dtype), tensors.bias
@@ -283,16 +268,11 @@ def _run_layer(
 def _single(layer: nn.LSTM, number: int, input_size: int) -> nn.LSTM:
     """A time-major layer of its own that shares the weights of one of the stacked layers."""
     names = ("hidden_size", "bias", "bidirectional", "proj_size")
-    options: dict[str, Any] = {name: getattr(layer, name) for name in names} | {"device": "meta"}
-    if isinstance(layer, G2LSTM):
-        single: nn.LSTM = G2LSTM(
-            input_size, **options, gate=layer.gate, weight_dropout=layer.weight_dropout, engine=layer.engine
-        )
-        assert isinstance(single, G2LSTM)
-        if has_temperature(layer.gate):
-            single.tau = layer.tau
-    else:
-        single = nn.LSTM(input_size, **options)
+    own = ("gate", "weight_dropout", "engine") if isinstance(layer, G2LSTM) else ()
+    options: dict[str, Any] = {name: getattr(layer, name) for name in (*names, *own)} | {"device": "meta"}
+    single = (G2LSTM if isinstance(layer, G2LSTM) else nn.LSTM)(input_size, **options)
+    if isinstance(layer, G2LSTM) and isinstance(single, G2LSTM) and has_temperature(layer.gate):
+        single.tau = layer.tau
     for name, _ in list(single.named_parameters()):
         weight = getattr(layer, name.replace("_l0", f"_l{number}"))
         setattr(single, name, nn.Parameter(weight.detach(), requires_grad=False))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from g2lstm.errors import UserError
@@ -35,26 +36,16 @@ _NEEDED = {
 
 
 def open_store(folder: Path) -> Store:
-    """What was measured of gates and left in a folder, also by an earlier version.
-
-    Raises:
-        UserError: a file there holds something else.
-    """
+    """What was measured of gates and left in a folder, also by an earlier version; a UserError where it is not that."""
     path = folder / "gates.json"
     return Store(path, upgrade=partial(_upgrade, path))
 
 
 def recorded_rows(folder: Path, *kinds: str, names: Mapping[str, str] | None = None) -> list[Row]:
-    """The rows of some kinds that stand in a folder.
-
-    Args:
-        folder: with gates.json; an earlier version kept the rows of words in a file of their own.
-        kinds: of rows.
-        names: what runs are called now by their weights, to leave out what was measured of others.
-    """
+    """The rows of some kinds that stand in a folder; of `names`, what runs are called now by their weights, those alone."""
     rows = [row for row in open_store(folder).all() if row["kind"] in kinds]
     words = folder / "words.json"
-    if not rows and "words" in kinds and words.is_file():
+    if not rows and "words" in kinds and words.is_file():  # as an earlier version kept them
         rows = _upgrade(words, read_json(words, dict))
     return rows if names is None else [row | {"gate": names[row["weights"]]} for row in rows if row["weights"] in names]
 
@@ -72,14 +63,10 @@ def measure_gates(
     """Histograms and metric of a run in each mode, from the store where they are there.
 
     Args:
-        store: takes what is measured.
-        run: with weights.
-        name: what it is called beside the others.
+        store: takes what is measured: a row for each mode, layer and gate, and a row for each mode's metric.
+        run, name: with weights, and what it is called beside the others.
         split, limit: the text whose gate values are counted, as `Task.evaluate` has them.
         metric_split: "valid", "test" or None for no metrics.
-
-    Returns:
-        a row for each mode, layer and gate, and a row for each mode's metric.
     """
     task = run.task()
     metric = metric_split and [metric_split, task.digest(metric_split)]
@@ -107,13 +94,7 @@ def measure_words(
 ) -> Row:
     """Which words have the lowest mean forget gate over a text, and the test of the paper's observation.
 
-    Args:
-        store, run, name, split, limit: as in `measure_gates`.
-        layer: whose gate.
-        min_count: words seen less are left out.
-
-    Raises:
-        UserError: the task has no words, or none is seen so often.
+    As `measure_gates`; words seen less than `min_count` times are left out. A UserError where no word is left.
     """
     task = run.task()
     if task.labels is None:
@@ -137,11 +118,7 @@ def measure_words(
 def corpus_statistics(
     task: Any, model: nn.Module, split: str, limit: int | None = None, *, words: int | None = None
 ) -> GateStatistics:
-    """The statistics of the input and forget gates while a split is evaluated; of each of `words` words where it is given.
-
-    Raises:
-        UserError: a gate value is no number, as of a model that diverged.
-    """
+    """The statistics of the input and forget gates while a split is evaluated; of each of `words` words where given."""
     statistics, numbers = GateStatistics(words=words), list[Tensor]()
 
     def reading(read: Tensor) -> None:
@@ -169,12 +146,7 @@ def rows_of(statistics: GateStatistics) -> list[Row]:
 
 
 def of_one_text(rows: Iterable[Row], weights: Iterable[str] | None = None) -> list[Row]:
-    """The rows of the first text on which gates of all `weights` were measured, [] where there is none.
-
-    Args:
-        rows: of kind "gates" and "metric".
-        weights: digests of runs' weights; any without them.
-    """
+    """The rows, of kind "gates" and "metric", of the first text on which gates of all `weights`, or any, were measured."""
     measured: dict[str, list[Row]] = {}
     for row in rows:
         measured.setdefault(row["key"], []).append(row)
@@ -192,11 +164,7 @@ def of_one_text(rows: Iterable[Row], weights: Iterable[str] | None = None) -> li
 
 
 def chosen_layer(names: Iterable[str], asked: str | None) -> str:
-    """The layer called `asked`; without it the first one of a decoder, or the first.
-
-    Raises:
-        UserError: there is no such layer.
-    """
+    """The layer called `asked`; without it the first one of a decoder, or the first."""
     known = list(dict.fromkeys(names))
     if asked is not None:
         if asked in known:
@@ -227,15 +195,11 @@ def _named(store: Store, key: str, run: Run, name: str) -> list[Row]:
 
 def _row(layer: str, block: str, tallies: list[Tally]) -> Row:
     count = sum(tally.count for tally in tallies)
-    weights = [tally.count / max(count, 1) for tally in tallies]
-    summaries, shares = [tally.summary() for tally in tallies], [tally.shares() for tally in tallies]
+    weights = np.array([tally.count / max(count, 1) for tally in tallies])
+    means = weights @ np.array([list(tally.summary().values()) for tally in tallies])
     row: Row = {"layer": layer, "block": block, "values": count}
-    row |= {name: round(_mixed(weights, [s[name] for s in summaries]), 6) for name in summaries[0]}
-    return row | {"histogram": [round(_mixed(weights, bins), 7) for bins in zip(*shares, strict=True)]}
-
-
-def _mixed(weights: list[float], values: Any) -> float:
-    return sum(weight * value for weight, value in zip(weights, values, strict=True))
+    row |= {name: round(float(mean), 6) for name, mean in zip(tallies[0].summary(), means, strict=True)}
+    return row | {"histogram": [round(float(share), 7) for share in weights @ np.array([t.shares() for t in tallies])]}
 
 
 def _rounded(row: Row) -> Row:

@@ -64,11 +64,7 @@ def with_gate(model: nn.Module, gate: Gate) -> Iterator[None]:
 def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """The gates are noisy and tempered as in training, while every dropout is off and the model else evaluates.
 
-    The noise is drawn here and handed to each layer explicitly, so that who watches the layer knows it.
-
-    Args:
-        model: in eval mode.
-        generator: source of the noise, on the model's device.
+    The noise is drawn here, by a generator on the model's device, and handed to each layer, so that who watches it knows it.
     """
     with ExitStack() as stack:
         for layer in model.modules():

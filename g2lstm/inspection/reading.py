@@ -31,14 +31,11 @@ class Reading:
 
 
 def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: str | None = None) -> Reading:
-    """The gates of one layer at each word of a text.
+    """The gates of one layer, as `chosen_layer` names it, at each word of a text, or of the task's example.
 
     Args:
-        task: whose `read` shows the text to the model.
-        model: in eval mode.
+        task, model: whose `read` shows the text to the model, in eval mode.
         gate: what the model is called.
-        text: an example of the task's without it.
-        layer: a layer's name; the first of a decoder, or the first, without it.
 
     Raises:
         UserError: the text can't be read, there is no such layer, or a gate value is no number.

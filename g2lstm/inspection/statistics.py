@@ -77,17 +77,9 @@ class Tally:
         """N * H, the number of values."""
         return self.steps * len(self.histogram)
 
-    def shares(self, bins: int | None = None) -> list[float]:
-        """The share of all values in each bin, after joining neighbours to `bins` bins.
-
-        Raises:
-            ValueError: `bins` doesn't divide the number of bins.
-        """
-        counts = self.histogram.sum(0)
-        bins = len(counts) if bins is None else bins
-        if len(counts) % bins:
-            raise ValueError(f"{len(counts)} bins can't be joined to {bins}")
-        return (counts.view(bins, -1).sum(1).double() / max(self.count, 1)).tolist()
+    def shares(self) -> list[float]:
+        """The share of all values in each bin."""
+        return (self.histogram.sum(0).double() / max(self.count, 1)).tolist()
 
     def summary(self) -> dict[str, float]:
         """Mean, shares below `MARGIN`, above 1 - `MARGIN` and outside both, and mean binary entropy in bits."""
@@ -96,35 +88,20 @@ class Tally:
 
 
 class GateStatistics:
-    """Tallies of all that it is given.
-
-    Args:
-        bins: of the histograms.
-        words: V, to keep sums for each word too.
-
-    Attributes:
-        tallies: one for each layer, direction and gate.
-    """
+    """`tallies` of all that it is given, one for each layer, direction and gate, with sums for each of V `words` too."""
 
     def __init__(self, bins: int = 50, words: int | None = None) -> None:
         self.bins, self.words = bins, words
         self.tallies: dict[Key, Tally] = {}
 
-    def add(self, record: GateRecord, words: Tensor | None = None, mask: Tensor | None = None) -> None:
-        """Counts a record, in the way `inspection.gates.watched` hands them out.
-
-        Args:
-            record: gate values.
-            words: (T, B) numbers of the words that were read.
-            mask: (T, B), true where a step counts; a packed batch's own mask without it.
-        """
-        mask = record.mask if mask is None else mask
-        chosen = None if words is None else words.flatten() if mask is None else words[mask]
-        for gate, values in record.values.items():
-            key = Key(record.name, record.layer, record.reverse, gate)
+    def add(self, record: GateRecord, words: Tensor | None = None) -> None:
+        """Counts a record, as `inspection.gates.watched` hands them out, and of the (T, B) words that were read."""
+        chosen = None if words is None else words.flatten() if record.mask is None else words[record.mask]
+        for gate in record.values:
+            key, values = Key(record.name, record.layer, record.reverse, gate), record.steps(gate)
             if key not in self.tallies:
                 self.tallies[key] = Tally(values.shape[-1], self.bins, self.words, values.device)
-            self.tallies[key].add(values.flatten(0, 1) if mask is None else values[mask], chosen)
+            self.tallies[key].add(values, chosen)
 
 
 def check_numbers(values: Tensor) -> None:

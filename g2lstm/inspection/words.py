@@ -61,13 +61,7 @@ def word_class(word: str) -> str:
 
 
 def word_rows(sums: Tensor, words: tuple[str, ...], min_count: int = 20) -> list[WordRow]:
-    """The words seen at least `min_count` times, lowest mean first.
-
-    Args:
-        sums: (V, 6) of a `statistics.Tally`.
-        words: V of them.
-        min_count: at least 2, which an interval takes.
-    """
+    """The words seen at least `min_count` times, and twice, lowest mean first, from the (V, 6) sums of a `Tally`."""
     columns = dict(zip(WORD_COLUMNS, sums.double().cpu().unbind(1), strict=True))
     rows = []
     for index in (columns["count"] >= max(min_count, 2)).nonzero().flatten().tolist():
@@ -93,8 +87,8 @@ def class_means(rows: list[WordRow]) -> list[dict[str, float | str]]:
 
 def compare_classes(
     rows: list[WordRow],
-    low: tuple[str, ...] = ("sentence end", "punctuation", "function"),
-    high: tuple[str, ...] = ("content",),
+    low: tuple[str, ...] = CLASSES[:3],
+    high: tuple[str, ...] = CLASSES[3:4],
     *,
     draws: int = 10_000,
     seed: int = 0,
@@ -111,23 +105,14 @@ def compare_classes(
     if min(len(first), len(second)) < 2:
         return None
     rng = np.random.default_rng(seed)
-    span = stats.bootstrap((first, second), _difference, n_resamples=draws, method="percentile", rng=rng).confidence_interval
+    sides = (first, second)
+    span = stats.bootstrap(sides, _difference, n_resamples=draws, method="percentile", rng=rng).confidence_interval
     permuted = stats.permutation_test(
-        (first, second),
-        lambda a, b, axis: np.abs(_difference(a, b, axis)),
-        n_resamples=draws,
-        alternative="greater",
-        rng=rng,
+        sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), n_resamples=draws, alternative="greater", rng=rng
     )
-    return {
-        "difference": float(_difference(first, second)),
-        "low": float(span.low),
-        "high": float(span.high),
-        "p": float(permuted.pvalue),
-        "below": float(stats.mannwhitneyu(second, first).statistic) / (len(first) * len(second)),
-        "types_low": len(first),
-        "types_high": len(second),
-    }
+    found = {"difference": _difference(first, second), "low": span.low, "high": span.high, "p": permuted.pvalue}
+    found["below"] = stats.mannwhitneyu(second, first).statistic / (len(first) * len(second))
+    return {name: float(value) for name, value in found.items()} | {"types_low": len(first), "types_high": len(second)}
 
 
 def _difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
