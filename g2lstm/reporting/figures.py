@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -47,6 +48,11 @@ def lacking(texts: Iterable[str]) -> str:
     fonts = [get_font(findfont(FontProperties(family=[family]))) for family in FontProperties().get_family()]
     signs = dict.fromkeys(sign for text in texts for sign in text)
     return "".join(sign for sign in signs if not any(font.get_char_index(ord(sign)) for font in fonts))
+
+
+def grid(lines: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its (lines, columns) axes."""
+    return plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **shared)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -3,7 +3,6 @@
 from textwrap import wrap
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,7 +10,7 @@ from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.measure import BLOCK_NAMES
 from g2lstm.inspection.reading import Reading
 from g2lstm.inspection.words import CLASSES
-from g2lstm.reporting.figures import gate_label
+from g2lstm.reporting.figures import gate_label, grid
 from g2lstm.runs.store import Row
 
 WORDS_A_LINE = 24
@@ -41,25 +40,22 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
     slanted = longest > 4
     above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
     line = high_row * len(rows) + above
-    figure, panels = plt.subplots(
-        len(starts), 1, figsize=(1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + line * len(starts)),
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + line * len(starts))
+    figure, panels = grid(len(starts), 1, size)
     values = np.array([row for _, _, row in rows])  # (rows, N)
     low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
     image: Any = None
     for axes, start in zip(panels[:, 0], starts, strict=True):
-        part = np.full((len(rows), widest), np.nan)
         shown = values[:, start : start + widest]
-        part[:, : shown.shape[1]] = shown
+        part = np.pad(shown, ((0, 0), (0, widest - shown.shape[1])), constant_values=np.nan)
         image = axes.imshow(part, vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
         _words_above(axes, words[start : start + widest], slanted)
         axes.set_yticks(range(len(rows)), labels)
         axes.spines[:].set_visible(False)
         for (y, x), value in np.ndenumerate(shown):
-            dark = value < (low + high) / 2
-            axes.text(x, y, f"{value:.2f}"[1:] if value < 0.995 else "1", ha="center", va="center", fontsize=7,
-                      color="white" if dark else "black")  # fmt: skip
+            colour = "white" if value < (low + high) / 2 else "black"
+            text = f"{value:.2f}"[1:] if value < 0.995 else "1"
+            axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=max(8, 4 * len(rows)))
     _head(figure, f"Gates of {readings[0].layer} at each word{note(readings)}")
     return figure
@@ -70,25 +66,23 @@ def draw_units(readings: list[Reading]) -> Figure:
     words, named = readings[0].words, _gates(readings)
     width = -(-sum(values.numel() for _, _, values in named) // MOST_CELLS)  # units a row
     ordered = [(model, gate, values.T[cluster_order(values.T)]) for model, gate, values in named]  # (H, N)
-    panels = [
-        (model, gate, [part.mean(0).numpy() for part in units.split(width)], len(units)) for model, gate, units in ordered
-    ]
-    columns = 1 if len(words) > 30 else min(2, len(panels))
-    lines = -(-len(panels) // columns)
+    columns = 1 if len(words) > 30 else min(2, len(ordered))
+    lines = -(-len(ordered) // columns)
     longest = max(map(len, words))
     wide = 0.24 * max(len(words), 8)  # inches
-    labels = _labels([(model, gate) for model, gate, *_ in panels], int(wide / 0.085))
+    labels = _labels([(model, gate) for model, gate, _ in ordered], int(wide / 0.085))
     below = 0.17 * max(label.count("\n") for label in labels)
     size = (1.2 + columns * (1.0 + wide), 0.7 + lines * (3.2 + 0.085 * longest + below))
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = grid(lines, columns, size)
     image: Any = None
-    for number, (place, label, (_, _, values, count)) in enumerate(zip(axes.flat, labels, panels, strict=False)):
+    for number, (place, label, (_, _, units)) in enumerate(zip(axes.flat, labels, ordered, strict=False)):
+        values = [part.mean(0).numpy() for part in units.split(width)]
         image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="none")
         _words_above(place, words if len(words) <= MOST_HEADS or number < columns else [], True)
         place.set_xlabel(label)
-        place.set_ylabel(f"{count} units, like beside like" + (f"\na row: {width} units" if width > 1 else ""))
+        place.set_ylabel(f"{len(units)} units, like beside like" + (f"\na row: {width} units" if width > 1 else ""))
         place.set_yticks([])
-    for place in axes.flat[len(panels) :]:
+    for place in axes.flat[len(ordered) :]:
         place.set_visible(False)
     figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
                     shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
@@ -107,18 +101,11 @@ def _gates(readings: list[Reading]) -> list[tuple[str, str, Any]]:
 
 
 def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
-    """The word types with the lowest and the highest mean gate, with counts and 95% confidence intervals.
-
-    Args:
-        row: of kind "words".
-        count: at either end.
-    """
+    """The `count` word types with the lowest and with the highest mean gate, with counts and 95% confidence intervals."""
     rows, types = row["lowest_and_highest"], row["types"]
     ends = [("lowest", rows[:count]), ("highest", rows[-count:])] if len(rows) > 2 * count else [("all", rows)]
-    figure, panels = plt.subplots(
-        1, len(ends), figsize=(5.4 * len(ends), 1.6 + 0.21 * min(count, len(rows)) * (3 - len(ends))), sharex=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    size = (5.4 * len(ends), 1.6 + 0.21 * min(count, len(rows)) * (3 - len(ends)))
+    figure, panels = grid(1, len(ends), size, sharex=True)
     for axes, (name, chosen) in zip(panels[0], ends, strict=True):
         for kind in CLASSES:
             colour, marker = CLASS_STYLES[kind]

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from textwrap import wrap
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from g2lstm.inspection.measure import BLOCK_NAMES, joined
-from g2lstm.reporting.figures import gate_label
+from g2lstm.reporting.figures import gate_label, grid
 from g2lstm.reporting.gate_tables import text_read
 from g2lstm.runs.store import Row
 
@@ -25,13 +24,7 @@ MOST_COLUMNS = 6
 
 
 def draw_histograms(rows: list[Row], layer: str, bins: int) -> Figure:
-    """One column a model, one row each for input and forget gates; of several seeds the mean and a band over the range.
-
-    Args:
-        rows: as `inspection.measure` gives them, of one text.
-        layer: whose values are shown.
-        bins: how many.
-    """
+    """One column a model, one row each for input and forget gates; of several seeds the mean and a band over the range."""
     chosen = [row for row in rows if row["kind"] == "gates" and row["layer"] == layer and row["mode"] == "test"]
 
     def bars(axes: Axes, block: str, mine: list[Row]) -> None:
@@ -79,11 +72,9 @@ def _drawn(
     parts = [texts[start : start + MOST_COLUMNS] for start in range(0, len(texts), MOST_COLUMNS)]
     highest = [max(title.count("\n") + 1 for title in part) for part in parts]
     size = (1.0 + 2.6 * max(columns, 1.5), 1.0 + 4.2 * lines + 0.17 * sum(highest))  # inches
-    figure, grid = plt.subplots(
-        2 * lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, places = grid(2 * lines, columns, size, sharex=True, sharey=True)
     panels = []
-    for (line, column), axes in np.ndenumerate(grid):
+    for (line, column), axes in np.ndenumerate(places):
         number, block = line // 2 * MOST_COLUMNS + column, ("i", "f")[line % 2]
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
         axes.yaxis.set_major_formatter(PercentFormatter(1))

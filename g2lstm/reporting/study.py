@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,7 +20,7 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
-from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES
+from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
 from g2lstm.reporting.sweep_tables import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, spread
 from g2lstm.runs.store import Row
@@ -45,9 +44,8 @@ class Measured:
     sign: int  # 1, or -1 where a higher metric is better
     losses: dict[str, float]  # how much worse the metric is, by setting
     hard: float  # how much worse the validation metric is where gates are cut to 0 or 1
-    binary: dict[
-        tuple[str, str], float
-    ]  # % of values below 0.1 or above 0.9 by (gate block, "training" or "test"), all layers
+    # % of values below 0.1 or above 0.9 by (gate block, "training" or "test"), over all layers
+    binary: dict[tuple[str, str], float]
 
 
 class Quantity(NamedTuple):
@@ -132,10 +130,7 @@ def draw(runs: list[Measured]) -> Figure:
     if others := Counter(run.p for run in runs if run.tau != usual).most_common(1):
         p = others[0][0]
         columns[f"temperature tau (p {p:g})"] = ("tau", [run for run in runs if run.p == p])
-    size = (1.2 + 4.2 * len(columns), 9.6)
-    figure, panels = plt.subplots(
-        3, len(columns), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
-    )
+    figure, panels = grid(3, len(columns), (1.2 + 4.2 * len(columns), 9.6), sharex="col", sharey="row")
     for line, (title, shown) in zip(panels, quantities(runs).items(), strict=True):
         for axes, (place, chosen) in zip(line, columns.values(), strict=True):
             _lines(axes, chosen, attrgetter(place), shown)

@@ -5,14 +5,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, save_figure
+from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, grid, save_figure
 from g2lstm.reporting.sweep_tables import lower_is_better, measured
 from g2lstm.runs.store import Row
 
@@ -43,9 +42,7 @@ def _figure(rows: list[Row], axis: str) -> Figure:
     families = ["svd"] if axis == "rank" else [family for family in FAMILIES if family in present]
     ways = list(dict.fromkeys(measured(row) for row in rows))
     size = (0.8 + 4.4 * len(families), 0.9 + 3.4 * len(ways))
-    figure, panels = plt.subplots(
-        len(ways), len(families), figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
-    )
+    figure, panels = grid(len(ways), len(families), size, sharex="col", sharey="row")
     for line, way in zip(panels, ways, strict=True):
         chosen = [row for row in rows if measured(row) == way]
         for axes, family in zip(line, families, strict=True):
