@@ -15,12 +15,8 @@ State = tuple[Tensor, Tensor]
 class StepLoop(nn.Module):
     """A G2-LSTM layer as public implementations of the method write it: Python walks over time, autograd does the rest.
 
-    One product with the input and one with the hidden state a step, noise from a uniform and a Bernoulli draw.
-
-    Args:
-        input_size, hidden_size: D, H.
-        weight_dropout: DropConnect on W_hh, one mask a forward pass.
-        tau, noise_p: the gate's temperature and share of perturbed values.
+    One product with the input and one with the hidden state a step, noise from a uniform and a Bernoulli draw; one mask
+    of DropConnect on W_hh a forward pass.
     """
 
     def __init__(
@@ -61,12 +57,7 @@ class StepLoop(nn.Module):
 
 
 class DroppedLSTM(nn.Module):
-    """nn.LSTM with DropConnect on W_hh (Merity et al. 2017): one mask a forward pass.
-
-    Args:
-        input_size, hidden_size: D, H.
-        weight_dropout: share of W_hh's entries that are dropped.
-    """
+    """nn.LSTM with DropConnect on W_hh (Merity et al. 2017): one mask a forward pass."""
 
     def __init__(self, input_size: int, hidden_size: int, weight_dropout: float = 0.0) -> None:
         super().__init__()

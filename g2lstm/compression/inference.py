@@ -25,12 +25,7 @@ Product = tuple[int, int, list[Tensor]]
 
 
 class GateProducts(nn.Module):
-    """What x is multiplied with for x W^T, for all four gates.
-
-    Args:
-        blocks: the forms of W's four blocks (H, D), in the order i, f, g, o.
-        scale: a factor of each.
-    """
+    """What x is multiplied with for x W^T: the forms of W's four blocks (H, D), i, f, g, o, each times its `scale`."""
 
     def __init__(self, blocks: Sequence[Form], scale: Sequence[float]) -> None:
         super().__init__()
@@ -51,12 +46,7 @@ class GateProducts(nn.Module):
 
 
 class Direction(nn.Module):
-    """One layer in one direction.
-
-    Args:
-        weights: of this direction, as {"weight_ih": blocks, "weight_hh": blocks, "bias_ih": ..., ...}.
-        scale: a factor of each gate's pre-activations.
-    """
+    """One layer in one direction, of weights as {"weight_ih": blocks, "weight_hh": blocks, "bias_ih": ..., ...}."""
 
     bias: Tensor
     projection: Tensor | None

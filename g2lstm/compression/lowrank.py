@@ -31,15 +31,8 @@ class Rank:
 def factorize(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best approximation of a rank in the Frobenius norm (Eckart and Young 1936), as two factors of equal norm.
 
-    Args:
-        matrix: (N, M).
-        rank: K, from 1 to min(N, M).
-
-    Returns:
-        left (N, K) and right (K, M), U sqrt(S) and sqrt(S) V^T of the decomposition U S V^T.
-
-    Raises:
-        ValueError: rank is out of range.
+    Of an (N, M) matrix and K from 1 to min(N, M), else a ValueError, left (N, K) and right (K, M): U sqrt(S) and sqrt(S) V^T
+    of the decomposition U S V^T.
     """
     if not 1 <= rank <= min(matrix.shape):
         raise ValueError(f"rank must be from 1 to {min(matrix.shape)} for a matrix of {tuple(matrix.shape)}, got {rank}")

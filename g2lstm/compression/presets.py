@@ -20,11 +20,7 @@ PRESETS["curves"] = (*PRESETS["ranks"], *PRESETS["rounding"], *PRESETS["bits"], 
 
 
 def chosen_methods(presets: str | None = None, settings: str | None = None) -> list[Method]:
-    """The original, then each setting of the presets and of `settings` once.
-
-    Args:
-        presets: names, comma-separated; "paper" without both.
-        settings: as "svd:H/16,round:0.2+clip:0.4".
+    """The original, then each setting of the comma-separated presets and of `settings` once; of "paper" without both.
 
     Raises:
         ValueError: a preset or setting that does not exist.

@@ -94,8 +94,7 @@ def few_valued(matrix: Tensor) -> Codes | None:
 def cheapest(matrix: Tensor) -> Form:
     """The form of the fewest bits that gives exactly this matrix back, low rank aside."""
     forms: list[Form] = [Dense(matrix), Sparse(matrix)]
-    codes = few_valued(matrix)
-    if codes is not None:
+    if (codes := few_valued(matrix)) is not None:
         forms.append(codes)
     return min(forms, key=lambda form: form.bits)
 

@@ -80,26 +80,15 @@ class Evaluation:
 
     def about(self) -> Row:
         """What a row says of the evaluation itself, under the run's present name."""
-        return {
-            "run": self.subject.path.as_posix(),
-            "gate": self.subject.gate,
-            "seed": self.subject.seed,
-            "setting": str(self.method),
-            "variant": self.variant,
-            "split": self.split,
-            "limit": self.limit,
-            "gates": "".join(self.target.gates),
-            "matrices": "+".join(self.target.matrices),
-            "layers": "all" if self.target.layers is None else ",".join(map(str, self.target.layers)),
-        }
+        run, target = self.subject, self.target
+        layers = "all" if target.layers is None else ",".join(map(str, target.layers))
+        row = {"run": run.path.as_posix(), "gate": run.gate, "seed": run.seed, "setting": str(self.method)}
+        row |= {"variant": self.variant, "split": self.split, "limit": self.limit}
+        return row | {"gates": "".join(target.gates), "matrices": "+".join(target.matrices), "layers": layers}
 
 
 def subjects(runs: Sequence[Run], target: Target, split: str, limit: int | None = None) -> list[Subject]:
-    """The runs of a sweep.
-
-    Raises:
-        UserError: a run has no weights, its data are not found, or its model has no such blocks.
-    """
+    """The runs of a sweep; a UserError where one has no weights, no data, or no such blocks in its model."""
     found = []
     for run, gate in zip(runs, labels(runs), strict=True):
         with blamed(run):

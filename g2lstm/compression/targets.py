@@ -5,6 +5,7 @@ is compressed by itself. Biases and projections never are.
 """
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -36,14 +37,11 @@ class Target:
 
     @classmethod
     def parse(cls, gates: str = "if", matrices: str = "both", layers: str = "all") -> "Target":
-        """From texts: "if" or "i,f"; "input", "recurrent" or "both"; "all" or "0,-1,encoder".
-
-        Raises:
-            ValueError: naming what is unknown.
-        """
+        """From texts: "if" or "i,f"; "input", "recurrent" or "both"; "all" or "0,-1,encoder"."""
         wanted = tuple(MATRICES) if matrices == "both" else tuple(matrices.split(","))
-        names = None if layers == "all" else tuple(_number_or_name(part) for part in layers.split(","))
-        return cls(tuple(sorted(gates.replace(",", ""), key=_place)), wanted, names)
+        parts = [part.strip() for part in layers.split(",")]
+        names = None if layers == "all" else tuple(int(p) if re.fullmatch(r"[+-]?\d+", p) else p for p in parts)
+        return cls(tuple(sorted(gates.replace(",", ""), key=lambda gate: "".join(BLOCKS).find(gate) % 5)), wanted, names)
 
     def __str__(self) -> str:
         layers = "all layers" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
@@ -141,19 +139,15 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
         if tensor.is_floating_point() and not is_finite(tensor):
             raise ValueError(f"{name} holds values that are not finite: did the training diverge?")
     state = dict(originals)
-    forms: dict[Block, Form] = {}
-    ranks: dict[Block, int] = {}
-    for block in find_blocks(model, target):
-        original = block.of(originals)
-        form = method.store(original)
+    forms = {block: method.store(block.of(originals)) for block in find_blocks(model, target)}
+    for block, form in forms.items():
         if state[block.parameter] is originals[block.parameter]:
             copied = originals[block.parameter].clone()
-            state |= dict.fromkeys(_names_of(originals[block.parameter], originals), copied)
+            shared = [name for name, other in originals.items() if _is_same(other, originals[block.parameter])]
+            state |= dict.fromkeys(shared, copied)  # several names where modules share it
         block.of(state).copy_(form.matrix())
-        forms[block] = form
-        if (rank := method.rank(tuple(original.shape))) is not None:
-            ranks[block] = rank
-    return Compressed(state, forms, ranks)
+    ranks = {block: method.rank(tuple(block.of(originals).shape)) for block in forms}
+    return Compressed(state, forms, {block: rank for block, rank in ranks.items() if rank is not None})
 
 
 def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
@@ -161,9 +155,8 @@ def compressed_copy(model: nn.Module, method: Method, target: Target | None = No
     return compress(model, method, target).applied_to(model)
 
 
-def _names_of(tensor: Tensor, state: Mapping[str, Tensor]) -> list[str]:
-    """All names of a tensor in a `state_dict`: several where modules share it."""
-    return [name for name, other in state.items() if other.data_ptr() == tensor.data_ptr() and other.shape == tensor.shape]
+def _is_same(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape
 
 
 def _chosen(model: nn.Module, names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
@@ -174,24 +167,14 @@ def _chosen(model: nn.Module, names: list[str], wanted: tuple[int | str, ...]) -
             matches = [names[layer]] if -len(names) <= layer < len(names) else []
         else:
             matches = [name for name in names if name == layer or name.startswith(f"{layer}.")]
-        if not matches and layer in (modules := dict(model.named_modules())):
-            kind = type(modules[str(layer)]).__name__
-            raise ValueError(f"{layer} is {kind}, which holds no LSTM weights to compress: choose of {', '.join(names)}")
         if not matches:
+            modules: dict[int | str, nn.Module] = {**dict(model.named_modules())}
+            if (module := modules.get(layer)) is not None:
+                kind = f"{type(module).__name__}, which holds no LSTM weights to compress"
+                raise ValueError(f"{layer} is {kind}: choose of {', '.join(names)}")
             raise ValueError(f"there is no LSTM layer {layer}: choose 0 to {len(names) - 1}, or of {', '.join(names)}")
         chosen.update(matches)
     return [name for name in names if name in chosen]
-
-
-def _place(gate: str) -> int:
-    return BLOCKS.index(gate) if gate in BLOCKS else len(BLOCKS)
-
-
-def _number_or_name(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text.strip()
 
 
 def _check(kind: str, given: tuple[str, ...], known: Iterable[str]) -> None:

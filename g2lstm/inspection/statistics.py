@@ -30,16 +30,10 @@ class Key(NamedTuple):
 
 
 class Tally:
-    """Sums over gate values.
-
-    Args:
-        size: H.
-        bins: of the histogram over [0, 1], equally wide; the last one includes 1.
-        words: V, where sums for each word are kept.
-        device: of the sums.
+    """Sums over gate values of H = `size` units, and of V = `words` words where they are kept.
 
     Attributes:
-        histogram: (H, bins) counts of each unit.
+        histogram: (H, bins) counts of each unit in equally wide bins over [0, 1], the last one of which includes 1.
         units: (H, 4) float64 sums of each unit: values, values below `MARGIN`, above 1 - `MARGIN`, binary entropies in bits.
         words: (V, 6) float64 sums of each word: steps, mean over units and its square, shares below and above, entropy.
         steps: N.
@@ -54,11 +48,7 @@ class Tally:
         self._offset = torch.arange(size, device=device) * bins
 
     def add(self, values: Tensor, words: Tensor | None = None) -> None:
-        """Counts (N, H) gate values, of the (N,) words if these are counted.
-
-        Raises:
-            ValueError: a value is no number.
-        """
+        """Counts (N, H) gate values, of the (N,) words if these are counted; a ValueError where one is no number."""
         total = values.sum(0)  # (H,)
         check_numbers(total)
         size, bins = self.histogram.shape
