@@ -48,6 +48,14 @@ def _upgraded(row: Any) -> Any:
     return rest | {"variant": "cache" if row["cache"] else ""}
 
 
+def of_one_target(rows: list[Row]) -> list[Row]:
+    """The originals, and what was compressed as the first compressed row was."""
+    compressed = [row for row in rows if row["setting"] != ORIGINAL]
+    targets = [[row[name] for name in ("gates", "matrices", "layers")] for row in compressed]
+    chosen = [row for row, target in zip(compressed, targets, strict=True) if target == targets[0]]
+    return [row for row in rows if row["setting"] == ORIGINAL] + chosen
+
+
 @dataclass(frozen=True)
 class Subject:
     """A run as a sweep sees it, plain enough for another process."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from g2lstm.compression.methods import ORIGINAL
+from g2lstm.compression.sweep import of_one_target
 from g2lstm.compression.sweep import open_store as open_sweep
 from g2lstm.inspection.measure import BLOCK_NAMES
 from g2lstm.inspection.reading import Reading
@@ -66,10 +67,7 @@ def sweep_rows(path: Path, groups: Groups) -> list[Row]:
     names = {run.weights: name for name, runs in groups.items() for run in runs}
     rows = [row | {"gate": names[row["weights"]]} for row in open_sweep(path).all() if row["weights"] in names]
     rows = [row for row in rows if (row["split"], row.get("limit")) == (rows[0]["split"], rows[0].get("limit"))]
-    compressed = [row for row in rows if row["setting"] != ORIGINAL]
-    targets = [[row[name] for name in ("gates", "matrices", "layers")] for row in compressed]
-    chosen = [row for row, target in zip(compressed, targets, strict=True) if target == targets[0]]
-    return [row for row in rows if row["setting"] == ORIGINAL] + chosen if chosen else []
+    return of_one_target(rows) if any(row["setting"] != ORIGINAL for row in rows) else []
 
 
 def check_readable(runs: Iterable[Run]) -> None:

@@ -26,7 +26,6 @@ from g2lstm.reporting.tables import SPREAD, markdown, spread
 from g2lstm.runs.store import Row
 
 BLOCKS = ("i", "f")
-TARGET = ("gates", "matrices", "layers")
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 
@@ -68,13 +67,12 @@ def read(results: Path, name: str) -> list[Measured]:
     for path, command in ((swept, "compression_sweep.py"), (gates, "gate_histograms.py")):
         if not path.is_file():
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
-    rows, of_gates = sweep.open_store(swept).all(), of_one_text(recorded_rows(gates.parent, "gates", "metric"))
-    by_run: dict[str, list[Row]] = {}
-    for row in _of_one_target(rows):
-        by_run.setdefault(row["run"], []).append(row)
-    both = [(mine, [row for row in of_gates if row["run"] == run]) for run, mine in by_run.items()]
+    rows = [row for row in sweep.open_store(swept).all() if row["split"] == "test" and row.get("limit") is None]
+    found_rows = (sweep.of_one_target(rows), of_one_text(recorded_rows(gates.parent, "gates", "metric")))
+    runs = dict.fromkeys(row["run"] for row in rows)
+    both = [[[row for row in found if row["run"] == run] for found in found_rows] for run in runs]
     try:
-        found = [_measured(mine, gates_of_run) for mine, gates_of_run in both if gates_of_run]
+        found = [_measured(mine, of_gates) for mine, of_gates in both if of_gates]
     except (KeyError, TypeError) as error:
         text = f"{swept} or {gates} lacks what a study needs ({error!r})"
         raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
@@ -151,13 +149,6 @@ def _lines(axes: Axes, runs: list[Measured], place: Callable[[Measured], float],
         means = [mean(group) for group in groups]
         axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=one.line)
     axes.grid(alpha=0.3)
-
-
-def _of_one_target(rows: list[Row]) -> list[Row]:
-    """The originals and what was compressed as the first compressed row was, on the whole test split."""
-    rows = [row for row in rows if row["split"] == "test" and row.get("limit") is None]
-    target = next(([row[name] for name in TARGET] for row in rows if row["setting"] != ORIGINAL), None)
-    return [row for row in rows if row["setting"] == ORIGINAL or [row[name] for name in TARGET] == target]
 
 
 def _measured(swept: list[Row], gates: list[Row]) -> Measured:
