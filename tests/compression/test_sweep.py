@@ -299,7 +299,7 @@ def test_a_metric_of_which_more_is_better_says_so() -> None:
         (["runs=results/text/*", "variants=beam"], "there is no variant beam: choose of plain, cache, or all"),
         (["runs=results/text/*", "limit=0"], "limit: must be a whole number of at least 1, got '0'"),
         (["runs=results/text/*", "jobs=0"], "jobs: must be a whole number of at least 1, got '0'"),
-        (["runs=results/text/*", "threads=0"], "threads: must be a whole number of at least 1, got '0'"),
+        (["runs=results/text/*", "threads=0"], "threads: must be a whole number from 1 to 1024, got '0'"),
         (["runs=results/text/*", "out=broken/sweep.json"], "broken/sweep.json is a file: name a folder"),
         (["runs=results/text/*", "out=broken"], "sweep.json is not what this command wrote: remove it, or set out=..."),
     ],

@@ -195,7 +195,7 @@ def test_a_report_goes_to_the_tracker_of_each_run_that_has_one(monkeypatch) -> N
         (heatmap, ["run=x"], "set run=RUN_DIR, or runs= for several"),
         (heatmap, ["out=taken"], "taken is a file: name a folder"),
         (histograms, ["samples=\u00b2"], "samples: must be a whole number of at least 1, got '\u00b2'"),
-        (histograms, ["threads=0"], "threads: must be a whole number of at least 1, got '0'"),
+        (histograms, ["threads=0"], "threads: must be a whole number from 1 to 1024, got '0'"),
         (histograms, ["samples=5", "layer=layers.9", "out=none.json"], "no layer layers.9"),
         (report, ["text= "], "text has no words"),
         (report, ["layer=layers.9"], "no layer layers.9"),

@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 import matplotlib.pyplot as plt
 import pytest
 
+from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL
 from g2lstm.reporting.figures import lacking, save_figure
 from g2lstm.reporting.gate_tables import recorded, word_table
@@ -116,7 +117,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"can't write .*a\.png \(disk full\)"):
         save_figure(plt.figure(), tmp_path, "a")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "old")]
 
