@@ -1,6 +1,7 @@
 """Starting a run and going on with one: config -> objects -> training -> summary -> record."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -32,8 +33,6 @@ except ImportError:  # not on this system
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = Path("results")
-
-
 # What may change when a run is resumed: nothing that its numbers depend on.
 RESUME_OPTIONS = ("max_steps", "checkpoint_minutes", "record", "profile")
 
@@ -67,7 +66,8 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
             say(console, f"{folder} has finished before")
             return _metric(earlier.summary, config)
         say(console, f"{folder} holds an unfinished run of the same options: going on with it")
-        return resume([f"resume={folder}"], console)
+        kept = {name: config.values[name] for name in ("checkpoint_minutes", "record", "profile")}
+        return resume([f"resume={folder}", *(f"{name}={json.dumps(value)}" for name, value in kept.items())], console)
     device = _prepare(config, console)
     task = config.build_task(device)
     found = environment(device, _engines(task, config, device))

@@ -320,6 +320,14 @@ def test_a_sweep_that_is_repeated_does_what_is_missing_and_finishes_what_was_sto
     assert {path: path.read_bytes() for path in found} == found
 
 
+def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny):
+    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
+    assert command(*short) == 0
+    Path("run/summary.json").unlink()  # as of a run that was killed
+    assert command(*short, "record=true") == 0
+    assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
 def test_two_processes_do_not_train_in_one_folder(tiny, capsys):
     assert command(*tiny, "run_dir=run", "max_steps=2", "eval.cache.enabled=false") == 0
     with _locked(RunFolder(Path("run"))):
