@@ -99,12 +99,12 @@ def test_noise_of_unbatched_input_is_that_of_a_batch_of_one():
 @pytest.mark.parametrize("engine", ["reference", "bptt"])
 def test_gradients_with_noise_and_masks_pass_finite_differences(engine):
     torch.manual_seed(0)
-    rnn = G2LSTM(2, 3, 2, bidirectional=True, proj_size=2, weight_dropout=0.4, engine=engine, dtype=torch.float64)
+    rnn = G2LSTM(1, 2, 2, bidirectional=True, proj_size=1, weight_dropout=0.4, engine=engine, dtype=torch.float64)
     rnn.gate = GumbelGate(noise_p=0.5)
     names, parameters = zip(*rnn.named_parameters(), strict=True)
-    x, noise = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True), rnn.draw_noise(3, 2)
+    x, noise = torch.randn(3, 2, 1, dtype=torch.float64, requires_grad=True), rnn.draw_noise(3, 2)
     masks = [rnn.draw_weight_mask() for _ in range(4)]
-    hx = tuple(torch.randn(4, 2, size, dtype=torch.float64, requires_grad=True) for size in (2, 3))
+    hx = tuple(torch.randn(4, 2, size, dtype=torch.float64, requires_grad=True) for size in (1, 2))
 
     def run(x, h0, c0, *weights):
         weights = dict(zip(names, weights, strict=True))

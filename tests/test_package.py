@@ -12,7 +12,7 @@ import g2lstm
 from g2lstm.files import conf_folder
 
 ROOT = Path(g2lstm.__file__).parent.parent
-HEAVY = ("hydra", "omegaconf", "matplotlib", "rich", "datasets", "wandb", "sacrebleu")
+HEAVY = ("hydra", "omegaconf", "matplotlib", "rich", "datasets", "wandb", "sacrebleu", "torch._dynamo")
 # Distributions whose modules have other names.
 MODULES = {"hydra-core": "hydra", "pillow": "PIL", "pyyaml": "yaml"}
 

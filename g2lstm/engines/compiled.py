@@ -31,7 +31,6 @@ FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", 
 WIDE = "-mprefer-vector-width=512"
 
 
-@torch.compiler.assume_constant_result
 def problem() -> str | None:
     """Loads the kernel, compiling it where there is none yet; returns why that is not possible, or None."""
     with _lock:
@@ -42,6 +41,9 @@ def problem() -> str | None:
             thread.join()
         return _found[0]
 
+
+# What torch.compiler.assume_constant_result sets, which imports the compiler: as long as torch itself takes.
+problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 _lock = threading.RLock()
 _found: list[str | None] = []

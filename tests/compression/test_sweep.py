@@ -1,10 +1,7 @@
 """A sweep evaluates every setting once, goes on after an interruption, and reports what it found."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,6 @@ from g2lstm.runs.store import Store
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "experiments" / "compression_sweep.py"
 # A model that learned something, so that compression does something.
 LEARNS = [
     "optimizer.lr=0.03",
@@ -182,22 +178,15 @@ def test_a_single_setting_is_drawn_and_old_figures_go(sweep, tmp_path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"bits.png", "bits.svg", "sweep.json", "sweep.md"}
 
 
-def test_processes_find_the_same_numbers(folder, text_dir, tmp_path, sweep) -> None:
-    command = [sys.executable, str(SCRIPT), "runs=results/text/sigmoid-*", f"data.dir={text_dir}", "device=cpu", "jobs=2"]
-    done = subprocess.run(
-        [*command, f"out={tmp_path / 'parallel'}", "settings=svd:2", "variants=cache"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "4 evaluations of 2 runs, 0 of them done before" in done.stderr
-    assert "ETA 0 s" in done.stderr
-    assert "| plain LSTM |" in done.stdout
-    rows = json.loads((tmp_path / "parallel" / "sweep.json").read_text())
-    alone = sweep("runs=results/text/sigmoid-*", "settings=svd:2", "variants=cache")
+def test_processes_find_the_same_numbers(sweep, tmp_path, capsys) -> None:
+    arguments = ["runs=results/text/sigmoid-*", "settings=svd:2", "variants=cache"]
+    rows = sweep(*arguments, "jobs=2")
+    printed = capsys.readouterr()
+    assert "4 evaluations of 2 runs, 0 of them done before" in printed.err
+    assert "ETA 0 s" in printed.err
+    assert "| plain LSTM |" in printed.out
+    (tmp_path / "sweep.json").unlink()
+    alone = sweep(*arguments)
     assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in alone])
 
 

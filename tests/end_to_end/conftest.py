@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +96,8 @@ def _ask(server: subprocess.Popen[str], request: dict[str, object]) -> str:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[subprocess.Popen[str]]:
-    own = str(Path(__file__).parent / "own_task")  # a task that only this folder knows
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": own}
+    own = Path(__file__).parent / "own_task"  # a task that only this folder knows
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{own}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -107,6 +107,11 @@ def fork_server() -> Iterator[subprocess.Popen[str]]:
         server.stdin.close()
 
 
+@pytest.fixture(scope="session")
+def commands_in(fork_server: subprocess.Popen[str]) -> Callable[[Path], Commands]:
+    return lambda folder: Commands(fork_server, folder)
+
+
 @pytest.fixture
-def commands(fork_server: subprocess.Popen[str], tmp_path: Path) -> Commands:
-    return Commands(fork_server, tmp_path)
+def commands(commands_in: Callable[[Path], Commands], tmp_path: Path) -> Commands:
+    return commands_in(tmp_path)

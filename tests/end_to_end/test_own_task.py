@@ -2,10 +2,8 @@
 
 import importlib
 import json
-import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,21 +15,6 @@ from g2lstm.training.checkpoint import load_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent / "own_task"
 OPTIONS = ["task=copying", "optimizer=adamw", "threads=1", "checkpoint_minutes=0", f"hydra.searchpath=[file://{HERE}/conf]"]
-
-
-def process(*arguments: str, folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def run(*arguments: str, folder: Path) -> str:
-    started = process(*arguments, folder=folder)
-    output, _ = started.communicate()
-    assert started.returncode == 0, output
-    return output
 
 
 @pytest.fixture
@@ -50,18 +33,24 @@ def here(folder, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with a plain and a noisy run, trained in parallel by joblib."""
+def folder(commands_in, tmp_path_factory) -> Path:
+    """A folder with a plain and a noisy run, trained in parallel by joblib; the noisy one was killed and gone on with."""
     path = tmp_path_factory.mktemp("copying")
-    output = run("train.py", "-m", "hydra/launcher=joblib", *OPTIONS, "gate=sigmoid,gumbel", folder=path)
-    assert "Copier with" in output
+    commands, sweep = commands_in(path), ["-m", "hydra/launcher=joblib", *OPTIONS, "gate=sigmoid,gumbel"]
+    killed = commands.start(*sweep, "+hydra.callbacks.kill={_target_: tests.end_to_end.killed.Killed, gate: gumbel}")
+    assert killed.wait() != 0
+    assert "Copier with" in killed.text()
+    assert list(path.glob("runs/copying/gumbel*/last.safetensors"))
+    assert not list(path.glob("runs/copying/gumbel*/summary.json"))
+    output = commands.run(*sweep, "hydra.launcher.n_jobs=1")
+    assert re.search(r"gumbel\S* holds an unfinished run of the same options: going on with it", output)
     return path
 
 
 RUNS = "runs=runs/copying/*"
 
 
-def test_a_joblib_sweep_leaves_a_summary_a_run(folder):
+def test_a_joblib_sweep_of_which_a_process_was_killed_leaves_a_summary_a_run_when_repeated(folder):
     summaries = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/copying/*/summary.json"))]
     assert [found["gate"] for found in summaries] == ["gumbel", "sigmoid"]
     for found in summaries:
@@ -113,9 +102,9 @@ def test_nothing_in_the_package_names_it():
     assert not [path for path in files if "copying" in path.read_text().lower()]
 
 
-def test_a_submitit_sweep_leaves_a_summary_a_run(tmp_path):
+def test_a_submitit_sweep_leaves_a_summary_a_run(commands, tmp_path):
     options = [*OPTIONS, "epochs=1", "gate=sigmoid,gumbel", "hydra.sweep.dir=DIR"]
-    run("train.py", "-m", "hydra/launcher=submitit_local", *options, folder=tmp_path)
+    commands.run("-m", "hydra/launcher=submitit_local", *options)
     assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 2
 
 

@@ -118,20 +118,19 @@ def test_cell_states_are_at_least_single_precision(name, dtype):
     assert c_n.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("scale", [None, (2.0, 0.5, 1.0, 3.0)], ids=["unscaled", "scaled"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("lengths", [None, [3, 1]], ids=["full", "lengths"])
 @pytest.mark.parametrize("projected", [0, 1], ids=["plain", "projected"])
 @pytest.mark.parametrize("noise", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
-def test_gradients_pass_finite_differences(name, scale, reverse, lengths, projected, noise):
-    tensors = problem(3, 2, 2, inputs=2, projected=projected, noise=noise)
+def test_gradients_pass_finite_differences(scale, reverse, lengths, projected, noise):
+    tensors = problem(3, 2, 2, inputs=1, projected=projected, noise=noise)
     lengths = None if lengths is None else torch.tensor(lengths)
     inside = 1.0 if lengths is None else (torch.arange(3).unsqueeze(1) < lengths).unsqueeze(-1)
 
     def outputs(*values):
         given = dict(zip(NAMES, values, strict=True))
-        h, h_n, c_n = run(ENGINES[name], given, reverse=reverse, scale=scale, lengths=lengths)
+        h, h_n, c_n = run(reference, given, reverse=reverse, scale=scale, lengths=lengths)
         return h * inside, h_n, c_n
 
     assert torch.autograd.gradcheck(outputs, tuple(tensors.values()))

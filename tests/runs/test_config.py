@@ -69,7 +69,8 @@ def value_of(values, name: str):
 
 @pytest.mark.parametrize("overrides", [[], ["task=ptb"]], ids=["default", "task=ptb"])
 def test_ptb_alone_is_the_papers_run(overrides):
-    assert {name: value_of(compose(overrides), name) for name in PAPER} == PAPER
+    values = compose(overrides)
+    assert {name: value_of(values, name) for name in PAPER} == PAPER
 
 
 def test_ptb_has_24_million_parameters():

@@ -1,0 +1,20 @@
+"""A callback of Hydra under which the process of one job is killed, as by a system without memory."""
+
+import os
+import signal
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.utils import get_class
+from omegaconf import DictConfig
+
+
+class Killed(Callback):
+    """Kills the job with that gate when its first epoch is over."""
+
+    def __init__(self, gate: str) -> None:
+        self.gate = gate
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.gate.name == self.gate:
+            get_class("copying.Copying").evaluate = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
