@@ -350,7 +350,9 @@ def test_a_training_pass_is_one_graph_with_the_same_numbers(gate, engine, layers
         y, (_, c_n) = module(x()[:2])
         found.append([y, *torch.autograd.grad(y.square().sum() + c_n.sum(), list(rnn.parameters()))])
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
-    assert gate == SharpenedGate() or not torch.equal(graph(x()[:2])[0], graph(x()[:2])[0])  # noise is no constant of the graph
+    assert gate == SharpenedGate() or not torch.equal(
+        graph(x()[:2])[0], graph(x()[:2])[0]
+    )  # noise is no constant of the graph
 
 
 @pytest.mark.parametrize("engine", ["auto", *(name for name in ENGINES if name in ("bptt", "reference"))])

@@ -9,6 +9,7 @@ from g2lstm.commands.demo import train_side_by_side
 
 SMALL = ("max_steps=20", "model.embedding_size=16", "model.hidden_size=16")
 
+
 @pytest.fixture
 def _shortly(monkeypatch):
     """Trains smaller models for a few steps."""

@@ -11,7 +11,7 @@ from g2lstm.engines.graphs import Steps
 from g2lstm.engines.noise import NoiseRecipe, philox
 from tests.engines.problems import Tensors, assert_same, leaves, problem, results, run
 
-T, B, H = 3, 3, 5
+T, B, H = 3, 2, 5
 # Norm-wise; in 16 bits what is left of the precision after sums in another order, and the interpreter rounds towards 0.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 SCALE = (1 / 0.9, 1 / 0.9, 1.0, 1.0)
@@ -26,9 +26,18 @@ def assert_equals_the_reference(tensors: Tensors, **options) -> None:
     assert_same(ours, theirs, TOLERANCE[tensors["x"].dtype])
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
-@pytest.mark.parametrize("lengths", [None, [3, 1, 2]], ids=["full", "lengths"])
+@pytest.mark.parametrize(
+    ("dtype", "reverse", "lengths"),
+    [
+        (torch.float32, False, None),
+        (torch.float32, True, None),
+        (torch.float32, False, [3, 1]),
+        (torch.float32, True, [1, 3]),
+        (torch.bfloat16, True, [3, 1]),
+        (torch.float16, False, [1, 3]),
+    ],
+    ids=str,
+)
 def test_equals_the_reference_with_noise_it_draws_itself(dtype, reverse, lengths):
     lengths = None if lengths is None else torch.tensor(lengths)
     recipe = NoiseRecipe(seed=2**40 + 7, p=0.6)
@@ -50,10 +59,10 @@ def test_equals_the_reference_with_given_noise(noise, dtype):
     assert_equals_the_reference(tensors_of(dtype, noise=noise), scale=SCALE)
 
 
-@pytest.mark.parametrize("hard", [("i",), ("f",), ("o",), ("i", "f", "o")], ids="".join)
+@pytest.mark.parametrize("hard", [("i",), ("f",), ("i", "f", "o")], ids="".join)
 def test_hard_gates_equal_the_reference(hard):
     recipe = NoiseRecipe(seed=2, p=0.6, blocks=(0, 1, 3))
-    assert_equals_the_reference(tensors_of(), noise=recipe, hard=hard, scale=SCALE, lengths=torch.tensor([3, 1, 2]))
+    assert_equals_the_reference(tensors_of(), noise=recipe, hard=hard, scale=SCALE, lengths=torch.tensor([3, 1]))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +163,12 @@ class _Replay:
         self.first.add_(self.block)
 
 
-@pytest.mark.parametrize("time", [1, 7])
+@pytest.mark.parametrize("time", [1, 5])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_blocks_of_steps_give_the_same_numbers_and_other_noise_each_pass(time, reverse, monkeypatch):
     tensors, recipes = tensors_of(time=time, batch=1, size=2), [NoiseRecipe(seed, p=0.9) for seed in (1, 2)]
     plain = [results(triton, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]
-    monkeypatch.setattr(graphs, "BLOCKS", (3, 1))
+    monkeypatch.setattr(graphs, "BLOCKS", (2, 1))
     monkeypatch.setattr(Steps, "_by_graphs", lambda *_: True)
     monkeypatch.setattr(Steps, "_capture", lambda self, step, block: _Replay(step, block, self.first))
     replayed = [results(triton, tensors, noise=recipe, reverse=reverse, scale=SCALE) for recipe in recipes]

@@ -1,8 +1,7 @@
 """The compiled kernel, against the reference engine; skipped where there is no compiler."""
 
 import math
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from g2lstm import G2LSTM, GumbelGate
 from g2lstm.engines import Options, Request, bptt, choose, compiled, native, reference
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.layout import Weights
+from tests.engines import fresh
 from tests.engines.problems import assert_same, leaves, problem, results, run
 from tests.engines.test_bptt import TOLERANCE
 
@@ -188,25 +188,17 @@ print(choose("auto", Request(torch.device("cpu"), torch.float32, 4, noisy=True))
 """
 
 
-def run_python(**environment):
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_KERNEL], env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_without_a_compiler_training_runs_in_tensor_code_with_one_line(tmp_path):
-    done = run_python(CXX=str(tmp_path / "no-such-compiler"), TORCH_EXTENSIONS_DIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "bptt"
-    assert done.stderr.count("no compiled CPU kernel") == 1
+    environment = os.environ | {"CXX": str(tmp_path / "no-such-compiler"), "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    out, log = fresh.start(WITHOUT_KERNEL, tmp_path, environment=environment).communicate()
+    assert out.strip() == "bptt"
+    assert log.count("no compiled CPU kernel") == 1
     assert not list(tmp_path.glob("*/native.so"))
 
 
-def test_the_environment_switches_it_off():
-    done = run_python(G2LSTM_NATIVE="0")
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "bptt", "")
+def test_the_environment_switches_it_off(tmp_path):
+    environment = os.environ | {"G2LSTM_NATIVE": "0"}
+    assert fresh.start(WITHOUT_KERNEL, tmp_path, environment=environment).communicate() == ("bptt\n", "")
 
 
 def test_tensor_code_equals_it():
@@ -243,6 +235,5 @@ with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
 """
 
 
-def test_it_loads_under_autocast_inference_mode_and_another_default_dtype():
-    done = subprocess.run([sys.executable, "-c", UNDER_ANYTHING], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_it_loads_under_autocast_inference_mode_and_another_default_dtype(tmp_path):
+    fresh.start(UNDER_ANYTHING, tmp_path).communicate()
