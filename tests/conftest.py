@@ -15,6 +15,16 @@ settings.load_profile("quiet")
 torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
+# What takes longest begins first, so that two workers end at the same time.
+LONGEST = ("end_to_end/", "inspection/test_commands.py", "engines/test_triton.py", "compression/test_sweep.py", "test_lstm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((number for number, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

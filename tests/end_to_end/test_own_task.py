@@ -103,9 +103,9 @@ def test_nothing_in_the_package_names_it():
 
 
 def test_a_submitit_sweep_leaves_a_summary_a_run(commands, tmp_path):
-    options = [*OPTIONS, "epochs=1", "gate=sigmoid,gumbel", "hydra.sweep.dir=DIR"]
+    options = [*OPTIONS, "epochs=1", "gate=gumbel", "hydra.sweep.dir=DIR"]
     commands.run("-m", "hydra/launcher=submitit_local", *options)
-    assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 2
+    assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 1
 
 
 def test_the_words_of_a_run_command_stay_as_they_are(monkeypatch, capsys):
