@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from typing import Any
 
 import interrupts  # noqa: F401 first of all
@@ -9,47 +10,57 @@ import torch
 from rich.console import Console
 
 from g2lstm import cli
-from g2lstm.benchmark.cases import SECTIONS, chosen_sections, parse_sizes
-from g2lstm.benchmark.plan import make_plan, run
-from g2lstm.benchmark.rows import Row, replaced, rows_of_before, summary
+from g2lstm.benchmark.cases import QUICK_LEAVES_OUT, SECTIONS, chosen_sections, has_onnx, parse_sizes, planned
+from g2lstm.benchmark.measure import measure
+from g2lstm.benchmark.rows import Row, over_passes, replaced, rows_of_before, summary
 from g2lstm.files import write_atomically
 from g2lstm.reporting.speed_tables import screen_table
 from g2lstm.runs.device import build_device
 from g2lstm.training.environment import check_committed, environment
 from g2lstm.training.progress import duration, say
 
+QUICK_SECONDS = 42.0  # with --quick no group begins later; the last one may take some seconds more
+
 
 def speed(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
-    console = Console()
-    device = build_device(options.device)
+    console, device, sections = Console(), build_device(options.device), chosen_sections(options.sections)
     torch.set_num_threads(options.threads or min(2, os.cpu_count() or 1))
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's LSTM has it from the start
-    plan = make_plan(device, chosen_sections(options.sections), parse_sizes(options.sizes), quick=options.quick)
+    groups = planned(sections, device, options.sizes and parse_sizes(options.sizes), quick=options.quick)
     if options.json is not None:
         check_committed(options.json)
-    found = environment(device, "auto")
+    about = environment(device, "auto")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    say(console, f"{found['hardware']}, torch {found['torch']}, {found['threads']} threads; {len(plan.groups)} groups")
+    say(console, f"{about['hardware']}, torch {about['torch']}, {about['threads']} threads; {len(groups)} groups")
     if load > 0.5:
         say(console, f"warning: other work is running here (load {load:.1f}): times will be too long, and ratios uncertain")
-    content: dict[str, Any] = {key: found[key] for key in ("hardware", "torch", "threads", "g2lstm", "commit", "python")}
+    content: dict[str, Any] = {key: about[key] for key in ("hardware", "torch", "threads", "g2lstm", "commit", "python")}
     content |= {"device": device.type, "tf32": device.type == "cuda", "load": round(load, 2), "quick": options.quick}
-    before = rows_of_before(options.json, content)
+    before = rows_of_before(options.json, content) if options.json is not None else []
+    never = list(QUICK_LEAVES_OUT) if options.quick else []
+    never += ["onnxruntime, which is not installed"] if "deploy" in sections and not has_onnx() else []
+    rows, missing = list[Row](), dict.fromkeys(group.title for group in groups)
 
-    def save(rows: list[Row], missing: list[str]) -> None:
+    def save() -> None:
         """After each group, so that an interrupted measurement keeps what it has, and says what it lacks."""
-        together = replaced(before, [row | {"commit": found["commit"]} for row in rows])
-        content.update(left_out=[*plan.left_out, *missing], summary=summary(together), rows=together)
+        together = replaced(before, [row | {"commit": about["commit"]} for row in over_passes(rows)])
+        content.update(left_out=[*never, *missing], summary=summary(together), rows=together)
         if options.json is not None:
             write_atomically(options.json, json.dumps(content, indent=1) + "\n")
 
-    save([], [group.title for group in plan.groups])
-    for progress in run(plan, device, options.passes):
-        save(progress.rows, progress.missing)
-        console.print(screen_table(progress.group, progress.fresh))
-        say(console, f"{progress.done}/{progress.total}  ETA {duration(progress.left)}\n")
+    save()
+    started, total = time.monotonic(), len(groups) * options.passes
+    for done, group in enumerate(groups * options.passes, 1):  # whole passes: what slows the machine for a while is a range
+        if options.quick and time.monotonic() - started > QUICK_SECONDS * options.passes:
+            break
+        fresh = measure(group, device, quick=options.quick)
+        rows += fresh
+        missing.pop(group.title, None)
+        save()
+        console.print(screen_table(group.title, fresh))
+        say(console, f"{done}/{total}  ETA {duration((time.monotonic() - started) / done * (total - done))}\n")
     for name, value in content["summary"].items():
         say(console, f"float32, geometric mean over the sizes: {name.replace('_', ' ')} {value:.2f}")
     if content["left_out"]:

@@ -3,9 +3,11 @@
 T time, B batch, D input, H hidden units, V vocabulary.
 """
 
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import torch
 
@@ -31,19 +33,10 @@ RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN = "recurrent products alone, torch
 ALL_PRODUCTS = "all products alone, oneDNN"
 SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-SIZES: tuple[Size, ...] = (
-    (70, 20, 400, 1150),
-    (70, 20, 1150, 1150),
-    (70, 80, 1150, 1150),
-    (40, 64, 256, 256),
-    (35, 20, 200, 200),
-)
-PTB_SIZE: Size = (70, 20, 400, 1150)
-OUTPUT_SIZE: Size = (70, 20, 400, 10_000)
-TOKEN_SIZE: Size = (1, 1, 1150, 1150)
-DEPLOY_SIZE: Size = (1, 1, 400, 1150)
-EVALUATION_SIZE: Size = (140, 1, 400, 1150)
+FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("float32", "bfloat16"),)
+QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
+SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
+VOCABULARY = 10_000  # words of the Penn Treebank
 
 
 @dataclass(frozen=True)
@@ -71,59 +64,77 @@ class Group:
     peers: tuple[Case, ...]
 
 
-def recurrence_groups(sizes: Sequence[Size], device: torch.device, engines: Sequence[str] | None = None) -> list[Group]:
-    """One group for each size, dtype and mode: nn.LSTM, G2LSTM on each engine that runs there, and the loop."""
+@dataclass(frozen=True)
+class Comparison:
+    """A group for each size, mode and member of `dtypes`."""
+
+    section: str
+    title: str
+    task: str
+    sizes: tuple[Size, ...]
+    modes: tuple[str, ...]
+    engines: tuple[str, ...]
+    peers: tuple[str, ...]  # engines, in the first dtype
+    dtypes: tuple[tuple[str, ...], ...] = APART
+    quick: bool = True  # whether it is part of --quick
+
+
+LAYERS = (LSTM, LSTM_WITHOUT_ONEDNN, AUTO, *ENGINES, LOOP)
+PRODUCTS = (RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN)
+EVALUATIONS = (*PRODUCTS, ALL_PRODUCTS, EVALUATION, EVALUATION_WITH_CACHE)
+DEPLOYMENTS = (*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, ONNX, ONNX_INT8)
+COMPARISONS = (
+    Comparison("recurrence", "one layer", "layer", SIZES, ("train", "eval"), (LSTM, *LAYERS[2:]), (LSTM,)),
+    Comparison("output_layer", "output layer and loss", "loss", ((70, 20, 400, VOCABULARY),), ("train",),
+               (PLAIN_LOSS, CHUNKED_LOSS), (PLAIN_LOSS,), TOGETHER),
+    Comparison("end_to_end", "one token at a time", "layer", ((1, 1, 1150, 1150),), ("eval",), LAYERS, LAYERS[:2]),
+    Comparison("end_to_end", "training step of task=ptb", "ptb", SIZES[:1], ("train",), (LSTM, AUTO, LOOP), (LSTM,),
+               quick=False),
+    Comparison("evaluation", "evaluation of task=ptb, one stream", "evaluation", ((140, 1, 400, 1150),), ("eval",),
+               EVALUATIONS, PRODUCTS, FLOAT32, quick=False),
+    Comparison("deploy", "LSTM layers of task=ptb, one token at a time", "deploy", ((1, 1, 400, 1150),), ("eval",),
+               DEPLOYMENTS, (DENSE,), FLOAT32, quick=False),
+)  # fmt: skip
+QUICK_LEAVES_OUT = (
+    *("by --quick the two largest sizes", "the reference engine", "the step of task=ptb", "its evaluation"),
+    *("compressed models", "most of the peak memory"),
+)
+
+
+def planned(
+    sections: Sequence[str], device: torch.device, sizes: Sequence[Size] | None = None, *, quick: bool = False
+) -> list[Group]:
+    """The groups of these sections that can run on a device; `sizes` are other ones for the recurrence.
+
+    With `quick` a minute's worth of them, short ones first: what a slow machine does not reach is what takes longest.
+    """
     groups = []
-    for size, dtype, mode in product(sizes, DTYPES, ("train", "eval")):
-        names = [LSTM, AUTO, *available(size, dtype, mode, device, engines), LOOP]
-        groups.append(_group("one layer", "recurrence", "layer", size, dtype, mode, names))
-    return groups
+    for one in COMPARISONS:
+        if one.section not in sections or (quick and not one.quick):
+            continue
+        here = one.sizes if one.section != "recurrence" else sizes or (QUICK_SIZES if quick else one.sizes)
+        for size, dtypes, mode in product(here, one.dtypes, one.modes):
+            every = (Case(one.section, one.task, size, dtype, mode, who) for who, dtype in product(one.engines, dtypes))
+            cases = tuple(case for case in every if _runs(case, device) and not (quick and case.engine == "reference"))
+            peers = tuple(case for case in cases if case.engine in one.peers and case.dtype == dtypes[0])
+            shape = f"T {size[0]}, B {size[1]}, {size[2]} -> {size[3]}"
+            if cases:
+                groups.append(Group(f"{one.title}, {shape}, {' and '.join(dtypes)}, {mode}", cases, peers))
+    return sorted(groups, key=lambda group: prod(group.cases[0].size)) if quick else groups
 
 
-def output_layer_group(size: Size = OUTPUT_SIZE) -> Group:
-    """The output layer and its loss in both precisions, against the plain float32 one."""
-    ways = product((PLAIN_LOSS, CHUNKED_LOSS), DTYPES)
-    cases = tuple(Case("output_layer", "loss", size, dtype, "train", engine) for engine, dtype in ways)
-    return Group(f"output layer and loss, {size[0] * size[1]:,} x {size[2]} -> {size[3]:,}", cases, cases[:1])
+def has_onnx() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
-def token_groups(device: torch.device, size: Size = TOKEN_SIZE, engines: Sequence[str] | None = None) -> list[Group]:
-    """One step of one sequence, as a model reads that writes text: against the faster of nn.LSTM's two ways."""
-    ways, groups = [LSTM, LSTM_WITHOUT_ONEDNN] if device.type == "cpu" else [LSTM], []
-    for dtype in DTYPES:
-        names = [*ways, AUTO, *available(size, dtype, "eval", device, engines), LOOP]
-        groups.append(_group("one token at a time", "end_to_end", "layer", size, dtype, "eval", names, len(ways)))
-    return groups
-
-
-def ptb_groups(size: Size = PTB_SIZE) -> list[Group]:
-    """A whole training step of the paper's language model: on nn.LSTM with DropConnect, with G2-LSTM, and on the loop."""
-    names = (LSTM, AUTO, LOOP)
-    return [_group("training step of task=ptb", "end_to_end", "ptb", size, dtype, "train", names) for dtype in DTYPES]
-
-
-def evaluation_group(size: Size = EVALUATION_SIZE) -> Group:
-    """The paper's language model reads one stream of text, against its recurrent products alone, the faster of two ways."""
-    products = (RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN, ALL_PRODUCTS)
-    group = _group(
-        "", "evaluation", "evaluation", size, "float32", "eval", (*products, EVALUATION, EVALUATION_WITH_CACHE), 2
-    )
-    return replace(group, title=f"evaluation of task=ptb, one stream of {size[0]} words, {_layers(size)}")
-
-
-def deploy_group(size: Size = DEPLOY_SIZE, *, onnx: bool = True) -> Group:
-    """The LSTM layers of the paper's language model, dense and compressed, against the dense ones of the same runner."""
-    names = [*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, *([ONNX, ONNX_INT8] if onnx else [])]
-    group = _group("", "deploy", "deploy", size, "float32", "eval", names)
-    return replace(group, title=f"one token at a time, {_layers(size)}")
-
-
-def available(size: Size, dtype: str, mode: str, device: torch.device, engines: Sequence[str] | None = None) -> list[str]:
-    """The engines, all or of those named, that can run a layer of this size on this device."""
-    training = mode == "train"
-    request = Request(device, DTYPES[dtype], size[3], noisy=training, training=training, autocast=dtype == "bfloat16")
-    names = ENGINES if engines is None else engines
-    return [name for name in names if ENGINES[name].lacks(request) is None]
+def _runs(case: Case, device: torch.device) -> bool:
+    if device.type != "cpu" and (case.section == "deploy" or case.engine == LSTM_WITHOUT_ONEDNN):
+        return False
+    if case.engine in (ONNX, ONNX_INT8):
+        return has_onnx()
+    training, dtype = case.mode == "train", DTYPES[case.dtype]
+    request = Request(device, dtype, case.size[3], noisy=training, training=training, autocast=dtype == torch.bfloat16)
+    return case.engine not in ENGINES or ENGINES[case.engine].lacks(request) is None
 
 
 def chosen_sections(text: str) -> list[str]:
@@ -135,10 +146,8 @@ def chosen_sections(text: str) -> list[str]:
     return names
 
 
-def parse_sizes(text: str | None) -> list[Size] | None:
+def parse_sizes(text: str) -> list[Size]:
     """ "70x20x400x1150,40x64x256x256" -> [(70, 20, 400, 1150), (40, 64, 256, 256)]"""
-    if text is None:
-        return None
     sizes: list[Size] = []
     for part in text.split(","):
         numbers = [int(number) if number.isdecimal() else 0 for number in part.split("x")]
@@ -146,16 +155,3 @@ def parse_sizes(text: str | None) -> list[Size] | None:
             raise UserError(f"sizes are written TxBxDxH, as 70x20x400x1150, got {part!r}")
         sizes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
     return sizes
-
-
-def _group(
-    what: str, section: str, task: str, size: Size, dtype: str, mode: str, engines: Sequence[str], peers: int = 1
-) -> Group:
-    """A case for each engine, the first of which are the peers."""
-    cases = tuple(Case(section, task, size, dtype, mode, engine) for engine in engines)
-    title = f"{what}, T {size[0]}, B {size[1]}, {size[2]} -> {size[3]}, {dtype}, {mode}"
-    return Group(title, cases, cases[:peers])
-
-
-def _layers(size: Size) -> str:
-    return f"layers {size[2]} -> {size[3]} -> {size[3]} -> {size[2]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_INT8, OUTPUT_SIZE, Case, Size
+from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_INT8, VOCABULARY, Case
 from g2lstm.compression.deploy import Deployed, deploy
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import save_model
@@ -26,51 +26,26 @@ def deployed_step(case: Case, device: torch.device) -> Callable[[], None]:
     """One token through the LSTM layers, the state carried on from step to step."""
     if case.engine in (ONNX, ONNX_INT8):
         return _onnx_step(case)
-    if case.engine in DEPLOYED:
-        model = deployed_model(case.size, *DEPLOYED[case.engine]).model()
-    else:
-        model = deployed_model(case.size, *DEPLOYED[DENSE]).dense_model()
+    deployed = deployed_model(case)
+    model = deployed.model() if case.engine in DEPLOYED else deployed.dense_model()
     assert isinstance(model, LanguageModel)
     layers = list(model.layers.to(device))
-    x = torch.randn(case.size[0], case.size[1], case.size[2], device=device)
-    state: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(layers)
+    x = torch.randn(case.size[:3], device=device)
+    states: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(layers)
 
     def step() -> None:
         y = x
         with torch.no_grad():
             for index, layer in enumerate(layers):
-                y, state[index] = layer(y, state[index])
+                y, states[index] = layer(y, states[index])
 
     return step
-
-
-def file_bytes(case: Case) -> int | None:
-    """Of the file of the whole model, embedding included; None for what is no file of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        if case.engine in DEPLOYED:
-            return save_model(path, deployed_model(case.size, *DEPLOYED[case.engine]))
-        if case.engine not in (ONNX, ONNX_INT8):
-            return None
-        size = export(path, deployed_model(case.size, *DEPLOYED[DENSE]), tied=case.engine == ONNX)
-        return size if case.engine == ONNX else quantize_dynamically(path, path)
-
-
-@lru_cache(maxsize=len(DEPLOYED))
-def deployed_model(size: Size, method: str, rest: str) -> Deployed:
-    """A language model of these sizes with random weights, compressed."""
-    model = LanguageModel(OUTPUT_SIZE[3], size[2], size[3], num_layers=3)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=SPREAD, generator=generator)
-    return deploy(model, Method.parse(method), rest=rest)
 
 
 def _onnx_step(case: Case) -> Callable[[], None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.onnx"
-        export(path, deployed_model(case.size, *DEPLOYED[DENSE]), layers_only=True)
+        export(path, deployed_model(case), layers_only=True)
         if case.engine == ONNX_INT8:
             quantize_dynamically(path, path)
         session = Session(path, torch.get_num_threads())
@@ -81,3 +56,30 @@ def _onnx_step(case: Case) -> Callable[[], None]:
         _, state = session(x, state)
 
     return step
+
+
+def file_bytes(case: Case) -> int | None:
+    """Of the file of the whole model, embedding included; None for what is no file of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        if case.engine in DEPLOYED:
+            return save_model(path, deployed_model(case))
+        if case.engine not in (ONNX, ONNX_INT8):
+            return None
+        size = export(path, deployed_model(case), tied=case.engine == ONNX)
+        return size if case.engine == ONNX else quantize_dynamically(path, path)
+
+
+def deployed_model(case: Case) -> Deployed:
+    """A language model of the case's sizes with random weights, compressed where the case says how."""
+    return _deployed(*case.size[2:], *DEPLOYED.get(case.engine, DEPLOYED[DENSE]))
+
+
+@lru_cache(maxsize=len(DEPLOYED))
+def _deployed(embedding: int, hidden: int, method: str, rest: str) -> Deployed:
+    model = LanguageModel(VOCABULARY, embedding, hidden, num_layers=3)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=SPREAD, generator=generator)
+    return deploy(model, Method.parse(method), rest=rest)

@@ -6,23 +6,41 @@ process of its own for each case, by what the operating system hands out: the wo
 
 import ctypes
 import gc
-import multiprocessing
 import platform
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from g2lstm.benchmark.cases import Case
+from g2lstm.benchmark.cases import AUTO, CHUNKED_LOSS, LOOP, LSTM, PLAIN_LOSS, Case, Group
+from g2lstm.benchmark.deployed import file_bytes
+from g2lstm.benchmark.rows import Row, rows_of
 from g2lstm.benchmark.steps import Step, prepare, surroundings
 
+CPU = torch.device("cpu")
+MOST_ROUNDS = 300
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
+def measure(group: Group, device: torch.device, *, quick: bool = False) -> list[Row]:
+    """The rows of a group; with `quick` fewer repeats, and peak memory of nn.LSTM and "auto" at the largest sizes only."""
+    times = alternate(group.cases, device, seconds=0.5 if quick else 4.0, least=3 if quick else 4)
+    memory = [peak_memory(case, device) if _wants_memory(case, quick) else None for case in group.cases]
+    files = [file_bytes(case) if case.task == "deploy" else None for case in group.cases]
+    return rows_of(group, times, memory, files)
+
+
+def _wants_memory(case: Case, quick: bool) -> bool:
+    few = case.engine in (LSTM, AUTO, PLAIN_LOSS, CHUNKED_LOSS) and case.size[3] >= 1000
+    return case.mode == "train" and (few if quick else case.engine not in ("reference", LOOP))
+
+
 def alternate(
-    cases: Sequence[Case], device: torch.device, *, seconds: float, least: int, most: int = 300, turn: float = 30.0
+    cases: Sequence[Case], device: torch.device, *, seconds: float, least: int, turn: float = 30.0
 ) -> list[list[float]]:
     """Milliseconds of each step of each case: the cases take turns, again and again.
 
@@ -30,7 +48,7 @@ def alternate(
         cases: measured in turns; each round begins with the next one.
         device: where they run.
         seconds: how long to go on.
-        least, most: bounds on the number of rounds; two more for warming up come before.
+        least: number of rounds at least; two more for warming up come before.
         turn: milliseconds of a turn at least, so that short steps find their weights in the cache, as in real work.
     """
     steps = [prepare(case, device) for case in cases]
@@ -38,17 +56,18 @@ def alternate(
     gc.collect()
     gc.disable()
     try:
-        end, rounds = time.perf_counter() + seconds, -2
-        while rounds < least or (rounds < most and time.perf_counter() < end):
+        end = 0.0
+        for number in range(-2, MOST_ROUNDS):
+            if number == 0:
+                end = time.perf_counter() + seconds
+            if number >= least and time.perf_counter() > end:
+                break
             for place in range(len(cases)):
-                index = (place + rounds) % len(cases)
+                index = (place + number) % len(cases)
                 with surroundings(cases[index]):
                     taken = _turn(steps[index], device, turn)
-                if rounds >= 0:
+                if number >= 0:
                     times[index] += taken
-            rounds += 1
-            if rounds == 0:
-                end = time.perf_counter() + seconds
     finally:
         gc.enable()
     return times
@@ -71,40 +90,29 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(case: Case, device: torch.device, threads: int) -> float | None:
+def peak_memory(case: Case, device: torch.device) -> float | None:
     """MB that a step needs at its peak beyond weights and data; None where the system doesn't tell."""
     if device.type == "cuda":
         return _peak_on_gpu(case, device)
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return None
-    context = multiprocessing.get_context("forkserver")  # its server has no threads, which a fork would break
-    context.set_forkserver_preload([__name__])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(case, threads, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:  # killed, as for want of memory
-        return None
-    finally:
-        process.join()
-
-
-def _report_peak(case: Case, threads: int, sender: Connection) -> None:
-    torch.set_num_threads(threads)
-    sender.send(_peak_on_cpu(case, torch.device("cpu")))
-
-
-def _peak_on_cpu(case: Case, device: torch.device) -> float | None:
-    """Growth of the resident memory over one step, where it can be told: on Linux with its usual C library."""
     if platform.libc_ver()[0] != "glibc":
         return None
+    context = get_context("forkserver")  # its server has no threads, which a fork would break
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(_peak_on_cpu, case, torch.get_num_threads()).result()
+        except BrokenProcessPool:  # killed, as for want of memory
+            return None
+
+
+def _peak_on_cpu(case: Case, threads: int) -> float | None:
+    """Growth of the resident memory over one step, on Linux with its usual C library."""
+    torch.set_num_threads(threads)
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_THRESHOLD, 65536)  # what is freed goes back to the system at once
     libc.mallopt(_TRIM_THRESHOLD, 0)
     with surroundings(case):
-        step = prepare(case, device)
+        step = prepare(case, CPU)
         step()  # what libraries keep once and for all, some MB of code, is left out
         gc.collect()
         libc.malloc_trim(0)

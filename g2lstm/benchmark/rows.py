@@ -1,6 +1,7 @@
 """What was measured, as rows."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean, median, quantiles
 from typing import Any
@@ -14,70 +15,68 @@ MEASURED = ("ms", "ratio", "memory_mb", "memory_ratio", "words_per_second")  # w
 
 
 def rows_of(
-    group: Group,
-    times: Sequence[Sequence[float]],
-    memory: Sequence[float | None],
-    files: Sequence[int | None] | None = None,
+    group: Group, times: Sequence[Sequence[float]], memory: Sequence[float | None], files: Sequence[int | None]
 ) -> list[Row]:
-    """A row for each case of a group.
+    """A row for each case of a group: the milliseconds of its steps, MB at a step's peak, and bytes of its file.
 
-    Args:
-        group: what was measured.
-        times: milliseconds of each case's steps.
-        memory: MB of each case's step at its peak, or None where it wasn't measured.
-        files: bytes of each case's file, where the cases have some.
+    None stands for what was not measured; files are told of compressed models alone.
     """
-    medians = dict(zip(group.cases, map(median, times), strict=True))
-    megabytes = dict(zip(group.cases, memory, strict=True))
-    peer = min(group.peers, key=medians.__getitem__)
+    medians = list(map(median, times))
+    peer = min(map(group.cases.index, group.peers), key=medians.__getitem__)
     rows = []
-    for number, (case, values) in enumerate(zip(group.cases, times, strict=True)):
-        ms, own = medians[case], megabytes[case]
-        row: Row = {"section": case.section, "task": case.task, "size": list(case.size), "dtype": case.dtype}
-        row |= {"mode": case.mode, "engine": case.engine, "ms": round(ms, 4), "ratio": round(ms / medians[peer], 4)}
-        row |= {"memory_mb": _rounded(own, 2), "memory_ratio": _rounded(_share(own or None, megabytes[peer]), 4)}
-        row |= {"peer": f"{peer.engine} {peer.dtype}", "repeats": len(values), "spread": round(_spread(values), 4)}
+    for case, values, ms, mb, size in zip(group.cases, times, medians, memory, files, strict=True):
+        row = asdict(case) | {"size": list(case.size), "ms": round(ms, 4), "ratio": _share(ms, medians[peer])}
+        row |= {"memory_mb": _share(mb, 1, 2), "memory_ratio": _share(mb or None, memory[peer])}
+        row |= {"peer": f"{group.cases[peer].engine} {group.cases[peer].dtype}"}
+        row |= {"repeats": len(values), "spread": round(_spread(values), 4)}
         if case.task in ("ptb", "evaluation"):
             row["words_per_second"] = round(1000 * case.size[0] * case.size[1] / ms, 1)
-        if files is not None:
-            row |= {"file_mb": _rounded(_share(files[number], 1e6), 3)}
-            row |= {"file_ratio": _rounded(_share(files[number], files[0]), 4)}
+        if case.task == "deploy":
+            row |= {"file_mb": _share(size, 1e6, 3), "file_ratio": _share(size, files[0])}
         rows.append(row)
     return rows
 
 
-def _share(value: float | None, whole: float | None) -> float | None:
-    return value / whole if value is not None and whole else None
+def _share(value: float | None, whole: float | None, digits: int = 4) -> float | None:
+    return round(value / whole, digits) if value is not None and whole else None
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _spread(values: Sequence[float]) -> float:
+    """The interquartile range as a share of the median."""
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (0, 0, 0)
+    return (high - low) / median(values)
 
 
-def over_passes(passes: Sequence[Row]) -> Row:
-    """One row of those that whole passes have of a case: medians, and lowest and highest as `<name>_range`."""
+def over_passes(rows: Iterable[Row]) -> list[Row]:
+    """A row for each case: of several passes the medians, and lowest and highest as `<name>_range`."""
+    passes: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        passes.setdefault(_case(row), []).append(row)
+    return [_joined(of_case) for of_case in passes.values()]
+
+
+def _joined(passes: list[Row]) -> Row:
     found = dict(passes[0])
     for name in MEASURED if len(passes) > 1 else ():
-        values = [row[name] for row in passes if row.get(name) is not None]
-        if values:
+        if values := [row[name] for row in passes if row.get(name) is not None]:
             found |= {name: round(median(values), 4), f"{name}_range": [min(values), max(values)]}
     return found | {"passes": len(passes), "spread": median(row["spread"] for row in passes)}
 
 
-def rows_of_before(file: Path | None, about: dict[str, Any]) -> list[Row]:
-    """What the file holds from an equal machine, each row with the commit that it was measured at.
+def rows_of_before(file: Path, about: dict[str, Any]) -> list[Row]:
+    """What the file, where there is one, holds from an equal machine, each row with the commit that it was measured at.
 
     Raises:
         UserError: the file holds something else.
     """
-    if file is None or not file.exists():
+    if not file.exists():
         return []
     old = read_json(file, dict, "choose another file")
     try:
         same = all(old.get(key) == about[key] for key in ("hardware", "torch", "threads", "device", "quick"))
-        rows = [{"commit": old["commit"]} | row for row in old["rows"]]
+        rows = replaced([{"commit": old["commit"]} | row for row in old["rows"]], [])
         summary(rows)
-        return replaced(rows, []) if same else []
+        return rows if same else []
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no measurement of speed ({error!r}): choose another file") from None
 
@@ -102,11 +101,3 @@ def summary(rows: Iterable[Row]) -> dict[str, float]:
         if gains:
             found[f"{mode}_speedup_over_loop"] = round(geometric_mean(gains), 3)
     return found
-
-
-def _spread(values: Sequence[float]) -> float:
-    """The interquartile range as a share of the median."""
-    if len(values) < 2:
-        return 0.0
-    low, _, high = quantiles(values, n=4, method="inclusive")
-    return (high - low) / median(values)

@@ -99,16 +99,10 @@ def _loss_step(case: Case, device: torch.device) -> Step:
 
 
 def _ptb_step(case: Case, device: torch.device) -> Step:
-    """A training step of `task=ptb` as the training loop makes it, on random words."""
-    time, batch = case.size[:2]
-    peer = case.engine in (LSTM, LOOP)
-    engine = "auto" if peer else case.engine
-    sizes = [f"batch_size={batch}", f"bptt={time}"]
-    options = ["random_length=false", f"precision={case.dtype}", f"model.engine={engine}", "eval.valid_batch_size=1"]
-    config = Config.parse(compose([*_ptb_model(case), *sizes, *options]))
-    task, settings = _task(config, batch * (time + 1), device), config.settings
-    model = task.build_model()
-    if peer:  # other layers of the same sizes in the place of the model's own
+    """A training step of `task=ptb` as the training loop makes it."""
+    config, task = _ptb(case, device)
+    settings, model = config.settings, task.build_model()
+    if case.engine in (LSTM, LOOP):  # other layers of the same sizes in the place of the model's own
         kind = DroppedLSTM if case.engine == LSTM else StepLoop
         layers = [layer for layer in model.layers if isinstance(layer, G2LSTM)]
         model.layers = nn.ModuleList(kind(layer.input_size, layer.hidden_size, layer.weight_dropout) for layer in layers)
@@ -118,8 +112,8 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
 
     def step() -> None:
         nonlocal carried
-        with _autocast(case, task.device):
-            result = task.loss(model, (0, time), carried)
+        with _autocast(case, device):
+            result = task.loss(model, (0, case.size[0]), carried)
         result.objective.backward()
         carried = result.carried
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -129,57 +123,51 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
     return step
 
 
-def _ptb_model(case: Case) -> list[str]:
-    """Its options."""
-    return ["task=ptb", "gate=gumbel", f"model.embedding_size={case.size[2]}", f"model.hidden_size={case.size[3]}"]
-
-
 def _evaluation_step(case: Case, device: torch.device) -> Step:
-    """An evaluation of random words in T rows of B streams, or the products in it alone."""
-    time, batch = case.size[:2]
-    streams = [f"batch_size={batch}", f"eval.valid_batch_size={batch}", f"eval.test_batch_size={batch}"]
-    config = Config.parse(compose([*_ptb_model(case), *streams]))
-    task = _task(config, batch * (time + 1), device)
+    """An evaluation of T words in each of B streams, or the products in it alone."""
+    config, task = _ptb(case, device)
     model = task.build_model().to(device).eval()
-    if case.engine not in (cases.EVALUATION, cases.EVALUATION_WITH_CACHE):
-        return _products_step(case, model, config.task.eval.bptt)
-    variant = "" if case.engine == cases.EVALUATION else "cache"
-    return lambda: task.evaluate(model, "test", variant)
+    if case.engine in (cases.EVALUATION, cases.EVALUATION_WITH_CACHE):
+        return lambda: task.evaluate(model, "test", "" if case.engine == cases.EVALUATION else "cache")
+    return _products_step(case, model, config.task.eval.bptt)
+
+
+def _ptb(case: Case, device: torch.device) -> tuple[Config, LanguageModelTask]:
+    """`task=ptb` at the sizes of a case, on random words, as many different ones as the Penn Treebank has."""
+    time, batch, embedding, hidden = case.size
+    sizes = {"model.embedding_size": embedding, "model.hidden_size": hidden, "bptt": time}
+    sizes |= dict.fromkeys(("batch_size", "eval.valid_batch_size", "eval.test_batch_size"), batch)
+    options = [f"{name}={size}" for name, size in sizes.items()]
+    config = Config.parse(compose(["task=ptb", "gate=gumbel", "random_length=false", f"precision={case.dtype}", *options]))
+    vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, cases.VOCABULARY))))
+    words = torch.randint(len(vocabulary), (batch * (time + 1),))
+    corpus = TextCorpus(vocabulary, words, words, words, "random words")
+    return config, LanguageModelTask(corpus, config.gate, device, config.task)
 
 
 def _products_step(case: Case, model: LanguageModel, segment: int) -> Step:
     """Layer by layer, and in a layer step by step, as an evaluation has to; the other products a segment at a time."""
     time, batch = case.size[:2]
-    lengths = [min(segment, time - start) for start in range(0, time, segment)]
-    weights, batched = [], [model.decoder_weight.detach()]
-    for layer in model.layers:
-        assert isinstance(layer, G2LSTM)
-        weights.append(layer.weight_hh_l0.detach())
-        batched.append(layer.weight_ih_l0.detach())
-    device = weights[0].device
-    states = [torch.randn(batch, weight.shape[1], device=device) for weight in weights]
-    rows = [torch.randn(segment * batch, weight.shape[1], device=device) for weight in batched]
+    layers = [layer for layer in model.layers if isinstance(layer, G2LSTM)]
+    batched = [*(layer.weight_ih_l0.detach() for layer in layers), model.decoder_weight.detach()]
+    pairs = [(weight, weight.new_ones(segment * batch, weight.shape[1])) for weight in batched]
+    recurrent = [layer.weight_hh_l0.detach() for layer in layers]
+    states = [(weight, weight.new_ones(batch, weight.shape[1])) for weight in recurrent]
 
     def multiply() -> None:
-        for length in lengths:
-            for weight, state in zip(weights, states, strict=True):
+        for start in range(0, time, segment):
+            length = min(segment, time - start)
+            for weight, state in states:
                 for _ in range(length):
                     if case.engine == cases.RECURRENT_PRODUCTS:
                         torch.mv(weight, state[0])
                     else:
                         product(state, weight)
             if case.engine == cases.ALL_PRODUCTS:
-                for weight, x in zip(batched, rows, strict=True):
+                for weight, x in pairs:
                     product(x[: length * batch], weight)
 
     return multiply
-
-
-def _task(config: Config, count: int, device: torch.device) -> LanguageModelTask:
-    """On random words, as many different ones as the Penn Treebank has."""
-    vocabulary = Vocabulary((EOS, *(f"w{number}" for number in range(1, cases.OUTPUT_SIZE[3]))))
-    words = torch.randint(len(vocabulary), (count,))
-    return LanguageModelTask(TextCorpus(vocabulary, words, words, words, "random words"), config.gate, device, config.task)
 
 
 def _autocast(case: Case, device: torch.device) -> torch.autocast:

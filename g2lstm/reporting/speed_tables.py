@@ -1,34 +1,41 @@
 """Tables of what experiments/speed.py measured, on the screen and in Markdown."""
 
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from g2lstm.benchmark.cases import LSTM, Group
+from g2lstm.benchmark.cases import LSTM
 from g2lstm.benchmark.rows import Row
 from g2lstm.errors import UserError
 from g2lstm.files import read_json
 from g2lstm.reporting.tables import Lines, interval, markdown, number
 
 PTB_TEST_WORDS = 82_430
+WIDE = ("train", "eval", "memory")  # tables with a column for each engine
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
 
-def screen_table(group: Group, rows: list[Row]) -> Table:
+def screen_table(title: str, rows: list[Row]) -> Table:
     """One group's rows."""
-    table = Table(title=group.title, title_justify="left")
-    size, share, title = ("file_mb", "file_ratio", "file") if "file_mb" in rows[0] else ("memory_mb", "memory_ratio", "peak")
-    several, words = len({row["dtype"] for row in rows}) > 1, "words_per_second" in rows[0]
-    table.add_column("engine")
-    for name in ("ms", "spread", "ratio", f"{title} MB", "ratio of it", *(["words/s"] if words else [])):
+    table = Table("engine", title=title, title_justify="left")
+    size, what = ("file", "file") if "file_mb" in rows[0] else ("memory", "peak")
+    columns: dict[str, Callable[[Row], str]] = {
+        "ms": lambda row: number(row["ms"]),
+        "spread": lambda row: f"{row['spread']:.0%}",
+        "ratio": lambda row: number(row["ratio"]),
+        f"{what} MB": lambda row: number(row[f"{size}_mb"], 1),
+        "ratio of it": lambda row: number(row[f"{size}_ratio"]),
+    }
+    if "words_per_second" in rows[0]:
+        columns["words/s"] = lambda row: number(row["words_per_second"], 0)
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
-        cells = [f"{row['engine']} {row['dtype']}" if several else row["engine"], number(row["ms"]), f"{row['spread']:.0%}"]
-        cells += [_measured(row, "ratio"), number(row[size], 1), number(row[share])]
-        table.add_row(*cells, *([number(row["words_per_second"], 0)] if words else []))
+        table.add_row(f"{row['engine']} {row['dtype']}", *(cell(row) for cell in columns.values()))
     return table
 
 
@@ -37,10 +44,11 @@ def recorded(folder: Path, kind: str) -> str:
     parts = []
     for path in sorted(folder.glob("*.json")):
         content = read_json(path, dict)
-        texts = 1 if kind in ("deploy", "evaluation") else 2
         try:
             if chosen := _chosen(content["rows"], kind):
-                parts.append(markdown(TABLES[kind](chosen, kind), _footnote(content, kind, chosen), texts=texts))
+                lines = _wide(chosen, kind) if kind in WIDE else _long(chosen, kind)
+                texts = 1 if kind in ("deploy", "evaluation") else 2
+                parts.append(markdown(lines, _footnote(content, kind, chosen), texts=texts))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no measurement of speed ({error!r}): python experiments/speed.py writes one"
@@ -50,7 +58,7 @@ def recorded(folder: Path, kind: str) -> str:
 
 def _chosen(rows: list[Row], kind: str) -> list[Row]:
     """The rows that a table is made of."""
-    if kind not in ("train", "eval", "memory"):
+    if kind not in WIDE:
         return [row for row in rows if row["section"] == kind]
     mode, ratio = ("train", "memory_ratio") if kind == "memory" else (kind, "ratio")
     return [row for row in rows if row["section"] == "recurrence" and row["mode"] == mode and row[ratio] is not None]
@@ -62,10 +70,10 @@ def _wide(rows: list[Row], kind: str) -> Lines:
     cells = {(row["dtype"], tuple(row["size"]), row["engine"]): row for row in rows}
     engines = [name for name in dict.fromkeys(row["engine"] for row in rows) if name != LSTM]
     lines = [["T, B, D -> H", "dtype", f"nn.LSTM, {unit}", *engines]]
-    for dtype, size in dict.fromkeys(name[:2] for name in sorted(cells, key=lambda name: name[0], reverse=True)):
-        line = [f"{size[0]}, {size[1]}, {size[2]} -> {size[3]}", dtype, _measured(cells[dtype, size, LSTM], value, 1)]
-        line += [_measured(cells.get((dtype, size, engine), {}), ratio) for engine in engines]
-        lines.append(line)
+    for dtype, size in dict.fromkeys(name[:2] for name in sorted(cells, key=itemgetter(0), reverse=True)):
+        shape = f"{size[0]}, {size[1]}, {size[2]} -> {size[3]}"
+        ratios = [_measured(cells.get((dtype, size, engine), {}), ratio) for engine in engines]
+        lines.append([shape, dtype, _measured(cells[dtype, size, LSTM], value, 1), *ratios])
     return lines
 
 
@@ -75,6 +83,12 @@ def _long(rows: list[Row], kind: str) -> Lines:
     return [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
 
 
+def _measured(row: Row, name: str, digits: int = 2) -> str:
+    """A row's value, with its range where the row is of several passes."""
+    text, span = number(row.get(name), digits), row.get(f"{name}_range")
+    return f"{text} ({interval(span[0], span[1], digits)})" if span else text
+
+
 def _faster(row: Row) -> str:
     span = {"x_range": [1 / ratio for ratio in reversed(row["ratio_range"])]} if "ratio_range" in row else {}
     return _measured({"x": 1 / row["ratio"]} | span, "x")
@@ -82,12 +96,6 @@ def _faster(row: Row) -> str:
 
 def _ms_a_word(row: Row) -> float:
     return row["ms"] / (row["size"][0] * row["size"][1])
-
-
-def _measured(row: Row, name: str, digits: int = 2) -> str:
-    """A row's value, with its range where the row is of several passes."""
-    text, span = number(row.get(name), digits), row.get(f"{name}_range")
-    return f"{text} ({interval(span[0], span[1], digits)})" if span else text
 
 
 def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
@@ -102,14 +110,15 @@ def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
     return text
 
 
+_MS, _RATIO = partial(_measured, name="ms"), partial(_measured, name="ratio")
 _WORK: dict[str, Callable[[Row], str]] = {
     "what": lambda row: _TASKS[row["task"]],
     "engine": itemgetter("engine"),
     "dtype": itemgetter("dtype"),
-    "ms": lambda row: _measured(row, "ms"),
-    "ratio": lambda row: _measured(row, "ratio"),
-    "peak memory, ratio": lambda row: _measured(row, "memory_ratio"),
-    "words/s": lambda row: _measured(row, "words_per_second", 0),
+    "ms": _MS,
+    "ratio": _RATIO,
+    "peak memory, ratio": partial(_measured, name="memory_ratio"),
+    "words/s": partial(_measured, name="words_per_second", digits=0),
 }
 _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
     "output_layer": _WORK,
@@ -117,15 +126,15 @@ _COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
     "evaluation": {
         "what": itemgetter("engine"),
         "ms a word": lambda row: number(_ms_a_word(row)),
-        "ratio": lambda row: _measured(row, "ratio"),
+        "ratio": _RATIO,
         f"{PTB_TEST_WORDS:,} words of Penn Treebank test, s": lambda row: f"{_ms_a_word(row) * PTB_TEST_WORDS / 1000:.0f}",
     },
     "deploy": {
         "model": itemgetter("engine"),
-        "ms a token": lambda row: _measured(row, "ms"),
+        "ms a token": _MS,
         "times as fast as dense": _faster,
         "file, MB": lambda row: number(row["file_mb"], 1),
         "of the float32 file": lambda row: number(row["file_ratio"], 3),
     },
 }
-TABLES = dict.fromkeys(("train", "eval", "memory"), _wide) | dict.fromkeys(_COLUMNS, _long)
+TABLES = (*WIDE, *_COLUMNS)

@@ -1,5 +1,7 @@
 """The benchmark's steps do what they say, and its rows are computed from medians."""
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,13 +16,10 @@ from g2lstm.benchmark.cases import (
     LSTM,
     LSTM_WITHOUT_ONEDNN,
     PLAIN_LOSS,
-    SIZES,
+    SECTIONS,
     Case,
     Group,
-    output_layer_group,
-    ptb_groups,
-    recurrence_groups,
-    token_groups,
+    planned,
 )
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.benchmark.rows import over_passes, rows_of, rows_of_before, summary
@@ -73,29 +72,30 @@ def test_the_peer_drops_recurrent_weights_and_trains_them():
     torch.testing.assert_close(dropped.eval()(x)[0], dropped.lstm(x)[0])
 
 
-def test_every_size_dtype_and_mode_is_compared_with_nn_lstm():
-    groups = recurrence_groups(SIZES, CPU)
-    assert len(groups) == 5 * 2 * 2
-    for group in groups:
+def test_all_sections_are_planned():
+    groups = planned(SECTIONS, CPU)
+    sections = [group.cases[0].section for group in groups]
+    assert [sections.count(name) for name in SECTIONS] == [20, 1, 4, 1, 1]
+    for group in groups[:20]:
         assert [case.engine for case in group.peers] == [LSTM]
         assert {LSTM, AUTO, "bptt", "reference", LOOP} <= {case.engine for case in group.cases}
         assert len({(case.size, case.dtype, case.mode) for case in group.cases}) == 1
-
-
-def test_one_token_is_compared_with_both_ways_of_nn_lstm():
-    for group in token_groups(CPU):
+    for group in groups[21:23]:
         assert [case.engine for case in group.peers] == [LSTM, LSTM_WITHOUT_ONEDNN]
-        assert {case.size for case in group.cases} == {(1, 1, 1150, 1150)}
+    quick = planned(SECTIONS, CPU, quick=True)
+    assert len(quick) == 12 + 1 + 2
+    assert all(case.engine != "reference" for group in quick for case in group.cases)
+    on_gpu = {case.engine for group in planned(["end_to_end"], torch.device("cuda")) for case in group.peers}
+    assert on_gpu == {LSTM}
 
 
-@pytest.mark.parametrize(
-    "group", [output_layer_group((3, 2, 4, 9)), *ptb_groups((3, 2, 4, 6))], ids=lambda group: group.title
-)
-def test_every_step_of_the_other_sections_runs_twice(group):
-    for case in group.cases:
-        step = prepare(case, CPU)
-        step()
-        step()
+@pytest.mark.parametrize("task", ["loss", "ptb"])
+def test_every_step_of_the_other_sections_runs_twice(task):
+    for group in planned(["output_layer", "end_to_end"], CPU):
+        for case in (case for case in group.cases if case.task == task):
+            step = prepare(replace(case, size=(3, 2, 4, 6)), CPU)
+            step()
+            step()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -133,7 +133,7 @@ def test_short_steps_are_taken_several_times_a_turn(monkeypatch):
 
 def test_peak_memory_counts_what_a_step_allocates():
     case = Case("output_layer", "loss", (50, 20, 8, 4000), "float32", "train", PLAIN_LOSS)
-    plain = measure.peak_memory(case, CPU, threads=1)
+    plain = measure.peak_memory(case, CPU)
     if plain is None:
         pytest.skip("this system does not tell the peak memory of a process")
     logits = 50 * 20 * 4000 * 4 / 2**20  # 15 MB; cross_entropy keeps several such tensors
@@ -143,7 +143,7 @@ def test_peak_memory_counts_what_a_step_allocates():
 def test_ratios_are_of_medians_to_the_fastest_peer():
     cases = tuple(layer_case(name) for name in (LSTM, LSTM_WITHOUT_ONEDNN, AUTO))
     group = Group("x", cases, cases[:2])
-    rows = rows_of(group, [[9.0, 10.0, 50.0], [4.0, 2.0, 3.0], [6.0, 1.0, 900.0]], [8.0, 4.0, None])
+    rows = rows_of(group, [[9.0, 10.0, 50.0], [4.0, 2.0, 3.0], [6.0, 1.0, 900.0]], [8.0, 4.0, None], [None] * 3)
     assert [row["ms"] for row in rows] == [10, 3, 6]
     assert [row["ratio"] for row in rows] == [pytest.approx(10 / 3, abs=1e-4), 1.0, 2.0]
     assert [row["memory_ratio"] for row in rows] == [2.0, 1.0, None]
@@ -152,17 +152,19 @@ def test_ratios_are_of_medians_to_the_fastest_peer():
 
 
 def test_a_training_step_of_the_model_is_given_in_words():
-    group = ptb_groups((3, 2, 4, 6))[0]
-    rows = rows_of(group, [[500.0]] * 3, [None] * 3)
-    assert [row["words_per_second"] for row in rows] == [12.0] * 3
+    cases = (layer_case(LSTM, task="ptb"),)
+    (row,) = rows_of(Group("x", cases, cases), [[500.0]], [None], [None])
+    assert row["words_per_second"] == 12.0
 
 
 def test_the_output_layers_peer_is_the_plain_one_in_float32():
-    group = output_layer_group()
-    rows = rows_of(group, [[100.0], [50.0], [40.0], [30.0]], [None] * 4)
+    (group,) = planned(["output_layer"], CPU)
+    rows = rows_of(group, [[100.0], [50.0], [40.0], [30.0]], [None] * 4, [None] * 4)
     found = {(row["engine"], row["dtype"]): row["ratio"] for row in rows}
-    assert found[PLAIN_LOSS, "float32"] == 1.0
-    assert found[CHUNKED_LOSS, "bfloat16"] in (0.3, 0.4)
+    assert found == {
+        (PLAIN_LOSS, "float32"): 1.0, (PLAIN_LOSS, "bfloat16"): 0.5,
+        (CHUNKED_LOSS, "float32"): 0.4, (CHUNKED_LOSS, "bfloat16"): 0.3,
+    }  # fmt: skip
 
 
 def test_the_summary_is_a_geometric_mean_over_the_float32_sizes():
@@ -177,15 +179,16 @@ def test_the_summary_is_a_geometric_mean_over_the_float32_sizes():
 
 
 def test_passes_become_their_median_and_range():
-    about = {"engine": "auto", "repeats": 3, "memory_mb": None, "memory_ratio": None}
+    about = asdict(layer_case(AUTO)) | {"repeats": 3, "memory_mb": None, "memory_ratio": None}
     rows = [about | {"ms": ms, "ratio": ratio, "spread": 0.1} for ms, ratio in ((4.0, 0.8), (9.0, 1.1), (5.0, 0.9))]
-    found = over_passes(rows)
+    (found,) = over_passes(rows)
     assert (found["ms"], found["ms_range"]) == (5.0, [4.0, 9.0])
     assert (found["ratio"], found["ratio_range"]) == (0.9, [0.8, 1.1])
     assert found["memory_mb"] is None
     assert "memory_mb_range" not in found
     assert found["passes"] == 3
-    assert over_passes(rows[:1]) == rows[0] | {"passes": 1}
+    two = [rows[0], rows[1] | {"mode": "eval"}]
+    assert over_passes(two) == [row | {"passes": 1} for row in two]
 
 
 @pytest.mark.parametrize(
