@@ -28,8 +28,7 @@ def tables(arguments: list[str]) -> int:
         if options.losses:
             print(run_tables.loss_table(runs))
         else:
-            groups = run_tables.ended(runs)
-            print(f"{run_tables.statistics_table(groups)}\n\n{run_tables.paired_table(groups, options.margin)}")
+            print(run_tables.statistics_table(run_tables.ended(runs), options.margin))
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")

@@ -2,48 +2,57 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from g2lstm.compression import Method, compressed_copy
-from g2lstm.errors import UserError
 from g2lstm.inspection.gates import binary_share, lstm_layers, recorded_gates
 from g2lstm.reporting.figures import gate_label
 from g2lstm.runs.run import Run
-from g2lstm.training.folder import RunFolder
-from g2lstm.training.progress import duration, say
+from g2lstm.training.progress import say
 
 TRAIN = "from g2lstm.commands.train import command; command()"
 
 
 def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str], console: Console) -> list[Run] | None:
-    """Trains a model for each gate, one core each, and shows how far they are. Whatever happens, no process is left behind.
+    """Trains a model for each gate, one core each. Whatever happens, no process is left behind.
 
     Args:
-        gates: whose runs come to `folder`/<gate>.
+        gates: whose runs come to `folder`/<gate>. The first says on the screen how far it is, the others in <gate>.log.
         folder: there is one.
         options: of train.py.
-        console: where to say what is done, and what a training said that failed: then there are no runs.
+        console: where to say what is stopped, and what a training said that failed: then there are no runs.
     """
-    trainings: dict[RunFolder, Popen[bytes]] = {}
+    paths = [folder / gate for gate in gates]
+    trainings: list[Popen[bytes]] = []
     try:
-        for gate in gates:
-            trainings[RunFolder(folder / gate)] = _start(gate, folder / gate, options)
-        _follow(trainings, console)
+        for path in paths:
+            trainings.append(_start(path, options, shown=path == paths[0]))
+        failed = [path for path, training in zip(paths, trainings, strict=True) if training.wait()]
     finally:
-        _stop(trainings, console)
-    for run, process in trainings.items():
-        if process.wait():
-            say(console, run.path.with_name(f"{run.path.name}.log").read_text(encoding="utf-8"))
-            return None
-    return [Run.open(run.path) for run in trainings]
+        for path, training in zip(paths, trainings, strict=False):
+            if training.poll() is None:
+                training.terminate()  # it saves itself
+                training.wait()
+                say(console, f"stopped; go on with: .venv-make/bin/python train.py resume={path}")
+    for path in failed:
+        if (log := path.with_suffix(".log")).is_file():
+            say(console, log.read_text(encoding="utf-8"))
+    return None if failed else list(map(Run.open, paths))
+
+
+def _start(path: Path, options: Sequence[str], *, shown: bool) -> Popen[bytes]:
+    command = [sys.executable, "-c", TRAIN, *options, f"gate={path.name}", "threads=1", f"run_dir={path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    if shown:
+        return Popen(command, env=environment, start_new_session=True)
+    with path.with_suffix(".log").open("wb") as log:
+        return Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 def comparison(runs: Sequence[Run], settings: Sequence[str]) -> Table:
@@ -56,41 +65,6 @@ def comparison(runs: Sequence[Run], settings: Sequence[str]) -> Table:
     for name in measured[0]:
         table.add_row(name, *(of_model[name] for of_model in measured))
     return table
-
-
-def _start(gate: str, path: Path, options: Sequence[str]) -> Popen[bytes]:
-    command = [sys.executable, "-c", TRAIN, *options, f"gate={gate}", "threads=1", f"run_dir={path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with path.with_name(f"{gate}.log").open("wb") as log:
-        return Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def _follow(trainings: Mapping[RunFolder, Popen[bytes]], console: Console) -> None:
-    """Shows the progress of all runs until each has ended."""
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"))
-    with Progress(*columns, console=console) as progress:
-        bars = {run: progress.add_task(gate_label(run.path.name), total=1.0, text="starting") for run in trainings}
-        running = list(trainings.values())
-        while running:
-            with suppress(TimeoutExpired):
-                running[0].wait(timeout=0.3)
-            running = [process for process in running if process.poll() is None]
-            for run, bar in bars.items():
-                with suppress(UserError):  # a line is half written
-                    if lines := [line for line in run.curve() if line["kind"] == "train"]:
-                        text = f"training loss {lines[-1]['loss']:.3f}  ETA {duration(lines[-1]['eta'])}"
-                        progress.update(bar, completed=lines[-1]["progress"], text=text)
-
-
-def _stop(trainings: Mapping[RunFolder, Popen[bytes]], console: Console) -> None:
-    """Ends what still runs; each run saves itself."""
-    running = [(run, process) for run, process in trainings.items() if process.poll() is None]
-    for _, process in running:
-        process.terminate()
-    for run, process in running:
-        process.wait()
-        if run.config.is_file():
-            say(console, f"stopped; go on with: .venv-make/bin/python train.py resume={run.path}")
 
 
 def _measured(run: Run, methods: Sequence[Method]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,22 +14,12 @@ DRAWS = 10_000
 Interval = tuple[float, float]
 
 
-class Sample(NamedTuple):
-    """Values of n runs that differ in their seed, or paired differences of them."""
-
-    n: int
-    mean: float
-    sd: float | None  # sample standard deviation; None for n = 1, as the interval
-    interval: Interval | None  # 95% t-interval of the mean
-
-
-def sample(values: Sequence[float]) -> Sample:
-    """Mean, sample standard deviation and 95% t-interval of at least one value."""
-    n = len(values)
-    if n < 2:
-        return Sample(n, mean(values), None, None)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(values) / math.sqrt(n)
-    return Sample(n, mean(values), stdev(values), (mean(values) - half, mean(values) + half))
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """95% t-interval of the mean of n runs that differ in their seed, or of paired differences; None for n = 1."""
+    if len(values) < 2:
+        return None
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
@@ -44,26 +33,18 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 def equivalence_test(differences: Sequence[float], margin: float) -> float:
     """p of "the mean difference is `margin` or more, this way or that": two one-sided t-tests, the larger p of both.
 
-    Below 0.025 where the 95% t-interval lies within the margin. A ValueError where there are fewer than two differences.
+    Below 0.025 where the 95% t-interval of two or more differences lies within the margin.
     """
-    if len(differences) < 2:
-        raise ValueError("a test of equivalence takes at least two differences")
     sides = ((-margin, "greater"), (margin, "less"))
     return max(float(stats.ttest_1samp(differences, side, alternative=way).pvalue) for side, way in sides)
 
 
-class LossDifference(NamedTuple):
-    """The mean loss of one run less that of another over the same tokens, in nats, with its 95% bootstrap interval."""
-
-    tokens: int
-    mean: float
-    interval: Interval
-
-
 def loss_difference(
     ours: np.ndarray, theirs: np.ndarray, *, block: int = BLOCK, draws: int = DRAWS, seed: int = 0
-) -> LossDifference:
-    """Compares two runs word by word. Blocks of tokens are resampled: neighbours are no independent witnesses.
+) -> tuple[float, Interval]:
+    """The mean loss of one run less that of another over the same tokens, in nats, and its 95% bootstrap interval.
+
+    Blocks of tokens are resampled: neighbours are no independent witnesses.
 
     Args:
         ours, theirs: (N,) losses of the same tokens, in reading order.
@@ -73,7 +54,7 @@ def loss_difference(
     Raises:
         ValueError: the texts are of different lengths, or too short for `FEWEST_BLOCKS`.
     """
-    if ours.shape != theirs.shape or ours.ndim != 1:
+    if ours.shape != theirs.shape:
         raise ValueError(f"the losses must be of the same text, got {ours.shape} and {theirs.shape} of them")
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
     starts = np.arange(0, len(difference), block)
@@ -84,4 +65,4 @@ def loss_difference(
         (sums, sizes), lambda sums, sizes, axis=-1: sums.sum(axis) / sizes.sum(axis), paired=True, n_resamples=draws,
         batch=1000, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return LossDifference(len(difference), float(difference.mean()), (float(low), float(high)))
+    return float(difference.mean()), (float(low), float(high))

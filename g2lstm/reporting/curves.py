@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable
-from itertools import cycle
 from statistics import mean
 from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from g2lstm.reporting.figures import COLOURS, DASHES, MORE_LINES, gate_kind, gate_label
+from g2lstm.reporting.figures import COLOURS, DASHES, gate_label, grid, looks
 from g2lstm.reporting.run_tables import Groups, metric_of
 from g2lstm.runs.run import Run
 
@@ -22,10 +20,11 @@ Points = list[tuple[float, float]]
 def draw_curves(groups: Groups, title: str) -> Figure | None:
     """The metric on valid over epochs, one line a run; None where no run was validated twice."""
     metric = metric_of(groups)
-    found = {name: [_records(run, "valid", metric.name) for run in runs] for name, runs in groups.items()}
-    curves = {
-        name: [[(one["epoch"], one[metric.name]) for one in curve] for curve in lines] for name, lines in found.items()
-    }
+
+    def curve(run: Run) -> Points:
+        return [(one["epoch"], one[metric.name]) for one in _records(run, "valid", metric.name)]
+
+    curves = {name: list(map(curve, runs)) for name, runs in groups.items()}
     return _drawn(curves, "epoch", f"validation {metric.name.replace('_', ' ')}", title, metric.lower_is_better)
 
 
@@ -45,30 +44,30 @@ def training(run: Run, of_loss: Callable[[float], float] = float) -> Points:
     return [(mean(one["step"] for one in part), of_loss(mean(one["loss"] for one in part))) for part in parts]
 
 
-def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is_better: bool) -> Figure | None:
-    if not any(len(points) > 1 for lines in curves.values() for points in lines):
-        return None
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    more = cycle(MORE_LINES)
-    for name, lines in curves.items():
-        known = name in COLOURS
-        colour, marker = (COLOURS[name], ".") if known else next(more)
-        look: dict[str, Any] = {"color": colour, "linestyle": DASHES[gate_kind(name)] if known else "-"}
-        look |= {"marker": marker if max(map(len, lines)) < 40 else None, "markersize": 4}
-        for index, points in enumerate(points for points in lines if points):
-            axes.plot(*zip(*points, strict=True), label=fill(gate_label(name), 44) if index == 0 else None, **look)
-    shown = [[value for _, value in points] for lines in curves.values() for points in lines if points]
-    axes.set(xlabel=x, ylabel=y, title=title)
-    if lower_is_better and (low := min(map(min, shown))) > 0:  # the start is far above what runs differ in
-        axes.set_ylim(0.97 * low, 2 * max(values[-1] for values in shown))
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
 def _records(run: Run, kind: str, name: str) -> list[dict[str, Any]]:
     """Those of a kind that have a number."""
     found = [record for record in run.folder.curve() if record["kind"] == kind]
     return [one for one in found if isinstance(one.get(name), int | float) and math.isfinite(one[name])]
+
+
+def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is_better: bool) -> Figure | None:
+    shown = {name: [points for points in lines if points] for name, lines in curves.items()}
+    every = [[value for _, value in points] for lines in shown.values() for points in lines]
+    if max(map(len, every), default=0) < 2:
+        return None
+    figure, ((axes,),) = grid(1, 1, (7, 4))
+    for name, (colour, marker) in looks(shown).items():
+        for index, points in enumerate(shown[name]):
+            axes.plot(
+                *zip(*points, strict=True), color=colour, linestyle=DASHES.get(name, "-"), markersize=4,
+                marker=("." if name in COLOURS else marker) if len(points) < 40 else None,
+                label=fill(gate_label(name), 44) if index == 0 else None,
+            )  # fmt: skip
+    axes.set(xlabel=x, ylabel=y, title=title)
+    if lower_is_better and (low := min(map(min, every))) > 0:  # the start is far above what runs differ in
+        axes.set_ylim(0.97 * low, 2 * max(values[-1] for values in every))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ DASHES = {"sigmoid": "--", "sharpened": ":", "gumbel": "-"}
 MARKERS = {"sigmoid": "o", "sharpened": "s", "gumbel": "^"}
 # Colour and marker of what is no gate, and of variants of one: the rest of the palette.
 MORE_LINES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
+
+
+def looks(gates: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each: the paper's three have their own, others the rest of the palette in turn."""
+    more = cycle(MORE_LINES)
+    return {gate: (COLOURS[gate], MARKERS[gate]) if gate in COLOURS else next(more) for gate in gates}
 
 
 def gate_kind(gate: str) -> str:
@@ -57,7 +64,10 @@ def grid(lines: int, columns: int, size: tuple[float, float], **shared: Any) -> 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Writes the files of a figure, PNG and SVG, the same bytes for the same figure. On missing signs see `lacking`."""
-    files = {folder / f"{name}.{kind}": content for kind, content in _drawn(figure, ("png", "svg")).items()}
+    files = {
+        folder / f"{name}.{kind}": content
+        for kind, content in zip(("png", "svg"), _drawn(figure, "png", "svg"), strict=True)
+    }
     for path, content in files.items():
         write_atomically(path, content)
     return list(files)
@@ -65,17 +75,15 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def svg(figure: Figure) -> str:
     """A figure as `save_figure` writes it."""
-    return _drawn(figure, ("svg",))["svg"].decode()
+    return _drawn(figure, "svg")[0].decode()
 
 
-def _drawn(figure: Figure, kinds: tuple[str, ...]) -> dict[str, bytes]:
+def _drawn(figure: Figure, *kinds: str) -> list[bytes]:
     """What is to be written; the figure is closed."""
-    found = {}
+    files = [io.BytesIO() for _ in kinds]
     with plt.rc_context({"svg.hashsalt": "g2lstm"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-        for kind in kinds:
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-            found[kind] = content.getvalue()
+        for file, kind in zip(files, kinds, strict=True):
+            figure.savefig(file, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     plt.close(figure)
-    return found
+    return [file.getvalue() for file in files]

@@ -30,59 +30,52 @@ CLASS_STYLES = {
 
 def draw_heatmap(readings: list[Reading]) -> Figure:
     """Words along the top, one row a model and gate with the mean over units in each cell; long texts go on below."""
-    words, rows = readings[0].words, [(model, gate, values.mean(1).tolist()) for model, gate, values in _gates(readings)]
-    starts = range(0, len(words), WORDS_A_LINE)
-    widest = min(len(words), WORDS_A_LINE)
-    longest = max(map(len, words))
-    labels = _labels([(model, gate) for model, gate, _ in rows], 44)
+    words, labels = readings[0].words, _labels(readings, 44)
+    values = np.array([row for _, row in rows_of(readings)])  # (rows, N)
+    low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
+    starts, widest, longest = range(0, len(words), WORDS_A_LINE), min(len(words), WORDS_A_LINE), max(map(len, words))
     broad = max(len(line) for label in labels for line in label.splitlines())
     high_row = 0.17 * max(2, *(label.count("\n") + 1 for label in labels)) + 0.02  # inches
     slanted = longest > 4
     above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
-    line = high_row * len(rows) + above
-    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + line * len(starts))
+    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + (high_row * len(labels) + above) * len(starts))
     figure, panels = grid(len(starts), 1, size)
-    values = np.array([row for _, _, row in rows])  # (rows, N)
-    low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
-    image: Any = None
     for axes, start in zip(panels[:, 0], starts, strict=True):
         shown = values[:, start : start + widest]
         part = np.pad(shown, ((0, 0), (0, widest - shown.shape[1])), constant_values=np.nan)
         image = axes.imshow(part, vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
         _words_above(axes, words[start : start + widest], slanted)
-        axes.set_yticks(range(len(rows)), labels)
+        axes.set_yticks(range(len(labels)), labels)
         axes.spines[:].set_visible(False)
         for (y, x), value in np.ndenumerate(shown):
             colour = "white" if value < (low + high) / 2 else "black"
-            text = f"{value:.2f}"[1:] if value < 0.995 else "1"
-            axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=max(8, 4 * len(rows)))
+            axes.text(x, y, short(value), ha="center", va="center", fontsize=7, color=colour)
+    aspect = max(8, 4 * len(labels))
+    figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=aspect)
     _head(figure, f"Gates of {readings[0].layer} at each word{note(readings)}")
     return figure
 
 
 def draw_units(readings: list[Reading]) -> Figure:
     """Every unit's gate at every word, units that do alike beside each other."""
-    words, named = readings[0].words, _gates(readings)
-    width = -(-sum(values.numel() for _, _, values in named) // MOST_CELLS)  # units a row
-    ordered = [(model, gate, values.T[cluster_order(values.T)]) for model, gate, values in named]  # (H, N)
-    columns = 1 if len(words) > 30 else min(2, len(ordered))
-    lines = -(-len(ordered) // columns)
-    longest = max(map(len, words))
+    words = readings[0].words
+    gates = [values.T[cluster_order(values.T)] for reading in readings for values in reading.gates.values()]  # (H, N) each
+    width = -(-sum(units.numel() for units in gates) // MOST_CELLS)  # units a row
+    columns = 1 if len(words) > 30 else min(2, len(gates))
+    lines = -(-len(gates) // columns)
     wide = 0.24 * max(len(words), 8)  # inches
-    labels = _labels([(model, gate) for model, gate, _ in ordered], int(wide / 0.085))
+    labels = _labels(readings, int(wide / 0.085))
     below = 0.17 * max(label.count("\n") for label in labels)
-    size = (1.2 + columns * (1.0 + wide), 0.7 + lines * (3.2 + 0.085 * longest + below))
+    size = (1.2 + columns * (1.0 + wide), 0.7 + lines * (3.2 + 0.085 * max(map(len, words)) + below))
     figure, axes = grid(lines, columns, size)
-    image: Any = None
-    for number, (place, label, (_, _, units)) in enumerate(zip(axes.flat, labels, ordered, strict=False)):
+    for number, (place, label, units) in enumerate(zip(axes.flat, labels, gates, strict=False)):
         values = [part.mean(0).numpy() for part in units.split(width)]
         image = place.imshow(values, vmin=0, vmax=1, cmap=COLOURS, aspect="auto", interpolation="none")
         _words_above(place, words if len(words) <= MOST_HEADS or number < columns else [], True)
         place.set_xlabel(label)
         place.set_ylabel(f"{len(units)} units, like beside like" + (f"\na row: {width} units" if width > 1 else ""))
         place.set_yticks([])
-    for place in axes.flat[len(ordered) :]:
+    for place in axes.flat[len(gates) :]:
         place.set_visible(False)
     figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
                     shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
@@ -90,14 +83,23 @@ def draw_units(readings: list[Reading]) -> Figure:
     return figure
 
 
+def rows_of(readings: list[Reading]) -> list[tuple[str, list[float]]]:
+    """What a row of the heat map is called, and its N means over units, of each model and gate."""
+    return [
+        (f"{gate_label(reading.gate)}, {BLOCK_NAMES[gate]}", values.mean(1).tolist())
+        for reading in readings
+        for gate, values in reading.gates.items()
+    ]
+
+
+def short(value: float) -> str:
+    """A gate value as a cell shows it: ".57"."""
+    return f"{value:.2f}"[1:] if value < 0.995 else "1"
+
+
 def note(readings: list[Reading]) -> str:
     """What a star at a word means, where one has it."""
     return " (* unknown to the model)" if any(reading.unknown for reading in readings) else ""
-
-
-def _gates(readings: list[Reading]) -> list[tuple[str, str, Any]]:
-    """Model, gate and (N, H) values of each gate."""
-    return [(gate_label(r.gate), BLOCK_NAMES[gate], values) for r in readings for gate, values in r.gates.items()]
 
 
 def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
@@ -109,10 +111,12 @@ def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
     for axes, (name, chosen) in zip(panels[0], ends, strict=True):
         for kind in CLASSES:
             colour, marker = CLASS_STYLES[kind]
-            mine = [(place, word) for place, word in enumerate(chosen) if word["kind"] == kind]
-            xs, ys = [word["mean"] for _, word in mine], [place for place, _ in mine]
-            widths = [[w["mean"] - w["low"] for _, w in mine], [w["high"] - w["mean"] for _, w in mine]]
-            axes.errorbar(xs, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
+            mine = [
+                (place, word["mean"], word["low"], word["high"]) for place, word in enumerate(chosen) if word["kind"] == kind
+            ]
+            ys, means, lows, highs = np.array(mine).reshape(-1, 4).T
+            widths = [means - lows, highs - means]
+            axes.errorbar(means, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
         axes.set_yticks(range(len(chosen)), [f"{word['word']}  ({word['count']:,})" for word in chosen], parse_math=False)
         axes.invert_yaxis()
         axes.set_title(f"{name} {len(chosen)} of {types:,} word types", fontsize="medium")
@@ -136,10 +140,14 @@ def _head(figure: Figure, title: str) -> None:
     figure.suptitle("\n".join(wrap(title, int(figure.get_figwidth() / 0.085))), fontsize="medium")
 
 
-def _labels(names: list[tuple[str, str]], width: int) -> list[str]:
+def _labels(readings: list[Reading], width: int) -> list[str]:
     """ "model, gate" of each; where one is longer than `width`, the gate has a line of its own below three of the model."""
-    if all(len(f"{model}, {gate}") <= width for model, gate in names):
-        return [f"{model}, {gate}" for model, gate in names]
-    lines = [wrap(f"{model},", width) for model, _ in names]
-    kept = [line if len(line) < 4 else [f"{line[0][: width - 1]}…", *line[-2:]] for line in lines]  # the ends differ
-    return ["\n".join([*line, gate]) for line, (_, gate) in zip(kept, names, strict=True)]
+    names = [name for name, _ in rows_of(readings)]
+    if all(len(name) <= width for name in names):
+        return names
+    labels = []
+    for model, _, gate in (name.rpartition(", ") for name in names):
+        lines = wrap(f"{model},", width)
+        kept = lines if len(lines) < 4 else [f"{lines[0][: width - 1]}…", *lines[-2:]]  # the ends differ
+        labels.append("\n".join([*kept, gate]))
+    return labels

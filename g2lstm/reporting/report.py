@@ -2,28 +2,26 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from g2lstm.compression.methods import ORIGINAL
 from g2lstm.compression.sweep import of_one_target
 from g2lstm.compression.sweep import open_store as open_sweep
-from g2lstm.inspection.measure import BLOCK_NAMES
 from g2lstm.inspection.reading import Reading
-from g2lstm.reporting import page, run_tables
+from g2lstm.reporting import run_tables
 from g2lstm.reporting.curves import draw_curves, draw_training
-from g2lstm.reporting.figures import gate_label, svg
+from g2lstm.reporting.figures import gate_label
 from g2lstm.reporting.gate_tables import gate_layer, gate_table, word_table
-from g2lstm.reporting.heatmap import draw_units, note
+from g2lstm.reporting.heatmap import draw_units, note, rows_of
 from g2lstm.reporting.histograms import draw_histograms, draw_modes
-from g2lstm.reporting.page import Part, Section
-from g2lstm.reporting.paper import TABLE_3, TABLE_3_COLUMNS
-from g2lstm.reporting.run_tables import Groups, metric_of
+from g2lstm.reporting.page import drawing, from_markdown, heat, html, page
+from g2lstm.reporting.run_tables import Groups, Published, metric_of
 from g2lstm.reporting.sweep_curves import figures
 from g2lstm.reporting.sweep_tables import tables as sweep_tables
-from g2lstm.reporting.tables import SPREAD, number, spread
 from g2lstm.runs.run import Run
 from g2lstm.runs.store import Row
 from g2lstm.training.tracking import build_tracker
@@ -31,7 +29,14 @@ from g2lstm.training.tracking import build_tracker
 # Names, and what only this machine knows.
 PRIVATE = ("run_dir", "data.dir", "run_name", "experiment_name", "overrides", "record", "seed", "tracker.")
 MOST_VALUES = 3  # of the runs of one gate in a cell
-Published = Mapping[str, Mapping[str, float]]
+# The paper's Table 3 by gate. The original, which comes first, is what its Table 1 and so the task publishes of the gate.
+TABLE_3_COLUMNS = ("original", "round 0.2", "round 0.2 & clip 0.4", "SVD 128", "SVD 64")
+TABLE_3 = {
+    "sigmoid": (52.8, 53.2, 53.6, 56.6, 65.5),
+    "sharpened": (53.2, 53.5, 53.6, 54.6, 60.0),
+    "gumbel": (52.1, 52.2, 52.8, 53.3, 56.0),
+}
+Parts = list[Markup]
 
 
 def report_page(
@@ -48,17 +53,26 @@ def report_page(
         sweep: rows of a compression sweep, as `sweep_rows` gives them.
         layer: whose gates are shown.
     """
-    runs = list(chain.from_iterable(groups.values()))
-    names = [gate_label(name) for name in groups]
-    found = [_what_was_run(groups), _curves(groups), _metrics(groups, published)]
-    found += [_compression(sweep, published), *(_histograms(gates, layer) if gates else ())]
-    found += [_heat_map(readings), _units(readings), _words(words)] if readings else []
+    sections = {"What was run": _what_was_run(groups), "Training curves": _curves(groups)}
+    sections |= {"Metrics": _metrics(groups, published), "Compression": _compression(sweep, published) if sweep else []}
+    if gates:
+        layer = gate_layer(gates, layer)
+        sections |= {"Gate histograms": _histograms(gates, layer), "Training against test": _modes(gates, layer)}
+    if readings:
+        at = f"of {readings[0].layer} at each word"
+        text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
+        caption = f"Gates {at}, mean over units{note(readings)}"
+        sections["Gates word by word"] = [heat(readings[0].words, rows_of(readings), caption)]
+        sections["Unit by unit"] = [html.paragraph(text), drawing(draw_units(readings), f"Units {at}")]
+        if words:
+            sections["Which words shut the forget gate"] = from_markdown(word_table(words), "Forget gates of kinds of words")
+    runs, names = list(chain.from_iterable(groups.values())), list(map(gate_label, groups))
     experiments = ", ".join(dict.fromkeys(run.config.run.experiment_name for run in runs))
     count = f"{len(runs)} runs" if len(runs) > 1 else "One run"
-    return page.page(
+    return page(
         f"{experiments}: {' and '.join(names) if len(names) < 3 else f'{len(names)} gates'}",
         f"{count} of task {runs[0].config.run.task.name}: {', '.join(names)}. A gate value near 0 is shut, near 1 open.",
-        [section for section in found if section is not None],
+        {title: parts for title, parts in sections.items() if parts},
     )
 
 
@@ -89,129 +103,79 @@ def track(runs: Iterable[Run], content: str, say: Callable[[str], None]) -> None
             tracker.finish()
 
 
-def _what_was_run(groups: Groups) -> Section:
+def _what_was_run(groups: Groups) -> Parts:
     """On what the runs ran, where their options differ, and all options: a column a gate, seeds folded."""
-    runs = list(chain.from_iterable(groups.values()))
-    environments = {run.path: _environment(run) for run in runs}
-    options = {run.path: flat(run.config.values) for run in runs}
 
     def line(title: str, of: Callable[[Run], Any]) -> list[str]:
         return [title, *(_fold(map(of, members)) for members in groups.values())]
 
+    def ended(key: str) -> list[str]:
+        return line(key.replace("_", " "), lambda run: run.summary.get(key, "-"))
+
     def told(title: str, *keys: str) -> list[str]:
-        return line(title, lambda run: ", ".join(str(environments[run.path].get(key, "-")) for key in keys))
+        return line(title, lambda run: ", ".join(str(_environment(run).get(key, "-")) for key in keys))
 
-    def counted(title: str, key: str, scale: int = 1, digits: int = 0) -> list[str]:
-        found = [[value / scale for value in run_tables.values(members, key)] for members in groups.values()]
-        return [title, *(spread(values if len(set(values)) > 1 else values[:1], digits) for values in found)]
-
-    unit = metric_of(groups).unit
-    facts = [
-        ["", *map(gate_label, groups)],
-        line("seeds", lambda run: run.seed),
-        counted("parameters", "parameters"),
-        counted("epochs", "epochs"),
-        counted("best epoch", "best_epoch"),
-        counted("minutes", "seconds", 60, 1),
-        counted(f"{unit}/s", f"{unit}_per_second"),
-        told("hardware", "hardware"),
-        told("device, threads", "device", "threads"),
-        told("torch", "torch"),
-        told("g2lstm, commit", "g2lstm", "commit"),
-        line("directories", lambda run: run.path.as_posix()),
-    ]
-    keys = [key for key in dict.fromkeys(chain.from_iterable(options.values())) if not key.startswith(PRIVATE)]
-    head = ["option", *map(gate_label, groups)]
-    everything = [line(key, partial(_option, options, key)) for key in keys]
-    differing = [row for row in everything if len(set(row[1:])) > 1]
-    return Section("What was run", [
-        page.table(facts, "The runs", len(head)),
-        page.heading("Options in which they differ") if differing else None,
-        page.table([head, *differing], "Options in which the runs differ", len(head)) if differing else None,
-        page.folded("All options", page.table([head, *everything], "All options of the runs", len(head))),
-    ])  # fmt: skip
+    names = list(map(gate_label, groups))
+    facts = [["", *names], line("seeds", lambda run: run.seed), ended("epochs"), ended("best_epoch")]
+    facts += [told("hardware", "hardware"), told("device, threads", "device", "threads"), told("torch", "torch")]
+    facts += [told("g2lstm, commit", "g2lstm", "commit"), line("directories", lambda run: run.path.as_posix())]
+    options = [[flat(run.config.values) for run in members] for members in groups.values()]
+    keys = [key for key in dict.fromkeys(chain(*chain(*options))) if not key.startswith(PRIVATE)]
+    everything = [[key, *(_fold(values.get(key, "-") for values in of_gate) for of_gate in options)] for key in keys]
+    head, texts = ["option", *names], len(names) + 1
+    parts = [html.table(facts, "The runs", texts)]
+    if differing := [row for row in everything if len(set(row[1:])) > 1]:
+        parts.append(html.heading("Options in which they differ"))
+        parts.append(html.table([head, *differing], "Options in which the runs differ", texts))
+    return [*parts, html.folded("All options", html.table([head, *everything], "All options of the runs", texts))]
 
 
-def _option(options: Mapping[Path, Mapping[str, Any]], key: str, run: Run) -> Any:
-    return options[run.path].get(key, "-")
-
-
-def _curves(groups: Groups) -> Section | None:
+def _curves(groups: Groups) -> Parts:
     drawn = {"Training over steps, with dropout and noise": draw_training(groups, "Training")}
     drawn["Validation over epochs"] = draw_curves(groups, "Validation")
-    parts = [page.drawing(svg(figure), f"{title}, one line a run") for title, figure in drawn.items() if figure]
-    return Section("Training curves", [page.beside(*parts)]) if parts else None
+    parts = [drawing(figure, f"{title}, one line a run") for title, figure in drawn.items() if figure]
+    return [html.beside(parts)] if parts else []
 
 
-def _metrics(groups: Groups, published: Published) -> Section | None:
-    """The metric of each gate, beside the paper's where the paper has the task; None where no run has ended."""
-    metric, keys = metric_of(groups), run_tables.columns(groups)
-    if not keys:
-        return None
-    known = {name: published.get(name.rpartition("/")[2], {}) for name in groups}
-    paper = [key for key in keys.values() if any(key in values for values in known.values())]
-    columns = {"gate": list(map(gate_label, groups))}
-    for title, key in keys.items():
-        columns[title] = [spread(run_tables.values(runs, key), metric.digits) for runs in groups.values()]
-        if key in paper:
-            columns[f"{title}, the paper"] = [number(values.get(key), 1) for values in known.values()]
-    columns["n"] = [str(len(runs)) for runs in groups.values()]
-    lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    better = "lower" if metric.lower_is_better else "higher"
-    note = f"{metric.name.replace('_', ' ').capitalize()}, {better} is better; n runs that differ in their seed, with"
-    note += f" several {SPREAD}."
-    if paper:
-        summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
-        sizes = ", ".join(dict.fromkeys(f"{s['parameters'] / 1e6:.1f}M" for s in summaries if "parameters" in s))
-        note += (
-            " The paper's values are those of its own models, which are larger and were trained longer than most runs here:"
-            f" these have {sizes} parameters and at most {max(s.get('epochs', 0) for s in summaries):,} epochs."
+def _metrics(groups: Groups, published: Published) -> Parts:
+    """The metric of each gate, beside the paper's where the paper has the task; nothing where no run has ended."""
+    if not run_tables.columns(groups):
+        return []
+    metric, table = metric_of(groups), run_tables.run_table(groups, published)
+    text = f"{'Lower' if metric.lower_is_better else 'Higher'} is better."
+    if "the paper" in table:
+        text += (
+            " The paper's values are those of its own models, which are larger and were trained longer than most runs here."
         )
-    return Section("Metrics", [page.table(lines, f"{metric.name} of each gate"), page.paragraph(note)])
+    parts = [*from_markdown(table, f"{metric.name} of each gate"), html.paragraph(text)]
+    differences = run_tables.difference_table(groups)
+    return parts + (from_markdown(differences, "Differences from the plain LSTM") if differences else [])
 
 
-def _compression(rows: list[Row], published: Published) -> Section | None:
-    if not rows:
-        return None
-    parts: list[Part | None] = list(page.from_markdown(sweep_tables(rows), "Compression"))
+def _compression(rows: list[Row], published: Published) -> Parts:
     text = "An original here is an evaluation of the run's stored weights, and may differ in the last digits"
-    parts.append(page.paragraph(f"{text} from the table of metrics, which has the run's own evaluation."))
-    parts += [page.drawing(svg(figure), f"Compression, over {name}") for name, figure in figures(rows).items()]
+    text += " from the table of metrics, which has the run's own evaluation."
+    parts = [*from_markdown(sweep_tables(rows), "Compression"), html.paragraph(text)]
+    parts += [drawing(figure, f"Compression, over {name}") for name, figure in figures(rows).items()]
     paper = {gate: row for gate, row in TABLE_3.items() if row[0] in published.get(gate, {}).values()}
     if paper:
         lines = [["gate", *TABLE_3_COLUMNS], *([gate_label(gate), *map(str, row)] for gate, row in paper.items())]
-        parts.append(page.folded("The paper's Table 3, of its own models in test", page.table(lines, "The paper's Table 3")))
-    return Section("Compression", parts)
+        table = html.table(lines, "The paper's Table 3")
+        parts.append(html.folded("The paper's Table 3, of its own models in test", table))
+    return parts
 
 
-def _histograms(rows: list[Row], asked: str | None) -> list[Section]:
-    layer = gate_layer(rows, asked)
-    binary = page.from_markdown(gate_table(rows, "binary", layer), "How binary gates are in test")
-    drawn = {bins: svg(draw_histograms(rows, layer, bins)) for bins in (50, 10)}
-    fine, coarse = (page.drawing(text, f"Gates of {layer} in test, {bins} bins") for bins, text in drawn.items())
-    shown = page.paragraph("None of these gates has noise, so they are in training as in test.")
+def _histograms(rows: list[Row], layer: str) -> Parts:
+    fine, coarse = (drawing(draw_histograms(rows, layer, n), f"Gates of {layer} in test, {n} bins") for n in (50, 10))
+    binary = from_markdown(gate_table(rows, "binary", layer), "How binary gates are in test")
+    return [fine, html.folded("The same in 10 bins", coarse), *binary]
+
+
+def _modes(rows: list[Row], layer: str) -> Parts:
+    shown = html.paragraph("None of these gates has noise, so they are in training as in test.")
     if (modes := draw_modes(rows, layer)) is not None:
-        shown = page.drawing(svg(modes), f"Gates of {layer} in training and in test, 50 bins")
-    modes_table = page.from_markdown(gate_table(rows, "modes"), "Gates and metric in each mode")
-    spread_of = Section("Gate histograms", [fine, page.folded("The same in 10 bins", coarse), *binary])
-    return [spread_of, Section("Training against test", [shown, *modes_table])]
-
-
-def _heat_map(readings: list[Reading]) -> Section:
-    rows = [(f"{gate_label(r.gate)}, {BLOCK_NAMES[g]}", v.mean(1).tolist()) for r in readings for g, v in r.gates.items()]
-    caption = f"Gates of {readings[0].layer} at each word, mean over units{note(readings)}"
-    return Section("Gates word by word", [page.heat(readings[0].words, rows, caption)])
-
-
-def _units(readings: list[Reading]) -> Section:
-    text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
-    drawn = page.drawing(svg(draw_units(readings)), f"Units of {readings[0].layer} at each word")
-    return Section("Unit by unit", [page.paragraph(text), drawn])
-
-
-def _words(rows: list[Row]) -> Section | None:
-    parts = page.from_markdown(word_table(rows), "Forget gates of kinds of words") if rows else []
-    return Section("Which words shut the forget gate", parts) if rows else None
+        shown = drawing(modes, f"Gates of {layer} in training and in test, 50 bins")
+    return [shown, *from_markdown(gate_table(rows, "modes"), "Gates and metric in each mode")]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

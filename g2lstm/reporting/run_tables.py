@@ -2,10 +2,12 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import exp
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from g2lstm.errors import UserError
-from g2lstm.reporting.comparison import BLOCK, equivalence_test, loss_difference, sample, sign_flip_test
+from g2lstm.reporting.comparison import BLOCK, equivalence_test, loss_difference, mean_interval, sign_flip_test
 from g2lstm.reporting.figures import gate_kind, gate_label, gate_order
 from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
 from g2lstm.runs.run import Run, labels
@@ -25,6 +27,7 @@ NEEDED = {"parameters": int, "threads": int | None, "seconds": int | float, "har
 ONE_SEED = "one seed: no interval"
 UNPAIRED = re.compile(r"_(without_finetune|recorded_weights)$")  # what a summary says of other weights
 Groups = dict[str, list[Run]]
+Published = Mapping[str, Mapping[str, float]]  # by gate, and key of a summary
 
 
 def grouped(runs: Sequence[Run]) -> Groups:
@@ -79,18 +82,23 @@ def columns(groups: Groups) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: ("+" in item[0], item[0].startswith("test"), item[0])))
 
 
-def run_table(groups: Groups) -> str:
-    """One row a gate: mean ± standard deviation over seeds, and what the runs took."""
+def run_table(groups: Groups, published: Published = MappingProxyType({})) -> str:
+    """One row a gate: mean ± standard deviation over seeds, the paper's `published` values, and what the runs took."""
     keys, metric = columns(groups), metric_of(groups)
-    unit, digits = metric.unit, metric.digits
-    lines = [["gate", *keys, "seeds", "parameters", "threads", "minutes", f"{unit}/s"]]
+    known = {name: published.get(name.rpartition("/")[2], {}) for name in groups}
+    paper = {key for found in known.values() for key in found}
+    titles = [part for title, key in keys.items() for part in (title, *([f"{title}, the paper"] if key in paper else []))]
+    lines = [["gate", *titles, "seeds", "parameters", "threads", "minutes", f"{metric.unit}/s"]]
     for name, runs in groups.items():
-        found, speeds = [run.summary for run in runs], values(runs, f"{unit}_per_second")
-        cells = [spread(values(runs, key), digits) for key in keys.values()]
-        cells += [str(len(runs)), f"{found[0]['parameters'] / 1e6:.2f}M", _all_of(s["threads"] for s in found)]
-        cells += [number(mean(s["seconds"] / 60 for s in found), 0), number(mean(speeds) if speeds else None, 0)]
+        cells = []
+        for key in keys.values():
+            cells.append(spread(values(runs, key), metric.digits))
+            cells += [number(known[name].get(key), 1)] if key in paper else []
+        size, minutes = _mean(runs, "parameters", 1e6), _mean(runs, "seconds", 60)
+        cells += [str(len(runs)), f"{number(size)}M", _all_of(run.summary.get("threads", "-") for run in runs)]
+        cells += [number(minutes, 0), number(_mean(runs, f"{metric.unit}_per_second"), 0)]
         lines.append([gate_label(name), *cells])
-    summaries = [run.summary for runs in groups.values() for run in runs]
+    summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
     hardware = _all_of((f"{s['hardware']}, torch {s['torch']}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
@@ -98,47 +106,34 @@ def run_table(groups: Groups) -> str:
 
 def difference_table(groups: Groups) -> str:
     """Each gate less the plain LSTM of the same seed: the mean with its interval; "" where nothing can be paired."""
-    paired, digits = [(name, pairs) for name, pairs in _paired(groups) if pairs], metric_of(groups).digits
-    keys = {title: key for title, key in columns(groups).items() if any(_differences(pairs, key) for _, pairs in paired)}
-    if not keys:
-        return ""
-    lines = [["difference from the plain LSTM, paired by seed", *keys, "n"]]
-    for name, pairs in paired:
-        found = [_differences(pairs, key) for key in keys.values()]
-        cells = ["{1} ({3})".format(*_cells(d, digits, "+")) if d else "-" for d in found]
-        lines.append([gate_label(name), *cells, str(len(pairs))])
-    return markdown(lines, "Mean over n seeds, in brackets its 95% t-interval.")
+    found, digits = _differences(groups), metric_of(groups).digits
+    titles = [title for title in columns(groups) if any(title in of_gate for of_gate in found.values())]
+    lines = [["difference from the plain LSTM, paired by seed", *titles, "n"]]
+    for name, of_gate in found.items():
+        cells = ["{1} ({3})".format(*_cells(of_gate[title], digits, "+")) if title in of_gate else "-" for title in titles]
+        lines.append([gate_label(name), *cells, str(max(map(len, of_gate.values())))])
+    return markdown(lines, "Mean over n seeds, in brackets its 95% t-interval.") if found else ""
 
 
-def statistics_table(groups: Groups) -> str:
-    """One row a gate and metric: n, mean, standard deviation, 95% t-interval of the mean."""
-    metric, lines = metric_of(groups), [["gate", "metric", "n", "mean", "standard deviation", "95% t-interval"]]
+def statistics_table(groups: Groups, margin: float | None = None) -> str:
+    """One row a gate and metric: n, mean, standard deviation, 95% t-interval of the mean; then the same of its differences
+    from the plain LSTM paired by seed, with tests. Within `margin` a difference counts as none, for one of equivalence.
+    """
+    tests: dict[str, Callable[[Sequence[float]], float]] = {"p": sign_flip_test}
+    footnote = "n runs that differ in their seed. p: exact test of all flips of the n signs, at least 2/2^n."
+    if margin is not None:
+        tests[f"p of {margin:g} or more"] = partial(equivalence_test, margin=margin)
+        footnote += f" p of {margin:g} or more: two one-sided t-tests; below 0.05 it is less than that."
+    lines = [["gate", "metric", "n", "mean", "standard deviation", "95% t-interval", *tests]]
+    digits, untested = metric_of(groups).digits, ["-"] * len(tests)
     for name, runs in groups.items():
         for title, key in columns(groups).items():
             if found := values(runs, key):
-                lines.append([gate_label(name), title, *_cells(found, metric.digits)])
-    return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}; n runs that differ in their seed.", texts=2)
-
-
-def paired_table(groups: Groups, margin: float | None = None) -> str:
-    """One row a gate and metric: its difference from the plain LSTM paired by seed, with interval and tests.
-
-    Within `margin` a difference counts as none, for a test of equivalence.
-    """
-    lines = [["difference from the plain LSTM", "metric", "n", "mean", "standard deviation", "95% t-interval", "p"]]
-    footnote = "Paired by seed, n seeds. p: exact test of all flips of the n signs, at least 2/2^n."
-    if margin is not None:
-        lines[0].append(f"p of {margin:g} or more")
-        footnote += f" p of {margin:g} or more: two one-sided t-tests; below 0.05 it is less than that."
-    for name, pairs in _paired(groups):
-        for title, key in columns(groups).items():
-            if d := _differences(pairs, key):
-                cells = [*_cells(d, metric_of(groups).digits, "+"), f"{sign_flip_test(d):.3g}" if len(d) > 1 else "-"]
-                if margin is not None:
-                    cells.append(f"{equivalence_test(d, margin):.3g}" if len(d) > 1 else "-")
-                lines.append([gate_label(name), title, *cells])
-    if len(lines) == 1:
-        return "(no run has a plain LSTM of the same seed beside it)"
+                lines.append([gate_label(name), title, *_cells(found, digits), *untested])
+    for name, of_gate in _differences(groups).items():
+        for title, d in of_gate.items():
+            tested = [f"{test(d):.3g}" for test in tests.values()] if len(d) > 1 else untested
+            lines.append([f"{gate_label(name)} less plain LSTM, by seed", title, *_cells(d, digits, "+"), *tested])
     return markdown(lines, footnote, texts=2)
 
 
@@ -153,11 +148,11 @@ def loss_table(runs: Sequence[Run]) -> str:
     for path, losses in others:
         for name in (name for name in first[1] if name in losses):
             try:
-                d = loss_difference(losses[name], first[1][name])
+                less, (low, high) = loss_difference(losses[name], first[1][name])
             except ValueError as error:
                 raise UserError(f"{path} can't be compared with {first[0]} on {name}: {error}") from None
-            cells = [f"{d.tokens:,}", number(d.mean, 4, "+"), interval(*d.interval, 4, "+")]
-            cells += [number(exp(d.mean), 4), interval(exp(d.interval[0]), exp(d.interval[1]), 4)]
+            cells = [f"{len(losses[name]):,}", number(less, 4, "+"), interval(low, high, 4, "+")]
+            cells += [number(exp(less), 4), interval(exp(low), exp(high), 4)]
             lines.append([path.as_posix(), name.replace("_", " + "), *cells])
     footnote = f"Less {first[0].as_posix()}, in nats; bootstrap over blocks of {BLOCK} tokens: of this text, not of seeds."
     return markdown(lines, footnote, texts=2)
@@ -176,29 +171,32 @@ def _losses(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"can't read {file}: {text}; train again, or leave the run out") from None
 
 
-def _paired(groups: Groups) -> list[tuple[str, list[tuple[Run, Run]]]]:
-    """For each other gate its runs, each with the plain LSTM's of the same seed; of the same variant where there is one."""
-    found = []
+def _differences(groups: Groups) -> dict[str, dict[str, list[float]]]:
+    """Of each other gate and title, from the plain LSTM of the same seed; of the same variant where there is one."""
+    found: dict[str, dict[str, list[float]]] = {}
     for name, runs in groups.items():
-        folder, _, rest = name.rpartition("/")
-        plain = f"{folder}/{BASELINE}" if folder else BASELINE
+        folder, slash, rest = name.rpartition("/")
+        plain = f"{folder}{slash}{BASELINE}"
         variant = plain + rest[len(gate_kind(name)) :]
         baseline = {run.seed: run for run in groups.get(variant, groups.get(plain, []))}
-        if gate_kind(name) != BASELINE:
-            found.append((name, [(run, baseline[run.seed]) for run in runs if run.seed in baseline]))
+        for title, key in columns(groups).items() if gate_kind(name) != BASELINE else ():
+            both = [values([run, baseline[run.seed]], key) for run in runs if run.seed in baseline]
+            if differences := [pair[0] - pair[1] for pair in both if len(pair) == 2]:
+                found.setdefault(name, {})[title] = differences
     return found
-
-
-def _differences(pairs: list[tuple[Run, Run]], key: str) -> list[float]:
-    both = [values([run, plain], key) for run, plain in pairs]
-    return [found[0] - found[1] for found in both if len(found) == 2]
 
 
 def _cells(values: Sequence[float], digits: int, sign: str = "") -> list[str]:
     """n, mean, standard deviation and interval."""
-    found = sample(values)
-    span = interval(*found.interval, digits, sign) if found.interval else ONE_SEED
-    return [str(found.n), number(found.mean, digits, sign), number(found.sd, digits), span]
+    found = mean_interval(values)
+    deviation = stdev(values) if len(values) > 1 else None
+    span = interval(*found, digits, sign) if found else ONE_SEED
+    return [str(len(values)), number(mean(values), digits, sign), number(deviation, digits), span]
+
+
+def _mean(runs: list[Run], key: str, scale: float = 1) -> float | None:
+    found = values(runs, key)
+    return mean(found) / scale if found else None
 
 
 def _all_of(values: Iterable[Any], joint: str = ", ") -> str:

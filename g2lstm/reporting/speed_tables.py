@@ -16,26 +16,20 @@ from g2lstm.reporting.tables import Lines, interval, markdown, number
 
 PTB_TEST_WORDS = 82_430
 WIDE = ("train", "eval", "memory")  # tables with a column for each engine
+ONE_TEXT = ("evaluation", "deploy")  # tables with one column of texts
+Columns = dict[str, Callable[[Row], str]]
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
 
 def screen_table(title: str, rows: list[Row]) -> Table:
     """One group's rows."""
-    table = Table("engine", title=title, title_justify="left")
-    size, what = ("file", "file") if "file_mb" in rows[0] else ("memory", "peak")
-    columns: dict[str, Callable[[Row], str]] = {
-        "ms": lambda row: number(row["ms"]),
-        "spread": lambda row: f"{row['spread']:.0%}",
-        "ratio": lambda row: number(row["ratio"]),
-        f"{what} MB": lambda row: number(row[f"{size}_mb"], 1),
-        "ratio of it": lambda row: number(row[f"{size}_ratio"]),
-    }
-    if "words_per_second" in rows[0]:
-        columns["words/s"] = lambda row: number(row["words_per_second"], 0)
-    for name in columns:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(f"{row['engine']} {row['dtype']}", *(cell(row) for cell in columns.values()))
+    kind = rows[0]["section"]
+    head, *lines = _long(rows, _COLUMNS[kind] if kind in ONE_TEXT else _ENGINES)
+    table = Table(title=title, title_justify="left")
+    for name in head:
+        table.add_column(name, justify="right" if name != head[0] else "left")
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -46,9 +40,8 @@ def recorded(folder: Path, kind: str) -> str:
         content = read_json(path, dict)
         try:
             if chosen := _chosen(content["rows"], kind):
-                lines = _wide(chosen, kind) if kind in WIDE else _long(chosen, kind)
-                texts = 1 if kind in ("deploy", "evaluation") else 2
-                parts.append(markdown(lines, _footnote(content, kind, chosen), texts=texts))
+                lines = _wide(chosen, kind) if kind in WIDE else _long(chosen, _COLUMNS[kind])
+                parts.append(markdown(lines, _footnote(content, kind, chosen), texts=1 if kind in ONE_TEXT else 2))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no measurement of speed ({error!r}): python experiments/speed.py writes one"
@@ -77,9 +70,8 @@ def _wide(rows: list[Row], kind: str) -> Lines:
     return lines
 
 
-def _long(rows: list[Row], kind: str) -> Lines:
-    """A line for each row of a section."""
-    columns = _COLUMNS[kind]
+def _long(rows: list[Row], columns: Columns) -> Lines:
+    """A line for each row."""
     return [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
 
 
@@ -111,8 +103,7 @@ def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
 
 
 _MS, _RATIO = partial(_measured, name="ms"), partial(_measured, name="ratio")
-_WORK: dict[str, Callable[[Row], str]] = {
-    "what": lambda row: _TASKS[row["task"]],
+_ENGINES: Columns = {
     "engine": itemgetter("engine"),
     "dtype": itemgetter("dtype"),
     "ms": _MS,
@@ -120,7 +111,8 @@ _WORK: dict[str, Callable[[Row], str]] = {
     "peak memory, ratio": partial(_measured, name="memory_ratio"),
     "words/s": partial(_measured, name="words_per_second", digits=0),
 }
-_COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
+_WORK: Columns = {"what": lambda row: _TASKS[row["task"]], **_ENGINES}
+_COLUMNS: dict[str, Columns] = {
     "output_layer": _WORK,
     "end_to_end": _WORK,
     "evaluation": {

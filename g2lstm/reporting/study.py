@@ -4,16 +4,11 @@ Reads what experiments/compression_sweep.py and experiments/gate_histograms.py w
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, product
-from operator import attrgetter
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from g2lstm.compression import sweep
@@ -25,7 +20,7 @@ from g2lstm.reporting.sweep_tables import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, spread
 from g2lstm.runs.store import Row
 
-BLOCKS = ("i", "f")
+FORMATS = ((2, ""), (2, "+"), (1, ""))  # digits and sign of the values of each panel
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 
@@ -36,25 +31,12 @@ class Measured:
     # noise probability and temperature of its gates; 0 and 1 of a plain LSTM
     p: float
     tau: float
-    # of the test split: what the metric is called, as "perplexity", and its value without compression
-    name: str
-    original: float
-    others: tuple[str, ...]  # the other variants that it was evaluated in
-    sign: int  # 1, or -1 where a higher metric is better
-    losses: dict[str, float]  # how much worse the metric is, by setting
-    hard: float  # how much worse the validation metric is where gates are cut to 0 or 1
-    # % of values below 0.1 or above 0.9 by (gate block, "training" or "test"), over all layers
-    binary: dict[tuple[str, str], float]
-
-
-class Quantity(NamedTuple):
-    """A column of the table and a line of the figure: titles there, the value of a run, and how the table writes it."""
-
-    column: str
-    line: str
-    of: Callable[[Measured], float]
-    digits: int = 2
-    sign: str = ""
+    metric: str  # as "perplexity", of the test split
+    variants: tuple[str, ...]  # the other ways in which it was evaluated
+    losses: bool  # whether a difference is given as what the metric gets lower
+    # by panel of the figure and column of the table: the metric without compression; how much worse it is by setting, and
+    # that on valid where gates are cut to 0 or 1; % of values below 0.1 or above 0.9 over all layers
+    panels: dict[str, dict[str, float]]
 
 
 def read(results: Path, name: str) -> list[Measured]:
@@ -68,11 +50,12 @@ def read(results: Path, name: str) -> list[Measured]:
         if not path.is_file():
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
     rows = [row for row in sweep.open_store(swept).all() if row["split"] == "test" and row.get("limit") is None]
-    found_rows = (sweep.of_one_target(rows), of_one_text(recorded_rows(gates.parent, "gates", "metric")))
-    runs = dict.fromkeys(row["run"] for row in rows)
-    both = [[[row for row in found if row["run"] == run] for found in found_rows] for run in runs]
+    names, found = list(dict.fromkeys(row["run"] for row in rows)), []
+    rows, of_gates = sweep.of_one_target(rows), of_one_text(recorded_rows(gates.parent, "gates", "metric"))
     try:
-        found = [_measured(mine, of_gates) for mine, of_gates in both if of_gates]
+        for name in names:
+            if mine := [row for row in of_gates if row["run"] == name]:
+                found.append(_measured([row for row in rows if row["run"] == name], mine))
     except (KeyError, TypeError) as error:
         text = f"{swept} or {gates} lacks what a study needs ({error!r})"
         raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
@@ -81,40 +64,48 @@ def read(results: Path, name: str) -> list[Measured]:
     return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
 
 
-def quantities(runs: list[Measured]) -> dict[str, list[Quantity]]:
-    """What is shown, by panel of the figure; settings are those that every run was measured under, in the sweep's order."""
-    settings = [name for name in runs[0].losses if all(name in run.losses for run in runs)]
-    labels = {name: Method.parse(name).label for name in settings}
-    losses = [Quantity(labels[name], labels[name], partial(_get, "losses", name), 2, "+") for name in settings]
-    cut = "gates cut to 0 or 1"
-    shares = [
-        Quantity(f"{BLOCK_NAMES[at[0]]} binary, {at[1]}", f"{BLOCK_NAMES[at[0]]}, {at[1]}", partial(_get, "binary", at), 1)
-        for at in product(BLOCKS, ("training", "test"))
-    ]
-    name = runs[0].name
-    return {
-        f"test {name}": [Quantity(f"test {name}", "original", attrgetter("original"))],
-        f"loss of {name}": [*losses, Quantity(cut, f"{cut} (valid)", attrgetter("hard"), 2, "+")],
-        "gate values outside [0.1, 0.9], %": shares,
+def _measured(swept: list[Row], gates: list[Row]) -> Measured:
+    """Of the rows of one run."""
+    plain = [row for row in swept if not row["variant"]]
+    metric, sign = plain[0]["metric"], 1 if all(map(lower_is_better, plain)) else -1
+    values = {row["setting"]: row["value"] for row in plain}
+    original = values.pop(ORIGINAL)
+    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
+    losses = {Method.parse(name).label: sign * (value - original) for name, value in values.items()}
+    losses["gates cut to 0 or 1"] = sign * (valid["hard"] - valid["test"])
+    of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL]
+    binary = {(row["block"], row["mode"]): 100 * row["binary"] for row in of_all}
+    shares = {  # a gate without noise is in training as in test
+        f"{BLOCK_NAMES[block]} binary, {mode}": binary.get((block, mode), binary[block, "test"])
+        for block, mode in product("if", ("training", "test"))
     }
+    panels = {f"test {metric}": {f"test {metric}": original}, f"loss of {metric}": losses}
+    panels["gate values outside [0.1, 0.9], %"] = shares
+    variants = tuple(dict.fromkeys(row["variant"] for row in swept if row["variant"]))
+    return Measured(gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, variants, sign < 0, panels)
 
 
-def _get(name: str, key: Any, run: Measured) -> float:
-    return getattr(run, name)[key]
+def _shown(runs: list[Measured]) -> dict[str, list[str]]:
+    """What every run has, by panel."""
+    first = runs[0].panels
+    return {title: [name for name in first[title] if all(name in run.panels[title] for run in runs)] for title in first}
 
 
 def table(runs: list[Measured]) -> str:
     """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
-    columns = list(chain.from_iterable(quantities(runs).values()))
-    lines = [["p", "tau", *(one.column for one in columns), "n"]]
+    columns = [
+        (title, name, form) for (title, names), form in zip(_shown(runs).items(), FORMATS, strict=True) for name in names
+    ]
+    lines = [["p", "tau", *(name for _, name, _ in columns), "n"]]
     for p, tau in dict.fromkeys((run.p, run.tau) for run in runs):
-        mine = [run for run in runs if (run.p, run.tau) == (p, tau)]
-        cells = [spread([one.of(run) for run in mine], one.digits, one.sign) for one in columns]
+        mine = [run.panels for run in runs if (run.p, run.tau) == (p, tau)]
+        cells = [spread([panels[title][name] for panels in mine], *form) for title, name, form in columns]
         lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
-    without = f"; without {' or '.join(runs[0].others)}" if runs[0].others else ""
-    what = "Differences" if runs[0].sign > 0 else "Losses, positive where it gets lower,"
+    metric, variants = runs[0].metric, runs[0].variants
+    without = f"; without {' or '.join(variants)}" if variants else ""
+    what = "Losses, positive where it gets lower," if runs[0].losses else "Differences"
     footnote = (
-        f"{what} of the test {runs[0].name} under compression, and of the validation {runs[0].name} with gates cut to 0 or"
+        f"{what} of the test {metric} under compression, and of the validation {metric} with gates cut to 0 or"
         f" 1{without}. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and temperature."
         f" n seeds, {SPREAD}."
     )
@@ -122,56 +113,31 @@ def table(runs: list[Measured]) -> str:
 
 
 def draw(runs: list[Measured]) -> Figure:
-    """What p (left, at the usual tau) and tau (right, at the usual p) do to the metric, its loss, and the gates."""
+    """What p (left, at the usual tau) and tau (right, at the usual p) do to the metric, its loss, and the gates.
+
+    Means over seeds joined by a line, with standard deviations as bars.
+    """
     usual = _usual_tau(runs)
-    columns = {f"noise probability p (tau {usual:g})": ("p", [run for run in runs if run.tau == usual])}
+    columns = {f"noise probability p (tau {usual:g})": [(run.p, run.panels) for run in runs if run.tau == usual]}
     if others := Counter(run.p for run in runs if run.tau != usual).most_common(1):
         p = others[0][0]
-        columns[f"temperature tau (p {p:g})"] = ("tau", [run for run in runs if run.p == p])
+        columns[f"temperature tau (p {p:g})"] = [(run.tau, run.panels) for run in runs if run.p == p]
     figure, panels = grid(3, len(columns), (1.2 + 4.2 * len(columns), 9.6), sharex="col", sharey="row")
-    for line, (title, shown) in zip(panels, quantities(runs).items(), strict=True):
-        for axes, (place, chosen) in zip(line, columns.values(), strict=True):
-            _lines(axes, chosen, attrgetter(place), shown)
+    for line, (title, names) in zip(panels, _shown(runs).items(), strict=True):
+        for axes, chosen in zip(line, columns.values(), strict=True):
+            places = sorted({place for place, _ in chosen})
+            for name, (colour, marker) in zip(names, LINES, strict=False):
+                groups = [[values[title][name] for place, values in chosen if place == x] for x in places]
+                bars = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
+                means = list(map(mean, groups))
+                axes.errorbar(places, means, bars, color=colour, marker=marker, markersize=5, capsize=3, label=name)
+            axes.grid(alpha=0.3)
         line[0].set_ylabel(title)
         line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     panels[1, 0].set_ylim(bottom=0)
     for axes, label in zip(panels[-1], columns, strict=True):
         axes.set_xlabel(label)
     return figure
-
-
-def _lines(axes: Axes, runs: list[Measured], place: Callable[[Measured], float], shown: list[Quantity]) -> None:
-    """Means over seeds joined by a line, with standard deviations as bars."""
-    places = sorted({place(run) for run in runs})
-    for one, (colour, marker) in zip(shown, LINES, strict=False):
-        groups = [[one.of(run) for run in runs if place(run) == x] for x in places]
-        deviations = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
-        means = [mean(group) for group in groups]
-        axes.errorbar(places, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=one.line)
-    axes.grid(alpha=0.3)
-
-
-def _measured(swept: list[Row], gates: list[Row]) -> Measured:
-    """Of the rows of one run."""
-    plain, others = ([row for row in swept if bool(row["variant"]) == other] for other in (False, True))
-    of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL and row["block"] in BLOCKS]
-    binary = {(row["block"], row["mode"]): 100 * row["binary"] for row in of_all}
-    for block in BLOCKS:  # a gate without noise is in training as in test
-        binary.setdefault((block, "training"), binary[block, "test"])
-    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
-    values = {row["setting"]: row["value"] for row in plain}
-    sign = 1 if all(lower_is_better(row) for row in plain) else -1
-    return Measured(
-        p=gates[0]["noise_p"] or 0.0,
-        tau=gates[0]["tau"] or 1.0,
-        name=plain[0]["metric"],
-        original=values[ORIGINAL],
-        others=tuple(dict.fromkeys(row["variant"] for row in others)),
-        sign=sign,
-        losses={name: sign * (value - values[ORIGINAL]) for name, value in values.items() if name != ORIGINAL},
-        hard=sign * (valid["hard"] - valid["test"]),
-        binary=binary,
-    )
 
 
 def _usual_tau(runs: list[Measured]) -> float:

@@ -1,6 +1,5 @@
 """What a compression sweep found: the metric over bits and over rank."""
 
-import itertools
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator, StrMethodFormatter
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, NAMES, gate_label, gate_order, grid, save_figure
+from g2lstm.reporting.figures import gate_label, gate_order, grid, looks, save_figure
 from g2lstm.reporting.sweep_tables import lower_is_better, measured
 from g2lstm.runs.store import Row
 
@@ -66,27 +65,23 @@ def _belongs(row: Row, family: str) -> bool:
 
 
 def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
-    """One line a gate through the settings of one operator, and hollow marks for those of several."""
-    extra = itertools.cycle(MORE_LINES)
-    for gate in sorted({row["gate"] for row in rows}, key=gate_order):
-        plain = gate.rpartition("/")[2]
-        colour, marker = (COLOURS[plain], MARKERS[plain]) if plain in NAMES else next(extra)
+    """A line for each gate over settings of one step, hollow marks for those of several."""
+    for gate, (colour, marker) in looks(sorted({row["gate"] for row in rows}, key=gate_order)).items():
         of_gate = [row for row in rows if row["gate"] == gate]
         original = [row for row in of_gate if row["setting"] == ORIGINAL]
+        several = [row for row in of_gate if "+" in row["setting"]]
+        one = [row for row in of_gate if "+" not in row["setting"] and (row not in original or axis != "rank")]
         if axis == "rank" and original:
             axes.axhline(mean(row["value"] for row in original), color=colour, linestyle=":", linewidth=1)
-        for several in (False, True):
-            chosen = [row for row in of_gate if row not in original and ("+" in row["setting"]) == several]
-            if not chosen:
-                continue
-            joined = [] if several or axis == "rank" else original
-            xs, means, deviations = np.array(_points(chosen + joined, axis)).T
-            axes.plot(xs, means, marker=marker, markersize=5, linestyle="none" if several else "-", color=colour,
-                      markerfacecolor="white" if several else colour, label=gate_label(gate))  # fmt: skip
-            if several:
-                axes.vlines(xs, means - deviations, means + deviations, color=colour, linewidth=1)
-            elif any(deviations):
+        if any(row not in original for row in one):
+            xs, means, deviations = np.array(_points(one, axis)).T
+            axes.plot(xs, means, marker=marker, markersize=5, color=colour, label=gate_label(gate))
+            if any(deviations):
                 axes.fill_between(xs, means - deviations, means + deviations, color=colour, alpha=0.18, linewidth=0)
+        if several:
+            xs, means, deviations = np.array(_points(several, axis)).T
+            axes.errorbar(xs, means, deviations, fmt=marker, markersize=5, color=colour, elinewidth=1,
+                          markerfacecolor="white", label=gate_label(gate))  # fmt: skip
     _scale(axes, rows, axis)
     axes.grid(alpha=0.3)
 
@@ -105,12 +100,12 @@ def _scale(axes: Axes, rows: list[Row], axis: str) -> None:
     places = [row[axis] for row in rows if row[axis] is not None]
     axes.set_xscale("log", base=2)
     axes.set_xticks([2.0**n for n in range(-6, 13) if min(places) / 1.5 <= 2.0**n <= max(places) * 1.5])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     values = [row["value"] for row in rows]
     if min(values) > 0 and max(values) > 3 * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter() if max(values) > 30 * min(values) else FuncFormatter(_few))
 
 

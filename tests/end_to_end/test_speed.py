@@ -111,7 +111,7 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
     assert rows["nn.LSTM"]["file_mb"] is None
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["ms"] / rows["dense"]["ms"], rel=0.05)
-    assert "file MB" in capsys.readouterr().out
+    assert "file, MB" in capsys.readouterr().out
     assert "| svd:64 |" in recorded(tmp_path, "deploy")
 
 

@@ -11,7 +11,7 @@ import torch
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL
 from g2lstm.inspection.reading import Reading
-from g2lstm.reporting.page import Section, from_markdown, page, paragraph, table
+from g2lstm.reporting.page import from_markdown, html, page
 from g2lstm.reporting.report import report_page, sweep_rows
 from g2lstm.reporting.run_tables import grouped
 from g2lstm.runs.run import Run
@@ -122,7 +122,7 @@ def test_seeds_are_folded_and_the_paper_stands_beside_its_own_task_only(runs, wh
     row = re.search(r'<tr><th scope="row">G2-LSTM</th>(.*?)</tr>', whole[whole.index(">Metrics</h2>") :])[1]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     assert [cell.replace("\xa0", " ") for cell in cells[:4]] == ["92.00 ± 0.00", "58.5", "89.00 ± 1.41", "56.1"]
-    assert cells[-1] == "2"
+    assert cells[8] == "2"
     assert "The paper&#39;s Table 3" in whole
     other = report_page(grouped(runs), {}, [], [], [], sweep(runs))
     assert "aper&#39;s" not in other
@@ -175,8 +175,8 @@ def test_every_figure_can_be_read_without_seeing_it_and_every_cell_with_the_keyb
     assert [cell["tabindex"] for cell in cells] == ["0"] + ["-1"] * 11
 
 
-@pytest.mark.parametrize(("names", "seeds", "words"), [(4, 1, 200), (12, 3, 60)])
-def test_large_layers_and_many_runs_stay_under_two_megabytes(names, seeds, words, record_run, tmp_path) -> None:
+def test_large_layers_and_many_runs_stay_under_two_megabytes(record_run, tmp_path) -> None:
+    names, seeds, words = 4, 3, 200
     curve = [{"kind": "train", "epoch": 1, "step": n, "loss": 4 + n % 7 / 10} for n in range(3000)]
     run = Run.open(record_run(tmp_path, 1, "gate=gumbel", curve=curve))
     groups = {f"gumbel-variant{n}": [run] * seeds for n in range(names)}
@@ -188,9 +188,10 @@ def test_large_layers_and_many_runs_stay_under_two_megabytes(names, seeds, words
 
 def test_markdown_tables_keep_their_cells_and_numbers_stand_right() -> None:
     parts = from_markdown("Title\n\n| a | b |\n| --- | ---: |\n| x & y | 1 ± 2 |\n\nfoot", "c")
-    assert [part["kind"] for part in parts] == ["paragraph", "table", "paragraph"]
-    shown = page("t", "i", [Section("One", [*parts, None, paragraph("a < b"), table([["a"]], "empty")])])
+    assert len(parts) == 3
+    shown = page("t", "i", {"One": [*parts, html.paragraph("a < b"), html.table([["a"]], "empty")]})
     assert '<th scope="row">x &amp; y</th><td class="number">1\xa0±\xa02</td>' in shown
+    assert "<p>foot</p>" in shown
     assert "<p>a &lt; b</p>" in shown
 
 
