@@ -13,8 +13,7 @@ from g2lstm.compression.targets import Target
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.reporting.figures import gate_label
-from g2lstm.reporting.sweep_curves import draw
-from g2lstm.reporting.sweep_tables import tables
+from g2lstm.reporting.sweeps import draw, tables
 from g2lstm.runs.run import default_folder, find_runs
 from g2lstm.runs.store import Row
 from g2lstm.training.progress import duration, say

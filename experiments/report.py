@@ -16,7 +16,6 @@ from g2lstm.runs.run import blamed, default_folder, find_runs
 from g2lstm.training.progress import say
 
 SAMPLES = 1000  # sentences, where the gates are not measured yet
-LARGEST = 2_000_000  # bytes of a page that opens quickly
 
 
 def report(arguments: list[str]) -> int:
@@ -41,10 +40,7 @@ def report(arguments: list[str]) -> int:
     out = options.out or folder / "report.html"
     write_atomically(out, content)
     track(runs, content, partial(say, console))
-    size = len(content.encode())
-    say(console, f"wrote {out} ({size / 1e6:.2f} MB)")
-    if size > LARGEST:
-        say(console, f"more than {LARGEST / 1e6:g} MB open slowly: name fewer runs=, or a shorter text=")
+    say(console, f"wrote {out} ({len(content.encode()) / 1e6:.2f} MB; more than 2 open slowly)")
     return 0
 
 

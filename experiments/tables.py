@@ -5,7 +5,6 @@ document quotes a table is said in g2lstm/reporting/documents.py.
 """
 
 import math
-from argparse import ArgumentTypeError
 from pathlib import Path
 
 from g2lstm import cli
@@ -23,6 +22,8 @@ DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 def tables(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
+    if options.margin is not None and not 0 < options.margin < math.inf:
+        raise UserError(f"margin must be a number above 0, got {options.margin:g}")
     if options.runs is not None:
         runs = find_runs(options.runs)
         if options.losses:
@@ -49,21 +50,11 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of recorded runs")
     parser.add_argument("--check", type=cli.flag, default=False, help="true: write nothing, fail where a document is stale")
     parser.add_argument("--runs", metavar="DIRS", help="print the statistics of these runs and write nothing")
-    parser.add_argument("--margin", type=_margin, metavar="X", help="with runs=: test whether differences are below X")
+    parser.add_argument("--margin", type=float, metavar="X", help="with runs=: test whether differences are below X")
     parser.add_argument(
         "--losses", type=cli.flag, default=False, help="with runs=A,B,...: true compares losses token by token with A's"
     )
     return parser
-
-
-def _margin(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":

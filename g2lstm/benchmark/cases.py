@@ -4,6 +4,7 @@ T time, B batch, D input, H hidden units, V vocabulary.
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -97,7 +98,7 @@ COMPARISONS = (
 )  # fmt: skip
 QUICK_LEAVES_OUT = (
     *("by --quick the two largest sizes", "the reference engine", "the step of task=ptb", "its evaluation"),
-    *("compressed models", "most of the peak memory"),
+    *("compressed models", "the peak memory"),
 )
 
 
@@ -150,8 +151,8 @@ def parse_sizes(text: str) -> list[Size]:
     """ "70x20x400x1150,40x64x256x256" -> [(70, 20, 400, 1150), (40, 64, 256, 256)]"""
     sizes: list[Size] = []
     for part in text.split(","):
-        numbers = [int(number) if number.isdecimal() else 0 for number in part.split("x")]
-        if len(numbers) != 4 or min(numbers) < 1:
+        if not re.fullmatch("[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){3}", part):
             raise UserError(f"sizes are written TxBxDxH, as 70x20x400x1150, got {part!r}")
-        sizes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
+        time, batch, inputs, hidden = map(int, part.split("x"))
+        sizes.append((time, batch, inputs, hidden))
     return sizes

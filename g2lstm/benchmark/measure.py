@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from g2lstm.benchmark.cases import AUTO, CHUNKED_LOSS, LOOP, LSTM, PLAIN_LOSS, Case, Group
+from g2lstm.benchmark.cases import LOOP, Case, Group
 from g2lstm.benchmark.deployed import file_bytes
 from g2lstm.benchmark.rows import Row, rows_of
-from g2lstm.benchmark.steps import Step, prepare, surroundings
+from g2lstm.benchmark.steps import Step, prepare
 
 CPU = torch.device("cpu")
 MOST_ROUNDS = 300
@@ -27,16 +27,12 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
 def measure(group: Group, device: torch.device, *, quick: bool = False) -> list[Row]:
-    """The rows of a group; with `quick` fewer repeats, and peak memory of nn.LSTM and "auto" at the largest sizes only."""
+    """The rows of a group; with `quick` fewer repeats, and no peak memory."""
     times = alternate(group.cases, device, seconds=0.5 if quick else 4.0, least=3 if quick else 4)
-    memory = [peak_memory(case, device) if _wants_memory(case, quick) else None for case in group.cases]
+    weighed = [case.mode == "train" and case.engine not in ("reference", LOOP) and not quick for case in group.cases]
+    memory = [peak_memory(case, device) if yes else None for case, yes in zip(group.cases, weighed, strict=True)]
     files = [file_bytes(case) if case.task == "deploy" else None for case in group.cases]
     return rows_of(group, times, memory, files)
-
-
-def _wants_memory(case: Case, quick: bool) -> bool:
-    few = case.engine in (LSTM, AUTO, PLAIN_LOSS, CHUNKED_LOSS) and case.size[3] >= 1000
-    return case.mode == "train" and (few if quick else case.engine not in ("reference", LOOP))
 
 
 def alternate(
@@ -64,8 +60,7 @@ def alternate(
                 break
             for place in range(len(cases)):
                 index = (place + number) % len(cases)
-                with surroundings(cases[index]):
-                    taken = _turn(steps[index], device, turn)
+                taken = _turn(steps[index], device, turn)
                 if number >= 0:
                     times[index] += taken
     finally:
@@ -111,18 +106,17 @@ def _peak_on_cpu(case: Case, threads: int) -> float | None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_THRESHOLD, 65536)  # what is freed goes back to the system at once
     libc.mallopt(_TRIM_THRESHOLD, 0)
-    with surroundings(case):
-        step = prepare(case, CPU)
-        step()  # what libraries keep once and for all, some MB of code, is left out
-        gc.collect()
-        libc.malloc_trim(0)
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        except OSError:
-            return None
-        before = _resident_memory("VmRSS")
-        step()
-        return (_resident_memory("VmHWM") - before) / 1024
+    step = prepare(case, CPU)
+    step()  # what libraries keep once and for all, some MB of code, is left out
+    gc.collect()
+    libc.malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    except OSError:
+        return None
+    before = _resident_memory("VmRSS")
+    step()
+    return (_resident_memory("VmHWM") - before) / 1024
 
 
 def _resident_memory(name: str) -> int:

@@ -3,9 +3,7 @@
 T time, B batch, D input, H hidden units, V vocabulary.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,41 +31,40 @@ GATE = GumbelGate(tau=0.9, noise_p=0.2)
 def prepare(case: Case, device: torch.device) -> Step:
     """The step of `case`, with its own weights and data, the same ones each time."""
     torch.manual_seed(1)
-    return STEPS[case.task](case, device)
+    step = STEPS[case.task](case, device)
+    return _without_onednn(step) if case.engine == LSTM_WITHOUT_ONEDNN else step
 
 
-@contextmanager
-def surroundings(case: Case) -> Iterator[None]:
-    """What has to be set around a step of `case`, outside its time."""
-    if case.engine != LSTM_WITHOUT_ONEDNN:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about devices that are not here
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+def _without_onednn(step: Step) -> Step:
+    def native() -> None:
+        before = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)  # the public `flags` would take as long as a part of a short step
+        try:
+            step()
+        finally:
+            torch._C._set_mkldnn_enabled(before)
+
+    return native
 
 
 def _layer_step(case: Case, device: torch.device) -> Step:
     """One layer: its forward pass, and in training its backward pass to the weights and the input."""
     time, batch, inputs, hidden = case.size
-    layer = _layer(case.engine, inputs, hidden).to(device).train(case.mode == "train")
-    x = torch.randn(time, batch, inputs, device=device, requires_grad=case.mode == "train")
+    training = case.mode == "train"
+    layer = _layer(case.engine, inputs, hidden).to(device).train(training)
+    x = torch.randn(time, batch, inputs, device=device, requires_grad=training)
     grad = torch.randn(time, batch, hidden, device=device)
-    grads = {dtype: grad.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    grads = {dtype: grad.to(dtype) for dtype in cases.DTYPES.values()}
 
-    def evaluate() -> None:
-        with torch.no_grad(), _autocast(case, device):
-            layer(x)
-
-    def train() -> None:
-        with _autocast(case, device):
+    def step() -> None:
+        with torch.set_grad_enabled(training), _autocast(case, device):
             output, _ = layer(x)
-        output.backward(grads[output.dtype])
-        x.grad = None
-        layer.zero_grad(set_to_none=True)
+        if training:
+            output.backward(grads[output.dtype])
+            x.grad = None
+            layer.zero_grad(set_to_none=True)
 
-    return train if case.mode == "train" else evaluate
+    return step
 
 
 def _layer(engine: str, inputs: int, hidden: int) -> nn.Module:

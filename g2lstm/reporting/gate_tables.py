@@ -1,5 +1,6 @@
 """Tables of how gates are spread, in training and in test, and at which words."""
 
+from itertools import product
 from pathlib import Path
 
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, chosen_layer, of_one_text, recorded_rows
@@ -57,8 +58,8 @@ def word_table(rows: list[Row]) -> str:
         cells = [spread([found[kind] for found in means if kind in found], 3) for kind in columns]
         cells.append(spread([test["difference"] for test in tests], 3))
         cells.append(interval(tests[0]["low"], tests[0]["high"], 3) if len(tests) == 1 else "-")
-        p = f"{max(test['p'] for test in tests):.2g}" if tests else "-"
-        lines.append([gate_label(gate), *cells, p, str(len(mine))])
+        cells.append(f"{max(test['p'] for test in tests):.2g}" if tests else "-")
+        lines.append([gate_label(gate), *cells, str(len(mine))])
     row = rows[0]
     footnote = (
         f"{row['layer']}, {row['size'].partition(' (')[0]} of {row['split']}, the {row['types']:,} words seen"
@@ -74,12 +75,12 @@ def _binary(rows: list[Row], layer: str) -> list[list[str]]:
     """A line a gate: binary share and entropy of input and forget gates, in one layer and in all."""
     rows = [row for row in rows if row["mode"] == "test"]
     layers = [layer, *([ALL] if layer != ALL and len({row["layer"] for row in rows}) > 2 else [])]
-    columns = [(layer, block, name) for layer in layers for block in ("i", "f") for name in ("binary", "entropy")]
-    units = {"binary": "binary", "entropy": "entropy, bits"}
-    lines = [["gate in test", *(f"{layer}, {BLOCK_NAMES[b]}: {units[name]}" for layer, b, name in columns), "n"]]
+    places = list(product(layers, ("i", "f")))
+    titles = [f"{at}, {BLOCK_NAMES[block]}: {name}" for at, block in places for name in ("binary", "entropy, bits")]
+    lines = [["gate in test", *titles, "n"]]
     for gate, mine in by_gate(rows).items():
-        found = [(n, [row[n] for row in mine if (row["layer"], row["block"]) == (at, b)]) for at, b, n in columns]
-        cells = [_percent(values) if name == "binary" else spread(values, 3) for name, values in found]
+        of_place = [[row for row in mine if (row["layer"], row["block"]) == place] for place in places]
+        cells = [cell for found in of_place for cell in (_percent(found), _spread(found, "entropy"))]
         lines.append([gate_label(gate), *cells, str(len({row["run"] for row in mine}))])
     return lines
 
@@ -88,17 +89,20 @@ def _modes(gates: list[Row], metrics: list[Row]) -> list[list[str]]:
     """A line a gate and mode: means and binary shares over all layers, and the metric."""
     titles = [f"{row['split']} {row['metric'].replace('_', ' ')}" for row in metrics[:1]]
     lines = [["gate", "mode", "input gate: mean", "binary", "forget gate: mean", "binary", *titles, "n"]]
-    for gate, of_gate in by_gate(gates).items():
-        for mode, name in MODES.items():
-            rows = [row for row in of_gate if (row["mode"], row["layer"]) == (mode, ALL)]
-            values = [row["value"] for row in metrics if (row["gate"], row["mode"]) == (gate, mode)]
-            if rows or values:
-                blocks = [[row for row in rows if row["block"] == block] for block in ("i", "f")]
-                cells = [c for b in blocks for c in (spread([r["mean"] for r in b], 3), _percent([r["binary"] for r in b]))]
-                cells += [spread(values, metrics[0].get("digits", 2))] if titles else []
-                lines.append([gate_label(gate), name, *cells, str(max(len({row["run"] for row in rows}), len(values)))])
+    for (gate, of_gate), (mode, name) in product(by_gate(gates).items(), MODES.items()):
+        rows = [row for row in of_gate if (row["mode"], row["layer"]) == (mode, ALL)]
+        values = [row["value"] for row in metrics if (row["gate"], row["mode"]) == (gate, mode)]
+        if rows or values:
+            blocks = [[row for row in rows if row["block"] == block] for block in ("i", "f")]
+            cells = [cell for found in blocks for cell in (_spread(found, "mean"), _percent(found))]
+            cells += [spread(values, metrics[0].get("digits", 2))] if titles else []
+            lines.append([gate_label(gate), name, *cells, str(max(len({row["run"] for row in rows}), len(values)))])
     return lines
 
 
-def _percent(values: list[float]) -> str:
-    return f"{spread([100 * value for value in values], 1)}%" if values else "-"
+def _spread(rows: list[Row], name: str) -> str:
+    return spread([row[name] for row in rows], 3)
+
+
+def _percent(rows: list[Row]) -> str:
+    return f"{spread([100 * row['binary'] for row in rows], 1)}%" if rows else "-"

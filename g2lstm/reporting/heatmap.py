@@ -141,13 +141,8 @@ def _head(figure: Figure, title: str) -> None:
 
 
 def _labels(readings: list[Reading], width: int) -> list[str]:
-    """ "model, gate" of each; where one is longer than `width`, the gate has a line of its own below three of the model."""
+    """ "model, gate" of each; where one is longer than `width`, the gate has a line of its own below the model's lines."""
     names = [name for name, _ in rows_of(readings)]
     if all(len(name) <= width for name in names):
         return names
-    labels = []
-    for model, _, gate in (name.rpartition(", ") for name in names):
-        lines = wrap(f"{model},", width)
-        kept = lines if len(lines) < 4 else [f"{lines[0][: width - 1]}…", *lines[-2:]]  # the ends differ
-        labels.append("\n".join([*kept, gate]))
-    return labels
+    return ["\n".join([*wrap(f"{model},", width), gate]) for model, _, gate in (name.rpartition(", ") for name in names)]

@@ -20,8 +20,8 @@ from g2lstm.reporting.heatmap import draw_units, note, rows_of
 from g2lstm.reporting.histograms import draw_histograms, draw_modes
 from g2lstm.reporting.page import drawing, from_markdown, heat, html, page
 from g2lstm.reporting.run_tables import Groups, Published, metric_of
-from g2lstm.reporting.sweep_curves import figures
-from g2lstm.reporting.sweep_tables import tables as sweep_tables
+from g2lstm.reporting.sweeps import figures
+from g2lstm.reporting.sweeps import tables as sweep_tables
 from g2lstm.runs.run import Run
 from g2lstm.runs.store import Row
 from g2lstm.training.tracking import build_tracker
@@ -29,13 +29,6 @@ from g2lstm.training.tracking import build_tracker
 # Names, and what only this machine knows.
 PRIVATE = ("run_dir", "data.dir", "run_name", "experiment_name", "overrides", "record", "seed", "tracker.")
 MOST_VALUES = 3  # of the runs of one gate in a cell
-# The paper's Table 3 by gate. The original, which comes first, is what its Table 1 and so the task publishes of the gate.
-TABLE_3_COLUMNS = ("original", "round 0.2", "round 0.2 & clip 0.4", "SVD 128", "SVD 64")
-TABLE_3 = {
-    "sigmoid": (52.8, 53.2, 53.6, 56.6, 65.5),
-    "sharpened": (53.2, 53.5, 53.6, 54.6, 60.0),
-    "gumbel": (52.1, 52.2, 52.8, 53.3, 56.0),
-}
 Parts = list[Markup]
 
 
@@ -54,7 +47,7 @@ def report_page(
         layer: whose gates are shown.
     """
     sections = {"What was run": _what_was_run(groups), "Training curves": _curves(groups)}
-    sections |= {"Metrics": _metrics(groups, published), "Compression": _compression(sweep, published) if sweep else []}
+    sections |= {"Metrics": _metrics(groups, published), "Compression": _compression(sweep) if sweep else []}
     if gates:
         layer = gate_layer(gates, layer)
         sections |= {"Gate histograms": _histograms(gates, layer), "Training against test": _modes(gates, layer)}
@@ -152,17 +145,11 @@ def _metrics(groups: Groups, published: Published) -> Parts:
     return parts + (from_markdown(differences, "Differences from the plain LSTM") if differences else [])
 
 
-def _compression(rows: list[Row], published: Published) -> Parts:
+def _compression(rows: list[Row]) -> Parts:
     text = "An original here is an evaluation of the run's stored weights, and may differ in the last digits"
     text += " from the table of metrics, which has the run's own evaluation."
-    parts = [*from_markdown(sweep_tables(rows), "Compression"), html.paragraph(text)]
-    parts += [drawing(figure, f"Compression, over {name}") for name, figure in figures(rows).items()]
-    paper = {gate: row for gate, row in TABLE_3.items() if row[0] in published.get(gate, {}).values()}
-    if paper:
-        lines = [["gate", *TABLE_3_COLUMNS], *([gate_label(gate), *map(str, row)] for gate, row in paper.items())]
-        table = html.table(lines, "The paper's Table 3")
-        parts.append(html.folded("The paper's Table 3, of its own models in test", table))
-    return parts
+    drawn = [drawing(figure, f"Compression, over {name}") for name, figure in figures(rows).items()]
+    return [*from_markdown(sweep_tables(rows), "Compression"), html.paragraph(text), *drawn]
 
 
 def _histograms(rows: list[Row], layer: str) -> Parts:

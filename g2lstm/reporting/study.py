@@ -16,7 +16,7 @@ from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
 from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
-from g2lstm.reporting.sweep_tables import lower_is_better
+from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, spread
 from g2lstm.runs.store import Row
 
@@ -32,7 +32,6 @@ class Measured:
     p: float
     tau: float
     metric: str  # as "perplexity", of the test split
-    variants: tuple[str, ...]  # the other ways in which it was evaluated
     losses: bool  # whether a difference is given as what the metric gets lower
     # by panel of the figure and column of the table: the metric without compression; how much worse it is by setting, and
     # that on valid where gates are cut to 0 or 1; % of values below 0.1 or above 0.9 over all layers
@@ -81,8 +80,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     }
     panels = {f"test {metric}": {f"test {metric}": original}, f"loss of {metric}": losses}
     panels["gate values outside [0.1, 0.9], %"] = shares
-    variants = tuple(dict.fromkeys(row["variant"] for row in swept if row["variant"]))
-    return Measured(gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, variants, sign < 0, panels)
+    return Measured(gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, sign < 0, panels)
 
 
 def _shown(runs: list[Measured]) -> dict[str, list[str]]:
@@ -101,12 +99,11 @@ def table(runs: list[Measured]) -> str:
         mine = [run.panels for run in runs if (run.p, run.tau) == (p, tau)]
         cells = [spread([panels[title][name] for panels in mine], *form) for title, name, form in columns]
         lines.append([f"{p:g}", f"{tau:g}", *cells, str(len(mine))])
-    metric, variants = runs[0].metric, runs[0].variants
-    without = f"; without {' or '.join(variants)}" if variants else ""
+    metric = runs[0].metric
     what = "Losses, positive where it gets lower," if runs[0].losses else "Differences"
     footnote = (
         f"{what} of the test {metric} under compression, and of the validation {metric} with gates cut to 0 or"
-        f" 1{without}. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and temperature."
+        f" 1. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and temperature."
         f" n seeds, {SPREAD}."
     )
     return markdown(lines, footnote, texts=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from g2lstm import G2LSTM, GumbelGate
-from g2lstm.benchmark import measure
+from g2lstm.benchmark import measure, steps
 from g2lstm.benchmark.cases import (
     AUTO,
     CHUNKED_LOSS,
@@ -23,7 +23,7 @@ from g2lstm.benchmark.cases import (
 )
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.benchmark.rows import over_passes, rows_of, rows_of_before, summary
-from g2lstm.benchmark.steps import prepare, surroundings
+from g2lstm.benchmark.steps import prepare
 from g2lstm.errors import UserError
 
 CPU = torch.device("cpu")
@@ -105,12 +105,12 @@ def test_every_engine_runs_in_every_mode(engine, mode, dtype):
     prepare(layer_case(engine, mode=mode, dtype=dtype), CPU)()
 
 
-def test_onednn_is_off_only_where_it_should_be():
-    before = torch.backends.mkldnn.enabled
-    with surroundings(layer_case(LSTM_WITHOUT_ONEDNN)):
-        assert not torch.backends.mkldnn.enabled
-    with surroundings(layer_case(LSTM)):
-        assert torch.backends.mkldnn.enabled == before
+def test_onednn_is_off_only_where_it_should_be(monkeypatch):
+    seen = []
+    monkeypatch.setitem(steps.STEPS, "layer", lambda *_: lambda: seen.append(torch.backends.mkldnn.enabled))
+    for engine in (LSTM, LSTM_WITHOUT_ONEDNN, LSTM):
+        prepare(layer_case(engine), CPU)()
+    assert seen == [True, False, True]
 
 
 def test_steps_are_taken_in_turns_and_warming_up_does_not_count(monkeypatch):

@@ -13,7 +13,7 @@ from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
 from g2lstm.compression import Method, Target, compressed_copy
 from g2lstm.compression import sweep as sweeping
 from g2lstm.models.language_model import LanguageModel
-from g2lstm.reporting.sweep_tables import tables
+from g2lstm.reporting.sweeps import tables
 from g2lstm.runs.compose import compose
 from g2lstm.runs.run import Run, default_folder
 from g2lstm.runs.start import start

@@ -82,12 +82,6 @@ def test_long_names_stay_distinct_and_keep_their_gate() -> None:
     assert overlapping([text for axes in figure.axes[:12] for text in (axes.xaxis.label, *axes.get_xticklabels())]) == []
 
 
-def test_a_name_that_is_cut_has_an_ellipsis() -> None:
-    figure = draw_heatmap(readings(*(f"{name}-{'and-so-on-' * 20}" for name in "ab"), words=["word"]))
-    first = figure.axes[0].get_yticklabels()[0].get_text().splitlines()
-    assert (len(first), first[0][-1], first[3]) == (4, "…", "input gate")
-
-
 def words(count: int, name: str = "word{}") -> dict:
     """A row of kind "words"."""
     rows = [{"word": name.format(n), "kind": "function", "count": 20 + n, "mean": n / 100} for n in range(count)]

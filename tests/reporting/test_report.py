@@ -123,7 +123,7 @@ def test_seeds_are_folded_and_the_paper_stands_beside_its_own_task_only(runs, wh
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     assert [cell.replace("\xa0", " ") for cell in cells[:4]] == ["92.00 ± 0.00", "58.5", "89.00 ± 1.41", "56.1"]
     assert cells[8] == "2"
-    assert "The paper&#39;s Table 3" in whole
+    assert "The paper&#39;s values" in whole
     other = report_page(grouped(runs), {}, [], [], [], sweep(runs))
     assert "aper&#39;s" not in other
     assert "the paper" not in other

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import study as command
-from matplotlib import pyplot as plt
 
 from g2lstm import cli
 from g2lstm.inspection.measure import ALL
@@ -83,13 +82,10 @@ def test_the_figure_has_a_column_for_p_and_one_for_tau(tmp_path) -> None:
     assert bars.lines[0].get_xydata().tolist() == [[0.0, 95.0], [0.2, 91.0], [1.0, 99.0]]
     (bars,) = figure.axes[1].containers
     assert bars.lines[0].get_xydata().tolist() == [[0.5, 93.0], [0.9, 91.0]]
-    plt.close(figure)
 
 
 def test_without_other_temperatures_there_is_one_column(tmp_path) -> None:
-    figure = draw(read(written(tmp_path, STUDY[:-1]), "x"))
-    assert len(figure.axes) == 3
-    plt.close(figure)
+    assert len(draw(read(written(tmp_path, STUDY[:-1]), "x")).axes) == 3
 
 
 def test_the_command_writes_table_and_figure(tmp_path, capsys) -> None:
@@ -98,35 +94,23 @@ def test_the_command_writes_table_and_figure(tmp_path, capsys) -> None:
     assert capsys.readouterr().out == (tmp_path / "x" / "study.md").read_text()
 
 
-def test_a_missing_file_is_one_line_that_says_what_writes_it(tmp_path, capsys) -> None:
-    written(tmp_path, STUDY)
-    (tmp_path / "gates" / "x" / "gates.json").unlink()
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("gates", None, "gates.json: python experiments/gate_histograms.py runs='runs/x/*' out="),
+        ("gates", "{}", "gates.json is not what gate_histograms.py or gate_heatmap.py writes: remove it"),
+        ("gates", "[1]", "gates.json is not what gate_histograms.py or gate_heatmap.py writes: remove it"),
+        ("sweep", '{"rows": null}', "sweep.json is not what this command wrote: remove it"),
+        ("sweep", "3", "sweep.json is not what this command wrote: remove it"),
+        ("gates", "without metrics", "gate_histograms.py with metric=valid"),
+        ("gates", "[]", "have no run in common"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(file, content, message, tmp_path, capsys) -> None:
+    path = written(tmp_path, STUDY) / {"gates": "gates/x/gates.json", "sweep": "compression/x/sweep.json"}[file]
+    if content == "without metrics":
+        content = json.dumps([row for row in json.loads(path.read_text()) if row["kind"] == "gates"])
+    path.unlink() if content is None else path.write_text(content)
     assert cli.guarded(lambda: command.study(["name=x", f"results={tmp_path}"])) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "gates.json: python experiments/gate_histograms.py runs='runs/x/*' out=" in line
-
-
-@pytest.mark.parametrize("gates", [{}, [1], {"rows": None, "metrics": []}, 3])
-def test_a_file_of_something_else_is_one_line(tmp_path, capsys, gates) -> None:
-    folder = written(tmp_path, STUDY)
-    (folder / "gates" / "x" / "gates.json").write_text(json.dumps(gates))
-    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
-    assert "gates.json is not what gate_histograms.py or gate_heatmap.py writes: remove it" in capsys.readouterr().err
-    (folder / "compression" / "x" / "sweep.json").write_text(json.dumps(gates))
-    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
-    assert "sweep.json is not what this command wrote: remove it" in capsys.readouterr().err
-
-
-def test_gates_without_a_metric_are_one_line(tmp_path, capsys) -> None:
-    folder = written(tmp_path, STUDY)
-    path = folder / "gates" / "x" / "gates.json"
-    path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["kind"] == "gates"]))
-    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
-    assert "gate_histograms.py with metric=valid" in capsys.readouterr().err
-
-
-def test_files_of_other_runs_are_one_line(tmp_path, capsys) -> None:
-    folder = written(tmp_path, STUDY)
-    (folder / "gates" / "x" / "gates.json").write_text("[]")
-    assert cli.guarded(lambda: command.study(["name=x", f"results={folder}"])) == 2
-    assert "have no run in common" in capsys.readouterr().err
+    assert message in line
