@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from g2lstm import cli
-from g2lstm.benchmark.cases import QUICK_LEAVES_OUT, SECTIONS, chosen_sections, has_onnx, parse_sizes, planned
+from g2lstm.benchmark.cases import SECTIONS, chosen_sections, left_out, parse_sizes, planned
 from g2lstm.benchmark.measure import measure
 from g2lstm.benchmark.rows import Row, over_passes, replaced, rows_of_before, summary
 from g2lstm.files import write_atomically
@@ -29,8 +29,6 @@ def speed(arguments: list[str]) -> int:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's LSTM has it from the start
     groups = planned(sections, device, options.sizes and parse_sizes(options.sizes), quick=options.quick)
-    if options.json is not None:
-        check_committed(options.json)
     about = environment(device, "auto")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     say(console, f"{about['hardware']}, torch {about['torch']}, {about['threads']} threads; {len(groups)} groups")
@@ -38,15 +36,18 @@ def speed(arguments: list[str]) -> int:
         say(console, f"warning: other work is running here (load {load:.1f}): times will be too long, and ratios uncertain")
     content: dict[str, Any] = {key: about[key] for key in ("hardware", "torch", "threads", "g2lstm", "commit", "python")}
     content |= {"device": device.type, "tf32": device.type == "cuda", "load": round(load, 2), "quick": options.quick}
-    before = rows_of_before(options.json, content) if options.json is not None else []
-    never = list(QUICK_LEAVES_OUT) if options.quick else []
-    never += ["onnxruntime, which is not installed"] if "deploy" in sections and not has_onnx() else []
+    before = []
+    if options.json is not None:
+        check_committed(options.json)
+        before = rows_of_before(options.json, content)
     rows, missing = list[Row](), dict.fromkeys(group.title for group in groups)
 
     def save() -> None:
         """After each group, so that an interrupted measurement keeps what it has, and says what it lacks."""
         together = replaced(before, [row | {"commit": about["commit"]} for row in over_passes(rows)])
-        content.update(left_out=[*never, *missing], summary=summary(together), rows=together)
+        content.update(
+            left_out=[*left_out(sections, quick=options.quick), *missing], summary=summary(together), rows=together
+        )
         if options.json is not None:
             write_atomically(options.json, json.dumps(content, indent=1) + "\n")
 
@@ -61,8 +62,6 @@ def speed(arguments: list[str]) -> int:
         save()
         console.print(screen_table(group.title, fresh))
         say(console, f"{done}/{total}  ETA {duration((time.monotonic() - started) / done * (total - done))}\n")
-    for name, value in content["summary"].items():
-        say(console, f"float32, geometric mean over the sizes: {name.replace('_', ' ')} {value:.2f}")
     if content["left_out"]:
         say(console, f"left out: {'; '.join(content['left_out'])}")
     if options.json is not None:

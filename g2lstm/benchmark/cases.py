@@ -38,6 +38,7 @@ FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("fl
 QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
 SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
 VOCABULARY = 10_000  # words of the Penn Treebank
+QUICK_LEAVES_OUT = ("large sizes", "the reference engine", "task=ptb", "compressed models", "peak memory")
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,6 @@ COMPARISONS = (
     Comparison("deploy", "LSTM layers of task=ptb, one token at a time", "deploy", ((1, 1, 400, 1150),), ("eval",),
                DEPLOYMENTS, (DENSE,), FLOAT32, quick=False),
 )  # fmt: skip
-QUICK_LEAVES_OUT = (
-    *("by --quick the two largest sizes", "the reference engine", "the step of task=ptb", "its evaluation"),
-    *("compressed models", "the peak memory"),
-)
 
 
 def planned(
@@ -124,7 +121,13 @@ def planned(
     return sorted(groups, key=lambda group: prod(group.cases[0].size)) if quick else groups
 
 
-def has_onnx() -> bool:
+def left_out(sections: Sequence[str], *, quick: bool) -> list[str]:
+    """What is planned nowhere."""
+    onnx = ["onnxruntime, which is not installed"] if "deploy" in sections and not _has_onnx() else []
+    return onnx + ([f"by --quick {', '.join(QUICK_LEAVES_OUT)}"] if quick else [])
+
+
+def _has_onnx() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
@@ -132,7 +135,7 @@ def _runs(case: Case, device: torch.device) -> bool:
     if device.type != "cpu" and (case.section == "deploy" or case.engine == LSTM_WITHOUT_ONEDNN):
         return False
     if case.engine in (ONNX, ONNX_INT8):
-        return has_onnx()
+        return _has_onnx()
     training, dtype = case.mode == "train", DTYPES[case.dtype]
     request = Request(device, dtype, case.size[3], noisy=training, training=training, autocast=dtype == torch.bfloat16)
     return case.engine not in ENGINES or ENGINES[case.engine].lacks(request) is None

@@ -22,6 +22,7 @@ from g2lstm.reporting.page import drawing, from_markdown, heat, html, page
 from g2lstm.reporting.run_tables import Groups, Published, metric_of
 from g2lstm.reporting.sweeps import figures
 from g2lstm.reporting.sweeps import tables as sweep_tables
+from g2lstm.reporting.tables import Lines
 from g2lstm.runs.run import Run
 from g2lstm.runs.store import Row
 from g2lstm.training.tracking import build_tracker
@@ -97,30 +98,52 @@ def track(runs: Iterable[Run], content: str, say: Callable[[str], None]) -> None
 
 
 def _what_was_run(groups: Groups) -> Parts:
-    """On what the runs ran, where their options differ, and all options: a column a gate, seeds folded."""
-
-    def line(title: str, of: Callable[[Run], Any]) -> list[str]:
-        return [title, *(_fold(map(of, members)) for members in groups.values())]
-
-    def ended(key: str) -> list[str]:
-        return line(key.replace("_", " "), lambda run: run.summary.get(key, "-"))
-
-    def told(title: str, *keys: str) -> list[str]:
-        return line(title, lambda run: ", ".join(str(_environment(run).get(key, "-")) for key in keys))
-
-    names = list(map(gate_label, groups))
-    facts = [["", *names], line("seeds", lambda run: run.seed), ended("epochs"), ended("best_epoch")]
-    facts += [told("hardware", "hardware"), told("device, threads", "device", "threads"), told("torch", "torch")]
-    facts += [told("g2lstm, commit", "g2lstm", "commit"), line("directories", lambda run: run.path.as_posix())]
-    options = [[flat(run.config.values) for run in members] for members in groups.values()]
-    keys = [key for key in dict.fromkeys(chain(*chain(*options))) if not key.startswith(PRIVATE)]
-    everything = [[key, *(_fold(values.get(key, "-") for values in of_gate) for of_gate in options)] for key in keys]
-    head, texts = ["option", *names], len(names) + 1
-    parts = [html.table(facts, "The runs", texts)]
-    if differing := [row for row in everything if len(set(row[1:])) > 1]:
+    """On what the runs ran, where their options differ, and all options."""
+    head, texts = list(map(gate_label, groups)), len(groups) + 1
+    parts = [html.table([["", *head], *_folded(groups, _about)], "The runs", texts)]
+    everything = _folded(groups, _options)
+    if differing := [line for line in everything if len(set(line[1:])) > 1]:
         parts.append(html.heading("Options in which they differ"))
-        parts.append(html.table([head, *differing], "Options in which the runs differ", texts))
-    return [*parts, html.folded("All options", html.table([head, *everything], "All options of the runs", texts))]
+        parts.append(html.table([["option", *head], *differing], "Options in which the runs differ", texts))
+    table = html.table([["option", *head], *everything], "All options of the runs", texts)
+    return [*parts, html.folded("All options", table)]
+
+
+def _folded(groups: Groups, told: Callable[[Run], Mapping[str, Any]]) -> Lines:
+    """A line for each key of what is told of runs: a column a gate, seeds folded."""
+    found = [[told(run) for run in members] for members in groups.values()]
+    keys = dict.fromkeys(chain(*chain(*found)))
+    return [[key, *(_different(values.get(key, "-") for values in of_gate) for of_gate in found)] for key in keys]
+
+
+def _different(values: Iterable[Any]) -> str:
+    """The different ones, each once."""
+    texts = list(dict.fromkeys(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values))
+    rest = len(texts) - MOST_VALUES
+    return "; ".join([*texts[:MOST_VALUES], *([f"and {rest} more"] if rest > 0 else [])])
+
+
+def _about(run: Run) -> dict[str, Any]:
+    found = {"seeds": run.seed, "epochs": run.summary.get("epochs", "-"), "best epoch": run.summary.get("best_epoch", "-")}
+    environment = _environment(run)
+    found |= {key: environment.get(key, "-") for key in ("hardware", "device", "threads", "torch", "g2lstm", "commit")}
+    return found | {"directories": run.path.as_posix()}
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    return run.folder.read_json("environment.json") if (run.path / "environment.json").is_file() else {}
+
+
+def _options(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in flat(run.config.values).items() if not key.startswith(PRIVATE)}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"gate": {"tau": 0.9}} as {"gate.tau": 0.9}."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def _curves(groups: Groups) -> Parts:
@@ -163,22 +186,3 @@ def _modes(rows: list[Row], layer: str) -> Parts:
     if (modes := draw_modes(rows, layer)) is not None:
         shown = drawing(modes, f"Gates of {layer} in training and in test, 50 bins")
     return [shown, *from_markdown(gate_table(rows, "modes"), "Gates and metric in each mode")]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"gate": {"tau": 0.9}} as {"gate.tau": 0.9}."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    return run.folder.read_json("environment.json") if (run.path / "environment.json").is_file() else {}
-
-
-def _fold(values: Iterable[Any]) -> str:
-    """The different values of the runs of one gate."""
-    texts = list(dict.fromkeys(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values))
-    rest = len(texts) - MOST_VALUES
-    return "; ".join([*texts[:MOST_VALUES], *([f"and {rest} more"] if rest > 0 else [])])

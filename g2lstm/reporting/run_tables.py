@@ -99,7 +99,7 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
         cells += [number(minutes, 0), number(_mean(runs, f"{metric.unit}_per_second"), 0)]
         lines.append([gate_label(name), *cells])
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
-    hardware = _all_of((f"{s['hardware']}, torch {s['torch']}" for s in summaries), "; ")
+    hardware = _all_of((f"{s.get('hardware', '-')}, torch {s.get('torch', '-')}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
 
