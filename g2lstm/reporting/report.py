@@ -159,7 +159,7 @@ def _metrics(groups: Groups, published: Published) -> Parts:
         return []
     metric, table = metric_of(groups), run_tables.run_table(groups, published)
     text = f"{'Lower' if metric.lower_is_better else 'Higher'} is better."
-    if "the paper" in table:
+    if "| paper |" in table:
         text += (
             " The paper's values are those of its own models, which are larger and were trained longer than most runs here."
         )

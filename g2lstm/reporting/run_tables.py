@@ -87,7 +87,7 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     keys, metric = columns(groups), metric_of(groups)
     known = {name: published.get(name.rpartition("/")[2], {}) for name in groups}
     paper = {key for found in known.values() for key in found}
-    titles = [part for title, key in keys.items() for part in (title, *([f"{title}, the paper"] if key in paper else []))]
+    titles = [part for title, key in keys.items() for part in (title, *(["paper"] if key in paper else []))]
     lines = [["gate", *titles, "seeds", "parameters", "threads", "minutes", f"{metric.unit}/s"]]
     for name, runs in groups.items():
         cells = []
