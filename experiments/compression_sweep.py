@@ -8,7 +8,7 @@ from rich.console import Console
 
 from g2lstm import cli
 from g2lstm.compression import sweep
-from g2lstm.compression.presets import PRESETS, chosen_methods
+from g2lstm.compression.methods import PRESETS, chosen_methods
 from g2lstm.compression.targets import Target
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically

@@ -9,8 +9,7 @@ import interrupts  # noqa: F401 first of all
 from g2lstm import cli
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import load_model
-from g2lstm.compression.onnx_export import export
-from g2lstm.compression.onnx_runtime import largest_difference, package, quantize_dynamically
+from g2lstm.compression.onnx_files import export, largest_difference, package, quantize_dynamically
 from g2lstm.compression.stored import deploy_run
 from g2lstm.errors import UserError
 from g2lstm.runs.run import Run

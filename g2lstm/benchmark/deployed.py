@@ -15,8 +15,7 @@ from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_INT8, VOCABULARY,
 from g2lstm.compression.deploy import Deployed, deploy
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import save_model
-from g2lstm.compression.onnx_export import export
-from g2lstm.compression.onnx_runtime import Session, quantize_dynamically
+from g2lstm.compression.onnx_files import Session, export, quantize_dynamically
 from g2lstm.models.language_model import LanguageModel
 
 SPREAD = 0.2  # of the random weights: rounded to multiples of 0.2 and clipped at 0.4, all five values are there

@@ -9,40 +9,39 @@ T time, B batch, D input, H hidden units, P proj_size or H, K rank, L layers.
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from g2lstm.compression.storage import Factors, Form
-from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, layer_endings
+from g2lstm.compression.forms import Factors, Form
+from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, State, endings
 
-State = tuple[Tensor, Tensor]
-Weights = Mapping[str, Sequence[Form]]
+Weights = Mapping[str, Sequence[Form]]  # of a parameter: one form, or those of the blocks i, f, g, o
 GATES = len(BLOCKS)
-# The first gate, G, and the factors: (G, D, K) and (G, K, H), or (G, D, H) alone
-Product = tuple[int, int, list[Tensor]]
 
 
 class GateProducts(nn.Module):
-    """What x is multiplied with for x W^T: the forms of W's four blocks (H, D), i, f, g, o, each times its `scale`."""
+    """What x is multiplied with for x W^T: the forms of W's four blocks (H, D)."""
 
-    def __init__(self, blocks: Sequence[Form], scale: Sequence[float]) -> None:
+    def __init__(self, blocks: Sequence[Form]) -> None:
         super().__init__()
-        matrices = [_matrices(form, factor) for form, factor in zip(blocks, scale, strict=True)]
-        self.runs: list[tuple[int, int, list[str]]] = []
+        # The first gate, G alike and their factors: (G, D, K) and (G, K, H), or (G, D, H) alone.
+        self.runs: list[tuple[int, int, nn.ParameterList]] = []
         start = 0
-        for _, members in groupby(matrices, key=lambda parts: [part.shape for part in parts]):
-            alike, names = list(members), []  # neighbours of one shape are one batched product
-            for index, parts in enumerate(zip(*alike, strict=True)):
-                names.append(f"gates{start}_{index}")
-                self.register_buffer(names[-1], torch.stack(parts).contiguous())
-            self.runs.append((start, len(alike), names))
+        for _, members in groupby(map(_matrices, blocks), key=lambda parts: [part.shape for part in parts]):
+            alike = list(members)  # neighbours of one shape are one batched product
+            factors = nn.ParameterList(torch.stack(parts).contiguous() for parts in zip(*alike, strict=True))
+            self.add_module(f"gates{start}", factors.requires_grad_(False))
+            self.runs.append((start, len(alike), factors))
             start += len(alike)
 
-    def products(self) -> list[Product]:
-        """Of each run of gates."""
-        return [(start, count, [getattr(self, name) for name in names]) for start, count, names in self.runs]
+    def add_to(self, pre: Tensor, x: Tensor) -> None:
+        """pre (4, N, H) grows by the products with x (N, D)."""
+        for start, count, (*thin, last) in self.runs:
+            operand = x.expand(count, *x.shape)
+            for factor in thin:
+                operand = torch.bmm(operand, factor)  # (G, N, K)
+            (pre if count == GATES else pre.narrow(0, start, count)).baddbmm_(operand, last)
 
 
 class Direction(nn.Module):
@@ -51,55 +50,47 @@ class Direction(nn.Module):
     bias: Tensor
     projection: Tensor | None
 
-    def __init__(self, weights: Weights, scale: Sequence[float]) -> None:
+    def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.input, self.recurrent = (GateProducts(weights[name], scale) for name in MATRICES.values())
+        self.input, self.recurrent = (GateProducts(weights[name]) for name in MATRICES.values())
+        biases = [torch.stack([form.matrix() for form in weights[name]]) for name in BIASES if name in weights]
         hidden = weights["weight_ih"][0].matrix().shape[0]
-        bias = torch.zeros(GATES, 1, hidden)
-        for name in BIASES:
-            if name in weights:
-                bias += weights[name][0].matrix().float().view(GATES, 1, hidden)
-        self.register_buffer("bias", bias * torch.tensor(scale).view(GATES, 1, 1))
-        projection = weights[PROJECTION][0].matrix().float().mT if PROJECTION in weights else None
-        self.register_buffer("projection", projection)
+        self.register_buffer("bias", sum(biases, torch.zeros(GATES, hidden)).unsqueeze(1))  # (4, 1, H)
+        self.register_buffer("projection", weights[PROJECTION][0].matrix().mT if PROJECTION in weights else None)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         """x (T, B, D), h (B, P), c (B, H) -> hidden states (T, B, P), and h and c after the last step."""
         time, batch, _ = x.shape
         pre = self.bias.repeat(1, time * batch, 1)  # (4, T * B, H)
-        _add_products(pre, x.reshape(time * batch, -1), self.input.products())
-        steps = pre.view(GATES, time, batch, -1).unbind(1) if time > 1 else (pre,)
-        recurrent, projection, outputs = self.recurrent.products(), self.projection, []
+        self.input.add_to(pre, x.reshape(time * batch, -1))
+        steps, outputs = pre.view(GATES, time, batch, -1).unbind(1), []
         for step in reversed(steps) if reverse else steps:
-            _add_products(step, h, recurrent)
+            self.recurrent.add_to(step, h)
             i, f, g, o = step.unbind()
             step.narrow(0, 0, 2).sigmoid_()
             c = torch.addcmul(i * g.tanh_(), f, c)
             h = o.sigmoid_() * c.tanh()
-            if projection is not None:
-                h = h @ projection
+            if self.projection is not None:
+                h = h @ self.projection
             outputs.append(h)
-        return _stacked(outputs[::-1] if reverse else outputs), h, c
+        return torch.stack(outputs[::-1] if reverse else outputs), h, c
 
 
 class InferenceLSTM(nn.Module):
     """nn.LSTM in eval mode without gradients: its inputs, outputs and numbers, but for packed sequences.
 
     Args:
-        options: nn.LSTM's arguments, as `options_of` gives them.
-        weights: the forms of each parameter, under nn.LSTM's names: those of the four gates' blocks for `weight_ih` and
-            `weight_hh`, a single one for the others.
-        scale: a factor of the pre-activations of i, f, g and o.
+        lstm: whose arguments it has.
+        weights: the forms of each parameter, under nn.LSTM's names.
     """
 
-    def __init__(self, options: Mapping[str, Any], weights: Weights, scale: Sequence[float] | None = None) -> None:
+    def __init__(self, lstm: nn.LSTM, weights: Weights) -> None:
         super().__init__()
-        self.input_size, self.hidden_size = options["input_size"], options["hidden_size"]
-        self.num_layers, self.proj_size = options["num_layers"], options["proj_size"]
-        self.batch_first, self.bidirectional = options["batch_first"], options["bidirectional"]
-        ends = [end for ends in layer_endings(self.num_layers, self.bidirectional) for end in ends]
+        self.input_size, self.hidden_size, self.proj_size = lstm.input_size, lstm.hidden_size, lstm.proj_size
+        self.num_layers, self.batch_first, self.bidirectional = lstm.num_layers, lstm.batch_first, lstm.bidirectional
+        ends = [end for ends in endings(lstm) for end in ends]
         own = [{name.removesuffix(end): forms for name, forms in weights.items() if name.endswith(end)} for end in ends]
-        self.directions = nn.ModuleList(Direction(forms, scale or [1.0] * GATES) for forms in own)
+        self.directions = nn.ModuleList(map(Direction, own))
 
     @torch.no_grad()
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
@@ -109,20 +100,19 @@ class InferenceLSTM(nn.Module):
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if self.batch_first and batched else x  # (T, B, D)
         h_0, c_0 = self._state(x, hx, batched)
-        ways, h_n, c_n = 2 if self.bidirectional else 1, [], []
+        ways, ends = 2 if self.bidirectional else 1, []
         for layer in range(self.num_layers):
             outputs = []
             for way in range(ways):
                 index = layer * ways + way
-                y, h, c = self.directions[index](x, h_0[index], c_0[index], way == 1)
+                y, *end = self.directions[index](x, h_0[index], c_0[index], way == 1)
                 outputs.append(y)
-                h_n.append(h)
-                c_n.append(c)
+                ends.append(end)
             x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        state = _stacked(h_n), _stacked(c_n)
+        h_n, c_n = (torch.stack(states) for states in zip(*ends, strict=True))
         if not batched:
-            return x.squeeze(1), (state[0].squeeze(1), state[1].squeeze(1))
-        return x.transpose(0, 1) if self.batch_first else x, state
+            return x.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
+        return x.transpose(0, 1) if self.batch_first else x, (h_n, c_n)
 
     def _state(self, x: Tensor, hx: State | None, batched: bool) -> State:
         if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[0] < 1:
@@ -143,27 +133,6 @@ class InferenceLSTM(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
 
-def options_of(lstm: nn.LSTM) -> dict[str, Any]:
-    """The arguments that make an nn.LSTM like this one."""
-    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
-    return {name: getattr(lstm, name) for name in names}
-
-
-def _add_products(pre: Tensor, x: Tensor, products: list[Product]) -> None:
-    """pre (4, N, H) grows by the products with x (N, D)."""
-    for start, count, factors in products:
-        operand = x.expand(count, *x.shape)
-        for factor in factors[:-1]:
-            operand = torch.bmm(operand, factor)  # (G, N, K)
-        (pre if count == GATES else pre.narrow(0, start, count)).baddbmm_(operand, factors[-1])
-
-
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
-def _matrices(form: Form, scale: float) -> tuple[Tensor, ...]:
+def _matrices(form: Form) -> tuple[Tensor, ...]:
     """What x is multiplied with from the right, one after the other: (D, K) and (K, H), or (D, H) alone."""
-    if isinstance(form, Factors):
-        return form.right.matrix().float().mT, form.left.matrix().float().mT * scale
-    return (form.matrix().float().mT * scale,)
+    return (form.right.matrix().mT, form.left.matrix().mT) if isinstance(form, Factors) else (form.matrix().mT,)

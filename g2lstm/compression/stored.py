@@ -11,7 +11,6 @@ from g2lstm.compression.deploy import Deployed, deploy
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import load_model
 from g2lstm.compression.targets import Target
-from g2lstm.data.text import Vocabulary
 from g2lstm.errors import UserError
 from g2lstm.models import MODELS
 from g2lstm.runs.config import Config
@@ -29,8 +28,7 @@ def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: 
     else:  # an older record doesn't tell, and a task from elsewhere has a model of its own
         model = run.task().build_model()
     model = load_weights(model, run.folder.best, run.identity)
-    notes = {"config": run.own_config.anywhere(), "files": run.files}
-    return deploy(model, method, target, rest=rest, notes=notes)
+    return deploy(model, method, target, rest=rest, notes={"config": run.own_config.anywhere(), "files": run.files})
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,11 @@ class StoredModel:
         return load_model(self.path)
 
     @cached_property
-    def files(self) -> dict[str, str]:
-        """What the task of its run saved; a UserError where it does not come from a run, as of `own_config`."""
-        notes = self.deployed.notes
-        if "files" not in notes and "vocabulary" in notes:  # as an earlier version wrote it
-            return {"vocabulary.json": Vocabulary(tuple(notes["vocabulary"])).text()}
-        return self._noted("files")
-
-    @cached_property
     def own_config(self) -> Config:
-        """Of the run that it comes from."""
-        return Config.parse(self._noted("config"), where=str(self.path))
+        """Of the run that it comes from; a UserError where it comes from none."""
+        if "config" not in self.deployed.notes:
+            raise UserError(f"{self.path} does not say what it was trained on: only models made from a run can be evaluated")
+        return Config.parse(self.deployed.notes["config"], where=str(self.path))
 
     @cached_property
     def config(self) -> Config:
@@ -64,14 +56,9 @@ class StoredModel:
 
     def task(self) -> Any:
         """The task of its run, on its data."""
-        return self.config.build_task(build_device(self.config.run.device), self.files)
+        return self.config.build_task(build_device(self.config.run.device), self.deployed.notes["files"])
 
     def model(self, task: Any) -> nn.Module:
         """The model as it is stored, in eval mode on the task's device."""
-        like = None if self.deployed.kind != "other" else task.build_model()
+        like = None if self.deployed.kind in MODELS else task.build_model()
         return self.deployed.model(like).to(build_device(self.config.run.device))
-
-    def _noted(self, name: str) -> dict[str, Any]:
-        if not isinstance(found := self.deployed.notes.get(name), dict):
-            raise UserError(f"{self.path} does not say what it was trained on: only models made from a run can be evaluated")
-        return found

@@ -6,13 +6,13 @@ is compressed by itself. Biases and projections never are.
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from g2lstm.compression.forms import Form
 from g2lstm.compression.methods import Method
-from g2lstm.compression.storage import Form, is_finite
 from g2lstm.layout import BLOCKS, MATRICES, matrices, rows
 
 
@@ -41,7 +41,7 @@ class Target:
         wanted = tuple(MATRICES) if matrices == "both" else tuple(matrices.split(","))
         parts = [part.strip() for part in layers.split(",")]
         names = None if layers == "all" else tuple(int(p) if re.fullmatch(r"[+-]?\d+", p) else p for p in parts)
-        return cls(tuple(sorted(gates.replace(",", ""), key=lambda gate: "".join(BLOCKS).find(gate) % 5)), wanted, names)
+        return cls(tuple(sorted(gates.replace(",", ""), key="".join(BLOCKS).find)), wanted, names)
 
     def __str__(self) -> str:
         layers = "all layers" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
@@ -50,20 +50,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one gate in one weight matrix.
+    """The rows of one gate in one weight matrix."""
 
-    Attributes:
-        parameter: its name in the `state_dict`.
-        gate: i, f, g or o.
-        start, stop: its rows.
-        layer: the name of the layer, as "encoder.l0", or of the cell, as "decoder".
-    """
-
-    parameter: str
-    gate: str
-    start: int
+    parameter: str  # its name in the `state_dict`
+    gate: str  # i, f, g or o
+    start: int  # its rows
     stop: int
-    layer: str
+    layer: str  # the name of the layer, as "encoder.l0", or of the cell, as "decoder"
 
     def of(self, state: Mapping[str, Tensor]) -> Tensor:
         """(H, D) or (H, P) view of a `state_dict`'s tensor."""
@@ -72,31 +65,24 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A compressed state.
+    """A compressed state."""
 
-    Attributes:
-        state: a `state_dict` like the model's, its tensors shared with the model but for the compressed ones.
-        forms: how each block is kept.
-        ranks: of each block, empty where no SVD was asked for.
-    """
-
-    state: dict[str, Tensor]
-    forms: dict[Block, Form]
-    ranks: dict[Block, int]
-
-    @property
-    def parameters(self) -> int:
-        """Entries of all blocks."""
-        return sum(block.of(self.state).numel() for block in self.forms)
+    method: Method
+    state: dict[str, Tensor]  # a `state_dict` like the model's, which shares with it what is not compressed
+    forms: dict[Block, Form]  # how each block is kept
 
     @property
     def bits_per_parameter(self) -> float:
         """Bits that the blocks cost, for each of their entries."""
-        return sum(form.bits for form in self.forms.values()) / self.parameters
+        entries = sum(block.of(self.state).numel() for block in self.forms)
+        return sum(form.bits for form in self.forms.values()) / entries
 
     @property
     def mean_rank(self) -> float | None:
-        return sum(self.ranks.values()) / len(self.ranks) if self.ranks else None
+        """Of the blocks; None where no SVD was asked for."""
+        found = (self.method.rank(tuple(block.of(self.state).shape)) for block in self.forms)
+        ranks = [rank for rank in found if rank is not None]
+        return sum(ranks) / len(ranks) if ranks else None
 
     def applied_to(self, model: nn.Module) -> nn.Module:
         """A copy of the model with this state."""
@@ -115,16 +101,14 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
     layers = matrices(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} holds no nn.LSTM or G2LSTM layer or cell: there is nothing to compress")
-    chosen = list(layers) if target.layers is None else _chosen(model, list(layers), target.layers)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    blocks = []
-    for layer in chosen:
-        for matrix in target.matrices:
-            for parameter in layers[layer][matrix]:
-                if parameter not in shapes:
-                    raise ValueError(f"the state_dict has no {parameter}: remove parametrisations before compressing")
-                places = [(gate, rows(gate, shapes[parameter][0] // len(BLOCKS))) for gate in target.gates]
-                blocks += [Block(parameter, gate, place.start, place.stop, layer) for gate, place in places]
+    state, blocks = model.state_dict(), []
+    for layer in list(layers) if target.layers is None else _chosen(list(layers), target.layers):
+        for parameter in (name for matrix in target.matrices for name in layers[layer][matrix]):
+            if parameter not in state:
+                raise ValueError(f"the state_dict has no {parameter}: remove parametrisations before compressing")
+            for gate in target.gates:
+                place = rows(gate, len(state[parameter]) // len(BLOCKS))
+                blocks.append(Block(parameter, gate, place.start, place.stop, layer))
     return blocks
 
 
@@ -136,18 +120,16 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
     """
     originals = dict(model.state_dict())
     for name, tensor in originals.items():
-        if tensor.is_floating_point() and not is_finite(tensor):
+        if not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite: did the training diverge?")
     state = dict(originals)
     forms = {block: method.store(block.of(originals)) for block in find_blocks(model, target)}
     for block, form in forms.items():
-        if state[block.parameter] is originals[block.parameter]:
-            copied = originals[block.parameter].clone()
-            shared = [name for name, other in originals.items() if _is_same(other, originals[block.parameter])]
-            state |= dict.fromkeys(shared, copied)  # several names where modules share it
+        if state[block.parameter] is (original := originals[block.parameter]):
+            shared = [name for name, other in originals.items() if _is_same(other, original)]
+            state |= dict.fromkeys(shared, original.clone())  # several names where modules share it
         block.of(state).copy_(form.matrix())
-    ranks = {block: method.rank(tuple(block.of(originals).shape)) for block in forms}
-    return Compressed(state, forms, {block: rank for block, rank in ranks.items() if rank is not None})
+    return Compressed(method, state, forms)
 
 
 def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
@@ -159,25 +141,20 @@ def _is_same(tensor: Tensor, other: Tensor) -> bool:
     return tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape
 
 
-def _chosen(model: nn.Module, names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
+def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:
     """The layers asked for, in the model's order. A module's name stands for all layers and cells in it."""
-    chosen = set()
+    chosen = set[str]()
     for layer in wanted:
         if isinstance(layer, int):
             matches = [names[layer]] if -len(names) <= layer < len(names) else []
         else:
             matches = [name for name in names if name == layer or name.startswith(f"{layer}.")]
         if not matches:
-            modules: dict[int | str, nn.Module] = {**dict(model.named_modules())}
-            if (module := modules.get(layer)) is not None:
-                kind = f"{type(module).__name__}, which holds no LSTM weights to compress"
-                raise ValueError(f"{layer} is {kind}: choose of {', '.join(names)}")
             raise ValueError(f"there is no LSTM layer {layer}: choose 0 to {len(names) - 1}, or of {', '.join(names)}")
         chosen.update(matches)
     return [name for name in names if name in chosen]
 
 
-def _check(kind: str, given: tuple[str, ...], known: Iterable[str]) -> None:
-    known = tuple(known)
+def _check(kind: str, given: tuple[str, ...], known: Collection[str]) -> None:
     if not given or not set(given) <= set(known) or len(set(given)) < len(given):
         raise ValueError(f"{kind} must be some of {', '.join(known)}, got {', '.join(given) or 'none'}")

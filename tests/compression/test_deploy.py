@@ -9,9 +9,9 @@ from torch import nn
 from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate
 from g2lstm.compression import Method, Target, compress, compressed_copy
 from g2lstm.compression.deploy import REST, Deployed, deploy
+from g2lstm.compression.forms import Codes, Dense, Factors, Sparse
 from g2lstm.compression.inference import InferenceLSTM
 from g2lstm.compression.model_file import load_model, save_model
-from g2lstm.compression.storage import Codes, Dense, Factors, Sparse
 from g2lstm.models.language_model import LanguageModel
 
 FORMS = {
@@ -100,7 +100,7 @@ def test_factors_run_as_two_thin_products() -> None:
     assert isinstance(model, LanguageModel)
     layer = model.layers[0]
     assert isinstance(layer, InferenceLSTM)
-    held = sum(buffer.numel() for buffer in layer.buffers())
+    held = sum(tensor.numel() for tensor in layer.state_dict().values())
     assert held == 2 * 3 * (24 + 16) + 2 * 3 * (24 + 24) + 2 * 24 * (16 + 24) + 4 * 24
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -110,8 +110,7 @@ def test_ranks_that_differ_between_gates_and_matrices_run_too() -> None:
     weights = {name: [Dense(part) for part in tensor.chunk(4)] for name, tensor in lstm.state_dict().items()}
     for index, rank in ((0, 2), (2, 1), (3, 1)):
         weights["weight_hh_l0"][index] = Method.parse(f"svd:{rank}").store(lstm.weight_hh_l0.chunk(4)[index])
-    weights |= {name: [Dense(lstm.get_parameter(name))] for name in ("bias_ih_l0", "bias_hh_l0")}
-    runner = InferenceLSTM({**vars(lstm)}, weights)
+    runner = InferenceLSTM(lstm, weights)
     with torch.no_grad():
         lstm.weight_hh_l0.copy_(torch.cat([form.matrix() for form in weights["weight_hh_l0"]]))
         x = torch.randn(5, 2, 4)
@@ -157,7 +156,7 @@ def test_the_file_holds_the_bits_that_the_forms_state(tmp_path, method, dtype) -
     size = save_model(tmp_path / "model.g2", deploy(lstm, Method.parse(method)))
     (header,) = struct.unpack("<Q", (tmp_path / "model.g2").read_bytes()[:8])  # of names, shapes, JSON
     blocks = sum(form.bits for form in found.forms.values())
-    rest = 32 * (sum(parameter.numel() for parameter in lstm.parameters()) - found.parameters)
+    rest = 32 * (sum(parameter.numel() for parameter in lstm.parameters()) - 2 * 80 * (60 + 80))
     assert size - 8 - header == (blocks + rest) / 8
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from g2lstm import G2LSTM, G2LSTMCell, SharpenedGate
 from g2lstm.compression import Method, Target, compress, compressed_copy, find_blocks
 from g2lstm.compression.deploy import deploy
-from g2lstm.compression.storage import Codes, Factors
+from g2lstm.compression.forms import Codes, Factors
 from g2lstm.models.language_model import LanguageModel
 
 ROUND = Method.parse("round:0.5")
@@ -45,7 +45,7 @@ def test_what_is_shared_is_compressed_under_all_its_names() -> None:
     result = compressed_copy(model, ROUND, Target(layers=(0,)))
     for name in ("0", "1", "again"):
         found = result.get_submodule(name).weight_hh_l0[:8]
-        assert torch.equal(found, ROUND.apply(model[0].weight_hh_l0[:8])), name
+        assert torch.equal(found, ROUND.store(model[0].weight_hh_l0[:8]).matrix()), name
     assert torch.equal(result[1].weight_ih_l0, model[1].weight_ih_l0)
 
 
@@ -118,7 +118,7 @@ def test_each_block_is_compressed_by_itself() -> None:
     state = compress(lstm, method).state
     for name in ("weight_ih_l0", "weight_hh_l0"):
         i, f, g, o = lstm.state_dict()[name].chunk(4)
-        assert torch.equal(state[name], torch.cat([method.apply(i), method.apply(f), g, o]))
+        assert torch.equal(state[name], torch.cat([method.store(i).matrix(), method.store(f).matrix(), g, o]))
 
 
 def test_the_model_stays_as_it_is_and_other_tensors_are_shared() -> None:
@@ -135,8 +135,7 @@ def test_the_model_stays_as_it_is_and_other_tensors_are_shared() -> None:
 def test_a_compressed_state_says_what_it_costs() -> None:
     lstm = nn.LSTM(6, 8)
     low = compress(lstm, Method.parse("svd:H/4"))
-    assert low.parameters == 2 * 8 * 6 + 2 * 8 * 8
-    assert low.bits_per_parameter == pytest.approx(32 * 2 * 2 * (14 + 16) / low.parameters)
+    assert low.bits_per_parameter == pytest.approx(32 * 2 * 2 * (14 + 16) / (2 * 8 * 6 + 2 * 8 * 8))
     assert low.mean_rank == 2
     assert all(isinstance(form, Factors) for form in low.forms.values())
     few = compress(lstm, Method.parse("ternary"))
@@ -164,7 +163,7 @@ def test_a_model_on_another_dtype_is_compressed_in_place_of_its_dtype() -> None:
     [
         (lambda: find_blocks(nn.Linear(2, 2)), "Linear holds no nn.LSTM or G2LSTM layer or cell"),
         (lambda: find_blocks(nn.GRU(2, 2)), "GRU holds no nn.LSTM or G2LSTM layer or cell"),
-        (lambda: Target.parse("ix"), "gates must be some of i, f, g, o, got i, x"),
+        (lambda: Target.parse("ix"), "gates must be some of i, f, g, o, got x, i"),
         (lambda: Target.parse(""), "gates must be some of i, f, g, o, got none"),
         (lambda: Target.parse("ii"), "gates must be some of i, f, g, o, got i, i"),
         (lambda: Target.parse(matrices="hidden"), "matrices must be some of input, recurrent, got hidden"),
@@ -175,7 +174,7 @@ def test_a_model_on_another_dtype_is_compressed_in_place_of_its_dtype() -> None:
         (lambda: find_blocks(nn.LSTM(2, 2), Target(layers=("x",))), "there is no LSTM layer x"),
         (
             lambda: find_blocks(nn.Sequential(nn.GRU(2, 2), nn.LSTM(2, 2)), Target(layers=("0",))),
-            "0 is GRU, which holds no LSTM weights to compress: choose of 1.l0",
+            "there is no LSTM layer 0: choose 0 to 0, or of 1.l0",
         ),
     ],
 )

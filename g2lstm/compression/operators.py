@@ -1,6 +1,6 @@
-"""Fewer values in a matrix: rounding, clipping, uniform quantisation, ternary weights, pruning. Pure functions.
+"""What is done to a matrix: rounding, clipping, uniform quantisation, ternary weights, pruning, low rank. Pure functions.
 
-N rows, M columns; a ValueError says which value is out of range.
+N rows, M columns, K rank; a ValueError says which value is out of range.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from g2lstm.compression.storage import Codes
+from g2lstm.compression.forms import Codes
 
 FEWEST_BITS, MOST_BITS = 2, 8
 
@@ -51,6 +51,17 @@ def prune(matrix: Tensor, share: float) -> Tensor:
     pruned = matrix.flatten().clone()
     pruned[order[: round(share * len(order))]] = 0
     return pruned.view_as(matrix)
+
+
+def factorize(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best approximation of a rank in the Frobenius norm (Eckart and Young 1936), as two factors of equal norm.
+
+    Of an (N, M) matrix and K from 1 to min(N, M), left (N, K) and right (K, M): U sqrt(S) and sqrt(S) V^T of the singular
+    value decomposition U S V^T.
+    """
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).to(matrix.dtype), (root.unsqueeze(1) * vh[:rank]).to(matrix.dtype)
 
 
 def _signed_codes(units: Tensor, largest: int, scales: Tensor) -> Codes:

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2lstm.compression.packing import pack, packed_bytes, unpack
-from g2lstm.compression.storage import Codes, Dense, Factors, Sparse, cheapest, few_valued
+from g2lstm.compression.forms import Codes, Dense, Factors, Sparse, cheapest, pack, packed_bytes, scaled, unpack
 
 
 @given(st.integers(1, 300) | st.sampled_from([1000, 2**16]), st.integers(0, 9), st.integers(0, 9), st.integers(0, 10_000))
@@ -26,23 +25,6 @@ def test_bits_for_one_of_so_many_values(levels, bits) -> None:
     assert packed_bytes(levels, count) * 8 / count == pytest.approx(bits)
 
 
-def test_codes_out_of_range_and_packed_bytes_of_another_length_are_named() -> None:
-    with pytest.raises(ValueError, match=r"codes must be in \[0, 3\), got 0 to 3"):
-        pack(torch.arange(4), 3)
-    with pytest.raises(ValueError, match="6 codes of 5 levels take 2 bytes, got 3"):
-        unpack(torch.zeros(3, dtype=torch.uint8), 5, (2, 3))
-    with pytest.raises(ValueError, match="levels must be from 1 to 65536, got 0"):
-        pack(torch.zeros(1, dtype=torch.int64), 0)
-
-
-def test_a_matrix_of_few_values_comes_back_bit_for_bit() -> None:
-    matrix = torch.randn(3)[torch.randint(3, (20, 10))]
-    codes = few_valued(matrix)
-    assert codes is not None
-    assert codes.levels <= 3
-    assert torch.equal(codes.matrix(), matrix)
-
-
 def test_what_each_form_costs() -> None:
     matrix = torch.zeros(6, 10)
     matrix[0, :5] = 1.5
@@ -59,3 +41,4 @@ def test_the_cheapest_form_is_found() -> None:
     assert [type(cheapest(matrix)) for matrix in (dense, sparse, few)] == [Dense, Sparse, Codes]
     for matrix in (dense, sparse, few):
         assert torch.equal(cheapest(matrix).matrix(), matrix)
+        torch.testing.assert_close(scaled(cheapest(matrix), 5.0).matrix(), 5 * matrix)

@@ -1,7 +1,6 @@
 """An exported file computes in onnxruntime what the model computes, for sequences of any length."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,7 @@ from torch import nn
 from g2lstm import SharpenedGate
 from g2lstm.compression import Method
 from g2lstm.compression.deploy import deploy
-from g2lstm.compression.onnx_export import export
-from g2lstm.compression.onnx_runtime import Session, largest_difference, quantize_dynamically
+from g2lstm.compression.onnx_files import Session, export, largest_difference, quantize_dynamically
 from g2lstm.errors import UserError
 from g2lstm.models.language_model import LanguageModel
 
@@ -30,26 +28,19 @@ def language_model(**options) -> LanguageModel:
     return model
 
 
-def operators(onnx, path: Path) -> set[str]:
-    return {node.op_type for node in onnx.load(path).graph.node}
-
-
-@pytest.mark.parametrize(("method", "operator"), [("original", "LSTM"), ("round:0.2+clip:0.4", "LSTM"), ("svd:3", "Scan")])
+@pytest.mark.parametrize("method", ["original", "svd:3"])
 @pytest.mark.parametrize("options", [{}, {"tied": False}, {"gate": SharpenedGate()}], ids=["tied", "untied", "sharpened"])
-def test_a_language_model_gives_its_logits_at_two_lengths(onnx, tmp_path, method, operator, options) -> None:
+def test_a_language_model_gives_its_logits_at_two_lengths(tmp_path, method, options) -> None:
     deployed = deploy(language_model(**options), Method.parse(method))
     size = export(tmp_path / "model.onnx", deployed)
-    assert size == (tmp_path / "model.onnx").stat().st_size
-    assert operator in operators(onnx, tmp_path / "model.onnx")
+    assert size == (tmp_path / "model.onnx").stat().st_size < 1.1 * deployed.float32_bytes + 8000
     assert largest_difference(tmp_path / "model.onnx", deployed, lengths=(1, 9)) < 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"proj_size": 4}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"batch_first": True}], ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("method", ["original", "svd:2"])
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_any_lstm_gives_its_outputs_at_two_lengths(tmp_path, options, bidirectional, method) -> None:
-    deployed = deploy(nn.LSTM(9, 12, 2, bidirectional=bidirectional, **options), Method.parse(method))
+def test_any_lstm_gives_its_outputs_at_two_lengths(tmp_path, options, bidirectional) -> None:
+    deployed = deploy(nn.LSTM(9, 12, 2, bidirectional=bidirectional, **options), Method.parse("svd:2"))
     export(tmp_path / "model.onnx", deployed)
     assert largest_difference(tmp_path / "model.onnx", deployed, lengths=(2, 5)) < 1e-5
 
@@ -77,6 +68,8 @@ def test_the_runtimes_own_int8_is_smaller_and_near(tmp_path) -> None:
 def test_other_models_and_a_missing_package_are_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="Sequential can't be exported"):
         export(tmp_path / "model.onnx", deploy(nn.Sequential(nn.LSTM(2, 3))))
+    with pytest.raises(ValueError, match="an LSTM with proj_size=1 can't be exported"):
+        export(tmp_path / "model.onnx", deploy(nn.LSTM(2, 3, proj_size=1)))
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"the package onnx is not installed: pip install 'g2lstm\[onnx\]'"):
         export(tmp_path / "model.onnx", deploy(nn.LSTM(2, 3)))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2lstm.compression.quantization import clip_to, prune, quantize, round_to, ternarize
+from g2lstm.compression.operators import clip_to, factorize, prune, quantize, round_to, ternarize
 
 SIZES = st.integers(1, 12)
 
@@ -43,7 +43,7 @@ def test_quantisation_is_the_nearest_of_each_rows_multiples(matrix, bits) -> Non
         grid = np.arange(-largest, largest + 1) * np.abs(row).max() / largest
         best = np.abs(row[:, None] - grid).min(axis=1)
         np.testing.assert_allclose(np.abs(row - got), best, atol=1e-12)
-    assert codes.levels == 2**bits - 1
+    assert len(codes.codebook) == 2**bits - 1
 
 
 @given(matrices())
@@ -61,6 +61,18 @@ def test_pruning_zeroes_the_smallest_and_keeps_the_rest(matrix, share) -> None:
     expected = x.copy()
     expected[np.argsort(np.abs(x), kind="stable")[: round(share * x.size)]] = 0
     np.testing.assert_array_equal(got, expected)
+
+
+@given(SIZES, SIZES, SIZES, st.integers(0, 10_000))
+def test_the_error_of_a_rank_is_the_eckart_young_optimum(rows, columns, rank, seed) -> None:
+    rank = min(rank, rows, columns)
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    left, right = factorize(matrix, rank)
+    assert (left.shape, right.shape) == ((rows, rank), (rank, columns))
+    singular = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    error = (matrix - left @ right).norm().item()
+    assert error == pytest.approx(np.sqrt((singular[rank:] ** 2).sum()), abs=1e-10)
+    torch.testing.assert_close(left.norm(), right.norm())
 
 
 def test_operators_leave_their_argument_alone() -> None:

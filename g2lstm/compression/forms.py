@@ -1,0 +1,134 @@
+"""The forms in which a compressed matrix is kept. Each says what it costs in bits and gives the matrix back.
+
+N rows, M columns, K rank, Q values in a codebook. Numbers that are not codes count 32 bits.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FLOAT_BITS = 32
+LARGEST_CODEBOOK = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A matrix, or any other tensor, as it is."""
+
+    values: Tensor  # (N, M); bfloat16 comes back as float32
+
+    def matrix(self) -> Tensor:
+        return self.values.float() if self.values.dtype == torch.bfloat16 else self.values
+
+    @property
+    def bits(self) -> int:
+        return FLOAT_BITS * self.values.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A matrix with zeros: one bit an entry says where the others are."""
+
+    values: Tensor  # (N, M), zeros included
+
+    def matrix(self) -> Tensor:
+        return self.values
+
+    @property
+    def bits(self) -> int:
+        return self.values.numel() + FLOAT_BITS * int(self.values.count_nonzero())
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A matrix of few values: `codebook[codes]`, its rows times `scales` where there are any."""
+
+    codes: Tensor  # (N, M) whole numbers in [0, Q)
+    codebook: Tensor  # (Q,). With scales, whole numbers around 0, which need not be stored
+    scales: Tensor | None = None  # (N,) or None
+
+    def matrix(self) -> Tensor:
+        values = self.codebook[self.codes.long()]
+        return values if self.scales is None else values * self.scales.unsqueeze(1)
+
+    @property
+    def bits(self) -> int:
+        numbers = self.codebook if self.scales is None else self.scales
+        return 8 * packed_bytes(len(self.codebook), self.codes.numel()) + FLOAT_BITS * numbers.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A matrix of low rank, as the product of two thin ones."""
+
+    left: "Form"  # forms of the (N, K) and the (K, M) factor
+    right: "Form"
+
+    def matrix(self) -> Tensor:
+        return self.left.matrix() @ self.right.matrix()
+
+    @property
+    def bits(self) -> int:
+        return self.left.bits + self.right.bits
+
+
+Form = Dense | Sparse | Codes | Factors
+
+
+def smallest(*forms: Form) -> Form:
+    """The form of the fewest bits, of equal ones the first."""
+    return min(forms, key=lambda form: form.bits)
+
+
+def cheapest(matrix: Tensor) -> Form:
+    """The form of the fewest bits that gives exactly this matrix back, low rank aside."""
+    codebook, codes = matrix.unique(return_inverse=True)
+    few = [Codes(codes.int(), codebook)] if len(codebook) <= LARGEST_CODEBOOK else []
+    return smallest(Dense(matrix), Sparse(matrix), *few)
+
+
+def scaled(form: Form, factor: float) -> Form:
+    """The same form of the matrix times a factor."""
+    if isinstance(form, Factors):
+        return Factors(form.left, scaled(form.right, factor))
+    if isinstance(form, Codes):
+        if form.scales is None:
+            return replace(form, codebook=form.codebook * factor)
+        return replace(form, scales=form.scales * factor)
+    return type(form)(form.values * factor)
+
+
+def packed_bytes(levels: int, count: int) -> int:
+    """Bytes that `count` numbers in [0, levels) take."""
+    digits, width = _packing(levels)
+    return math.ceil(math.ceil(count / digits) * width / 8)
+
+
+def pack(codes: Tensor, levels: int) -> Tensor:
+    """Whole numbers in [0, levels), levels from 1 to 65,536, as (packed_bytes(levels, codes.numel()),) uint8."""
+    digits, width = _packing(levels)
+    flat = codes.flatten().numpy().astype(np.int64)
+    groups = np.pad(flat, (0, -flat.size % digits)).reshape(-1, digits) @ levels ** np.arange(digits)
+    bits = np.unpackbits(groups.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+    return torch.from_numpy(np.packbits(bits[:, :width], bitorder="little"))
+
+
+def unpack(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
+    """The codes that `pack` was given, as int64 of `shape`."""
+    digits, width = _packing(levels)
+    count = math.prod(shape)
+    size = math.ceil(count / digits)
+    bits = np.unpackbits(packed.numpy(), count=size * width, bitorder="little").reshape(size, width)
+    groups = np.packbits(np.pad(bits, ((0, 0), (0, 16 - width))), axis=1, bitorder="little").view("<u2")  # (size, 1)
+    flat = groups.astype(np.int64) // levels ** np.arange(digits) % levels
+    return torch.from_numpy(flat.reshape(-1)[:count].copy()).view(shape)
+
+
+def _packing(levels: int) -> tuple[int, int]:
+    """How many numbers share how many bits: a byte as digits of base Q (5 values: 3), or each its own ceil(log2 Q) bits."""
+    width = (levels - 1).bit_length()
+    digits = int(math.log(256, max(levels, 2)) + 1e-9)
+    return (digits, 8) if digits * width > 8 else (1, width)
