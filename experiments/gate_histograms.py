@@ -7,7 +7,7 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.inspection.measure import ALL, keep_first, measure_gates, open_store
+from g2lstm.inspection.measure import ALL, chosen_layer, keep_first, layer_names, measure_gates, open_store
 from g2lstm.reporting.figures import gate_label, save_figure
 from g2lstm.reporting.gate_tables import gate_layer, gate_table, text_read
 from g2lstm.reporting.histograms import draw_histograms, draw_modes
@@ -23,6 +23,8 @@ def gate_histograms(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     runs = find_runs(options.runs, cli.overrides(options))
+    if options.layer not in (None, ALL):  # a mistake is told before anything is measured
+        chosen_layer((name for run in runs for name in layer_names(run.bare_model(run.task()))), options.layer)
     out, console = options.out or default_folder(runs, "gates"), Console(stderr=True)
     store, found = open_store(out), []
     metric = None if options.metric == "none" else options.metric

@@ -9,9 +9,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -205,8 +204,6 @@ def run_sweep(
     """The rows of all evaluations, after those that the store does not hold are done.
 
     Args:
-        evaluations: all of the sweep.
-        store: where the rows go.
         jobs, threads: processes, and CPU threads of each; without it, a share of the machine's threads.
         finished: called after each with its row, the number done now, the number to do, and the seconds left.
 
@@ -223,22 +220,30 @@ def run_sweep(
 
 
 def _evaluated(evaluations: list[Evaluation], jobs: int, threads: int | None) -> Iterator[tuple[Evaluation, Row]]:
-    """The rows, as they come."""
+    """The rows, as they come. Processes are gone afterwards, whatever happened."""
     if jobs == 1 or len(evaluations) < 2:
         if threads:
             torch.set_num_threads(threads)
         yield from ((evaluation, _work(evaluation)) for evaluation in evaluations)
         return
     jobs = min(jobs, len(evaluations))
-    with _processes(jobs, threads or max(1, torch.get_num_threads() // jobs)) as pool:
-        pending: dict[Future[Row], Evaluation] = {pool.submit(_work, one): one for one in evaluations}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                try:
-                    yield pending.pop(future), future.result()
-                except BrokenProcessPool:
-                    text = "a process of the sweep ended unexpectedly, perhaps for want of memory"
-                    raise UserError(f"{text}: the same command goes on; set a smaller jobs=...") from None
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # a forked process can't use the threads and GPUs of its parent
+    threads = threads or max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, context, initializer=_start_process, initargs=(threads,))
+    try:
+        pending = {pool.submit(_work, one): one for one in evaluations}
+        for future in as_completed(pending):
+            yield pending[future], future.result()
+    except BrokenProcessPool:
+        text = "a process of the sweep ended unexpectedly, perhaps for want of memory"
+        raise UserError(f"{text}: the same command goes on; set a smaller jobs=...") from None
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @lru_cache(maxsize=1)  # evaluations come run by run
@@ -267,19 +272,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _processes(jobs: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that are gone afterwards, whatever happened."""
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a forked process can't use the threads and GPUs of its parent
-    pool = ProcessPoolExecutor(jobs, context, initializer=_start_process, initargs=(threads,))
-    try:
-        yield pool
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -27,28 +27,28 @@ GATES = ("i", "f", "o")
 
 @dataclass(frozen=True)
 class GateRecord:
-    """The gate values of one layer and direction in one forward pass.
+    """The gate values of one layer and direction in one forward pass."""
 
-    Attributes:
-        name: the module's name in its model.
-        layer: which of the module's stacked layers.
-        reverse: whether it is the reverse direction.
-        call: how many forward passes of the module were recorded before, which is a cell's time step.
-        values: (T, B, H) of each gate, indexed by input time and the caller's batch order; T = 1 for a cell.
-        mask: (T, B), false where a packed batch has no step; None where every step counts.
-    """
+    name: str  # the module's in its model
+    layer: int  # which of the module's stacked layers
+    reverse: bool  # whether it is the reverse direction
+    call: int  # how many forward passes of the module were recorded before, which is a cell's time step
+    values: dict[str, Tensor]  # (T, B, H) of each gate, by input time and the caller's batch order; T = 1 for a cell
+    mask: Tensor | None  # (T, B), false where a packed batch has no step; None where every step counts
 
-    name: str
-    layer: int
-    reverse: bool
-    call: int
-    values: dict[str, Tensor]
-    mask: Tensor | None
+    @property
+    def layer_name(self) -> str:
+        return layer_name(self.name, self.layer, self.reverse)
 
     def steps(self, gate: str) -> Tensor:
         """(N, H) values of the steps that count."""
         values = self.values[gate]
         return values.flatten(0, 1) if self.mask is None else values[self.mask]
+
+
+def layer_name(module: str, layer: int, reverse: bool) -> str:
+    """ "layers.0", "encoder.1.reverse": what a stacked layer of a module and a direction is called in tables and figures."""
+    return ".".join([module or "lstm", *([str(layer)] if layer else []), *(["reverse"] if reverse else [])])
 
 
 def lstm_layers(model: nn.Module) -> dict[str, LSTMModule]:
@@ -92,8 +92,7 @@ def watched(
             found = [cell_values(layer, x, hx, noise=noise, gates=gates)]
         else:
             assert isinstance(layer, nn.LSTM)
-            masks = given.get("weight_masks")
-            found = gate_values(layer, x, hx, result[0], noise=noise, weight_masks=masks, gates=gates)
+            found = gate_values(layer, x, hx, result[0], noise=noise, gates=gates)
         for one in found:
             consume(replace(one, name=name, call=calls[name]))
         calls[name] += 1
@@ -128,7 +127,6 @@ def gate_values(
     output: Tensor | PackedSequence,
     *,
     noise: list[Tensor] | None = None,
-    weight_masks: list[Tensor] | None = None,
     gates: tuple[str, ...] = GATES,
 ) -> list[GateRecord]:
     """The gate values of a forward pass, a record for each layer and direction, in the layer's present mode and temperature.
@@ -137,14 +135,14 @@ def gate_values(
 
     Args:
         layer: nn.LSTM or G2LSTM with any options.
-        input, hx, noise, weight_masks: what it was given.
+        input, hx, noise: what it was given.
         output: what it gave.
         gates: which of "i", "f", "o".
 
     Raises:
         ValueError: the layer drew something at random by itself, so that its gates can't be known.
     """
-    _check_known(layer, noise is not None, weight_masks is not None)
+    _check_known(layer, noise is not None)
     size, directions = layer.hidden_size, 2 if layer.bidirectional else 1
     x, lengths = _time_major(layer, input)
     h0, c0 = _initial_state(layer, x, hx)
@@ -152,19 +150,15 @@ def gate_values(
     records = []
     for number, ends in enumerate(endings(layer)):
         mine = slice(number * directions, (number + 1) * directions)
-        own = {"noise": noise and noise[mine], "weight_masks": weight_masks and weight_masks[mine]}
         if number == layer.num_layers - 1:
             hidden = _time_major(layer, output)[0]  # (T, B, K * P)
         else:
-            hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), own)
+            hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), noise and noise[mine])
         for reverse, h in enumerate(hidden.chunk(directions, dim=-1)):
             index = number * directions + reverse
-            tensors = weights(layer, ends[reverse])
-            if weight_masks is not None:
-                tensors = tensors._replace(hh=tensors.hh * weight_masks[index].to(tensors.hh))
             before = _states_before(h, h0[index], lengths, bool(reverse))  # (T, B, P)
             added = None if noise is None else noise[index]
-            values = _sigmoids(layer, x, before, tensors, added, size, gates)
+            values = _sigmoids(layer, x, before, weights(layer, ends[reverse]), added, size, gates)
             records.append(GateRecord("", number, bool(reverse), 0, values, mask))
         x = hidden
     return records
@@ -174,24 +168,23 @@ def cell_values(
     cell: nn.LSTMCell, input: Tensor, hx: State | None, *, noise: Tensor | None = None, gates: tuple[str, ...] = GATES
 ) -> GateRecord:
     """The gate values of one step of a cell, as `gate_values`: (1, B, H)."""
-    _check_known(cell, noise is not None, False)
+    _check_known(cell, noise is not None)
     batched = input.dim() == 2
     x = input if batched else input.unsqueeze(0)
     before = x.new_zeros(len(x), cell.hidden_size) if hx is None else hx[0] if batched else hx[0].unsqueeze(0)
-    added = noise if noise is None or noise.dim() == 2 else noise.unsqueeze(0)
-    added = None if added is None else added.unsqueeze(0)  # (1, B, ·)
+    added = None if noise is None else noise.view(1, len(x), -1)  # (1, B, ·)
     values = _sigmoids(cell, x.unsqueeze(0), before.unsqueeze(0), weights(cell, ""), added, cell.hidden_size, gates)
     return GateRecord("", 0, False, 0, values, None)
 
 
-def _check_known(layer: nn.Module, noise: bool, weight_masks: bool) -> None:
+def _check_known(layer: nn.Module, noise: bool) -> None:
     if not layer.training:
         return
     unknown = []
     if isinstance(layer, Gated) and is_noisy(layer.gate, layer.training) and not noise:
         unknown.append("noise (pass noise=)")
-    if getattr(layer, "weight_dropout", 0) and not weight_masks:
-        unknown.append("DropConnect masks (pass weight_masks=, or set weight_dropout = 0)")
+    if getattr(layer, "weight_dropout", 0):
+        unknown.append("DropConnect masks (set weight_dropout = 0)")
     if isinstance(layer, nn.LSTM) and layer.num_layers > 1 and layer.dropout:
         unknown.append("dropout between its layers (set dropout = 0)")
     if unknown:
@@ -257,23 +250,16 @@ def _sigmoids(
 
 
 def _run_layer(
-    layer: nn.LSTM, number: int, x: Tensor, lengths: Tensor | None, hx: State, given: dict[str, list[Tensor] | None]
+    layer: nn.LSTM, number: int, x: Tensor, lengths: Tensor | None, hx: State, noise: list[Tensor] | None
 ) -> Tensor:
     """(T, B, D) -> the (T, B, K * P) output of one of the stacked layers, by a layer of its own with the same weights."""
-    packed = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-    output, _ = _single(layer, number, x.shape[-1])(packed, hx, **{k: v for k, v in given.items() if v is not None})
-    return output if lengths is None else pad_packed_sequence(output)[0]
-
-
-def _single(layer: nn.LSTM, number: int, input_size: int) -> nn.LSTM:
-    """A time-major layer of its own that shares the weights of one of the stacked layers."""
-    names = ("hidden_size", "bias", "bidirectional", "proj_size")
-    own = ("gate", "weight_dropout", "engine") if isinstance(layer, G2LSTM) else ()
-    options: dict[str, Any] = {name: getattr(layer, name) for name in (*names, *own)} | {"device": "meta"}
-    single = (G2LSTM if isinstance(layer, G2LSTM) else nn.LSTM)(input_size, **options)
+    names = ("hidden_size", "bias", "bidirectional", "proj_size", *(("gate", "engine") if isinstance(layer, G2LSTM) else ()))
+    cls = G2LSTM if isinstance(layer, G2LSTM) else nn.LSTM
+    single = cls(x.shape[-1], **{name: getattr(layer, name) for name in names}, device="meta").train(layer.training)
     if isinstance(layer, G2LSTM) and isinstance(single, G2LSTM) and has_temperature(layer.gate):
         single.tau = layer.tau
-    for name, _ in list(single.named_parameters()):
-        weight = getattr(layer, name.replace("_l0", f"_l{number}"))
-        setattr(single, name, nn.Parameter(weight.detach(), requires_grad=False))
-    return single.train(layer.training)
+    own = {name: getattr(layer, name.replace("_l0", f"_l{number}")) for name in single.state_dict()}
+    single.load_state_dict(own, assign=True)
+    packed = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    output, _ = single(packed, hx, **({} if noise is None else {"noise": noise}))
+    return output if lengths is None else pad_packed_sequence(output)[0]

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from g2lstm.errors import UserError
 from g2lstm.files import read_json
 from g2lstm.gates import has_temperature
-from g2lstm.inspection.gates import GateRecord, watched
+from g2lstm.inspection.gates import GateRecord, layer_name, lstm_layers, watched
 from g2lstm.inspection.modes import gated_layers, modes_of
 from g2lstm.inspection.statistics import GateStatistics, Tally
 from g2lstm.inspection.words import class_means, compare_classes, word_rows
+from g2lstm.layout import endings
 from g2lstm.runs.run import Run
 from g2lstm.runs.store import Row, Store, key_of
 
@@ -104,7 +105,7 @@ def measure_words(
         return _named(store, key, run, name)[0]
     model = run.model(task)
     statistics = corpus_statistics(task, model, split, limit, words=len(task.labels))
-    sums = next(t.words for at, t in statistics.tallies.items() if (at.layer_name, at.gate) == (layer, "f"))
+    sums = statistics.tallies[layer, "f"].words
     assert sums is not None
     types = word_rows(sums, task.labels, min_count)
     if not types:
@@ -139,9 +140,9 @@ def corpus_statistics(
 def rows_of(statistics: GateStatistics) -> list[Row]:
     """A row for each layer and gate, and for each gate of all layers together."""
     rows, parts = [], dict[str, list[Tally]]()
-    for key, tally in statistics.tallies.items():
-        parts.setdefault(key.gate, []).append(tally)
-        rows.append(_row(key.layer_name, key.gate, [tally]))
+    for (layer, gate), tally in statistics.tallies.items():
+        parts.setdefault(gate, []).append(tally)
+        rows.append(_row(layer, gate, [tally]))
     return rows + [_row(ALL, gate, tallies) for gate, tallies in parts.items()]
 
 
@@ -161,6 +162,13 @@ def of_one_text(rows: Iterable[Row], weights: Iterable[str] | None = None) -> li
             chosen = by_weights if weights is None else dict.fromkeys(weights)
             return [row for digest in chosen for row in by_weights[digest]]
     return []
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """What the layers and directions of a model are called in rows."""
+    ends = [(name, number, len(ends)) for name, module in lstm_layers(model).items()
+            for number, ends in enumerate(endings(module))]  # fmt: skip
+    return [layer_name(name, number, reverse) for name, number, ways in ends for reverse in (False, True)[:ways]]
 
 
 def chosen_layer(names: Iterable[str], asked: str | None) -> str:

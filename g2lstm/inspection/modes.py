@@ -1,7 +1,7 @@
 """A trained model's gates in other modes than evaluation: as they were in training, at a temperature, or cut to 0 and 1."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -66,11 +66,25 @@ def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[Non
 
     The noise is drawn here, by a generator on the model's device, and handed to each layer, so that who watches it knows it.
     """
-    with ExitStack() as stack:
-        for layer in model.modules():
-            if isinstance(layer, G2LSTM | G2LSTMCell):
-                stack.enter_context(_training(layer, generator))
+
+    def hand_over(layer: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if not gates.is_noisy(layer.gate, layer.training):
+            return arguments, keywords
+        x = arguments[0] if arguments else keywords["input"]
+        return arguments, keywords | {"noise": _noise(layer, x, generator)}
+
+    layers = [module for module in model.modules() if isinstance(module, G2LSTM | G2LSTMCell)]
+    during = {"dropout": 0.0, "weight_dropout": 0.0, "training": True}
+    before = [{name: getattr(layer, name) for name in during if hasattr(layer, name)} for layer in layers]
+    handles = [layer.register_forward_pre_hook(hand_over, with_kwargs=True) for layer in layers]
+    try:
+        for layer, values in zip(layers, before, strict=True):
+            vars(layer).update({name: during[name] for name in values})
         yield
+    finally:
+        for layer, values, handle in zip(layers, before, handles, strict=True):
+            handle.remove()
+            vars(layer).update(values)
 
 
 def noisy_gate(model: nn.Module) -> tuple[GumbelGate, float] | None:
@@ -79,29 +93,6 @@ def noisy_gate(model: nn.Module) -> tuple[GumbelGate, float] | None:
         if isinstance(layer.gate, GumbelGate):
             return layer.gate, layer.tau
     return None
-
-
-@contextmanager
-def _training(layer: G2LSTM | G2LSTMCell, generator: torch.Generator) -> Iterator[None]:
-    def hand_over(_: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if not gates.is_noisy(layer.gate, layer.training):
-            return arguments, keywords
-        x = arguments[0] if arguments else keywords["input"]
-        return arguments, keywords | {"noise": _noise(layer, x, generator)}
-
-    dropouts = {name: getattr(layer, name) for name in ("dropout", "weight_dropout") if hasattr(layer, name)}
-    training = layer.training
-    handle = layer.register_forward_pre_hook(hand_over, with_kwargs=True)
-    try:
-        for name in dropouts:
-            setattr(layer, name, 0.0)
-        layer.train()
-        yield
-    finally:
-        handle.remove()
-        layer.train(training)
-        for name, p in dropouts.items():
-            setattr(layer, name, p)
 
 
 def _noise(layer: G2LSTM | G2LSTMCell, x: Any, generator: torch.Generator) -> Any:

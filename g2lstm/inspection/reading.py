@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor, nn
 
 from g2lstm.errors import UserError
 from g2lstm.inspection.gates import GateRecord, watched
 from g2lstm.inspection.measure import SHOWN, chosen_layer
-from g2lstm.inspection.statistics import Key, check_numbers
+from g2lstm.inspection.statistics import check_numbers
 from g2lstm.runs.run import Run, blamed
+
+MOST_TURNED = 800  # units of a tree whose branches are turned round, which takes the time of H^3
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,20 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
     Raises:
         UserError: the text can't be read, there is no such layer, or a gate value is no number.
     """
-    found: dict[Key, list[Tensor]] = {}
+    found: dict[str, dict[str, list[Tensor]]] = {}  # of each layer and gate
 
     def keep(record: GateRecord) -> None:
         for gate, values in record.values.items():
             check_numbers(values)
-            found.setdefault(Key(record.name, record.layer, record.reverse, gate), []).append(record.steps(gate))
+            found.setdefault(record.layer_name, {}).setdefault(gate, []).append(record.steps(gate))
 
     try:
         with torch.no_grad(), watched(model, keep, SHOWN):
             words, unknown = task.read(model, text)
     except ValueError as error:
         raise UserError(str(error)) from error
-    layer = chosen_layer((key.layer_name for key in found), layer)
-    gates = {key.gate: torch.cat(steps)[-len(words) :].cpu() for key, steps in found.items() if key.layer_name == layer}
+    layer = chosen_layer(found, layer)
+    gates = {gate: torch.cat(steps)[-len(words) :].cpu() for gate, steps in found[layer].items()}
     return Reading(gate, layer, [f"{word}*" if word in unknown else word for word in words], unknown, gates)
 
 
@@ -75,3 +78,11 @@ def read_runs(
     if len({(*reading.words,) for reading in readings}) > 1:
         raise UserError("the runs know different words of the text: give runs with the same vocabulary")
     return readings
+
+
+def cluster_order(values: Tensor) -> list[int]:
+    """An order of the rows (H, N) in which similar ones are neighbours: the leaves of an average-linkage tree."""
+    if len(values) < 2:
+        return list(range(len(values)))
+    tree = linkage(values.double().cpu().numpy(), "average", optimal_ordering=len(values) <= MOST_TURNED)
+    return [int(leaf) for leaf in leaves_list(tree)]

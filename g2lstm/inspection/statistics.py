@@ -3,8 +3,6 @@
 N steps, H hidden units, V words.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -12,21 +10,6 @@ from g2lstm.inspection.gates import GateRecord
 
 MARGIN = 0.1  # a gate below it counts as shut, above 1 - it as open
 WORD_COLUMNS = ("count", "mean", "mean_squared", "below", "above", "entropy")
-
-
-class Key(NamedTuple):
-    """What a `Tally` is about: module, stacked layer, direction and gate."""
-
-    name: str
-    layer: int
-    reverse: bool
-    gate: str
-
-    @property
-    def layer_name(self) -> str:
-        """ "layers.0", "encoder.1.reverse": what a layer and direction is called in tables and figures."""
-        parts = [self.name or "lstm", *([str(self.layer)] if self.layer else []), *(["reverse"] if self.reverse else [])]
-        return ".".join(parts)
 
 
 class Tally:
@@ -78,17 +61,17 @@ class Tally:
 
 
 class GateStatistics:
-    """`tallies` of all that it is given, one for each layer, direction and gate, with sums for each of V `words` too."""
+    """`tallies` of all that it is given, by layer, as it is called with its direction, and gate; of V `words` each too."""
 
     def __init__(self, bins: int = 50, words: int | None = None) -> None:
         self.bins, self.words = bins, words
-        self.tallies: dict[Key, Tally] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}
 
     def add(self, record: GateRecord, words: Tensor | None = None) -> None:
         """Counts a record, as `inspection.gates.watched` hands them out, and of the (T, B) words that were read."""
         chosen = None if words is None else words.flatten() if record.mask is None else words[record.mask]
         for gate in record.values:
-            key, values = Key(record.name, record.layer, record.reverse, gate), record.steps(gate)
+            key, values = (record.layer_name, gate), record.steps(gate)
             if key not in self.tallies:
                 self.tallies[key] = Tally(values.shape[-1], self.bins, self.words, values.device)
             self.tallies[key].add(values, chosen)

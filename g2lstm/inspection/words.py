@@ -15,6 +15,7 @@ from g2lstm.data.text import EOS, UNK
 from g2lstm.inspection.statistics import WORD_COLUMNS
 
 CLASSES = ("sentence end", "punctuation", "function", "content", "other")
+DRAWS = 10_000  # of the bootstrap and of the permutation test
 OTHER = frozenset([UNK, "N"])  # Mikolov's Penn Treebank writes N for every number
 SYMBOLS = frozenset("$#%&@+=*<>/\\^|~")
 # Closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries, particles, clitics.
@@ -85,30 +86,23 @@ def class_means(rows: list[WordRow]) -> list[dict[str, float | str]]:
     return found
 
 
-def compare_classes(
-    rows: list[WordRow],
-    low: tuple[str, ...] = CLASSES[:3],
-    high: tuple[str, ...] = CLASSES[3:4],
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> dict[str, float] | None:
-    """Tests whether word types of the classes `low` have another mean gate than those of `high`.
+def compare_classes(rows: list[WordRow]) -> dict[str, float] | None:
+    """Tests whether function words, punctuation and sentence ends have another mean gate than content words.
 
     Returns:
-        "difference" of the means over types, low - high, with its 95% bootstrap interval "low" and "high"; "p", two-sided,
-        of a permutation test; "below", the probability that a type of `low` lies below one of `high` (0.5: no difference);
-        "types_low", "types_high". None where a side has fewer than two types.
+        "difference" of the means over types from content words', with its 95% bootstrap interval "low" and "high"; "p",
+        two-sided, of a permutation test; "below", the probability that such a type lies below a content word (0.5: no
+        difference); "types_low", "types_high". None where a side has fewer than two types.
     """
-    first = np.array([row.mean for row in rows if row.kind in low])
-    second = np.array([row.mean for row in rows if row.kind in high])
+    first = np.array([row.mean for row in rows if row.kind in CLASSES[:3]])
+    second = np.array([row.mean for row in rows if row.kind == "content"])
     if min(len(first), len(second)) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sides = (first, second)
-    span = stats.bootstrap(sides, _difference, n_resamples=draws, method="percentile", rng=rng).confidence_interval
+    span = stats.bootstrap(sides, _difference, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
     permuted = stats.permutation_test(
-        sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), n_resamples=draws, alternative="greater", rng=rng
+        sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), n_resamples=DRAWS, alternative="greater", rng=rng
     )
     found = {"difference": _difference(first, second), "low": span.low, "high": span.high, "p": permuted.pvalue}
     found["below"] = stats.mannwhitneyu(second, first).statistic / (len(first) * len(second))

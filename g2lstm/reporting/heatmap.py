@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.measure import BLOCK_NAMES
-from g2lstm.inspection.reading import Reading
+from g2lstm.inspection.reading import Reading, cluster_order
 from g2lstm.inspection.words import CLASSES
 from g2lstm.reporting.figures import gate_label, grid
 from g2lstm.runs.store import Row

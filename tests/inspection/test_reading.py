@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from g2lstm.errors import UserError
 from g2lstm.inspection.gates import recorded_gates
-from g2lstm.inspection.measure import chosen_layer, corpus_statistics
-from g2lstm.inspection.reading import read_text
-from g2lstm.inspection.statistics import Key
+from g2lstm.inspection.measure import chosen_layer, corpus_statistics, layer_names
+from g2lstm.inspection.reading import cluster_order, read_text
 from g2lstm.runs.compose import compose
 from g2lstm.runs.config import Config
 
@@ -21,7 +21,7 @@ def test_statistics_do_not_depend_on_how_much_is_read_at_a_time(make_task) -> No
     task = make_task()
     model, size = task.build_model().eval(), len(task.labels)
     whole, pieces = (corpus_statistics(t, model, "valid", 9, words=size) for t in (task, make_task("eval.bptt=7")))
-    assert list(whole.tallies) == [Key(f"layers.{n}", 0, False, gate) for n in (0, 1) for gate in "if"]
+    assert list(whole.tallies) == [(f"layers.{n}", gate) for n in (0, 1) for gate in "if"]
     tokens = task._tokens("valid", 9)
     stream = tokens[: len(tokens) // 2 * 2].view(2, -1)[:, :-1].flatten()  # each stream's last word is only predicted
     for key, tally in whole.tallies.items():
@@ -59,4 +59,15 @@ def test_the_decoders_first_layer_is_taken_or_the_first() -> None:
     assert chosen_layer(["layers.0", "layers.1"], "layers.1") == "layers.1"
     with pytest.raises(UserError, match=r"no layer 7: layer=\.\.\. is one of layers\.0, layers\.1"):
         chosen_layer(["layers.0", "layers.1"], "7")
-    assert Key("", 2, True, "f").layer_name == "lstm.2.reverse"
+    assert layer_names(nn.LSTM(2, 3, 2, bidirectional=True)) == ["lstm", "lstm.reverse", "lstm.1", "lstm.1.reverse"]
+
+
+def test_like_units_stand_together() -> None:
+    torch.manual_seed(0)
+    centres = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+    kinds = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    order = cluster_order(centres[kinds] + 0.01 * torch.randn(10, 3))
+    assert sorted(order) == list(range(10))
+    changes = sum(int(a != b) for a, b in zip(kinds[order][:-1], kinds[order][1:], strict=True))
+    assert changes == 2
+    assert cluster_order(torch.rand(1, 3)) == [0]

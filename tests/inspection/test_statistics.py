@@ -6,7 +6,7 @@ import torch
 
 from g2lstm.inspection.gates import GateRecord
 from g2lstm.inspection.measure import joined
-from g2lstm.inspection.statistics import GateStatistics, Key, Tally, binary_entropy
+from g2lstm.inspection.statistics import GateStatistics, Tally, binary_entropy
 
 H, V = 4, 6
 
@@ -76,8 +76,8 @@ def test_padding_is_never_counted() -> None:
     statistics, words = GateStatistics(words=V), torch.tensor([[1, 2], [3, 5], [5, 5]])
     statistics.add(GateRecord("a", 0, True, 0, gates, mask), words)
     statistics.add(GateRecord("b", 0, False, 0, gates, mask), words)
-    for name, reverse in (("a", True), ("b", False)):
-        tally = statistics.tallies[Key(name, 0, reverse, "i")]
+    for name in ("a.reverse", "b"):
+        tally = statistics.tallies[name, "i"]
         assert tally.steps == 3
         assert tally.words is not None
         assert tally.words[:, 0].tolist() == [0, 1, 1, 1, 0, 0]
@@ -96,7 +96,7 @@ def test_what_is_kept_does_not_grow_with_the_text(values, words) -> None:
     for _ in range(5):
         statistics.add(GateRecord("a", 0, False, 0, records, None), words.unsqueeze(1))
     assert kept_numbers(statistics) == before >= H * 50 + H * 4 + V * 6
-    assert statistics.tallies[Key("a", 0, False, "i")].steps == 6 * 200
+    assert statistics.tallies["a", "i"].steps == 6 * 200
 
 
 def kept_numbers(kept: object) -> int:

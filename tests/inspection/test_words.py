@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from g2lstm.inspection.clustering import cluster_order
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_class, word_rows
 
 
@@ -57,14 +56,3 @@ def test_means_of_classes_by_type_and_by_occurrence() -> None:
     (found,) = class_means(some)
     assert found["mean_of_types"] == pytest.approx(0.4)
     assert found["mean_of_occurrences"] == pytest.approx(0.3)
-
-
-def test_like_units_stand_together() -> None:
-    torch.manual_seed(0)
-    centres = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    kinds = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
-    order = cluster_order(centres[kinds] + 0.01 * torch.randn(10, 3))
-    assert sorted(order) == list(range(10))
-    changes = sum(int(a != b) for a, b in zip(kinds[order][:-1], kinds[order][1:], strict=True))
-    assert changes == 2
-    assert cluster_order(torch.rand(1, 3)) == [0]
