@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from g2lstm.compression import Method, compressed_copy
-from g2lstm.inspection.gates import binary_share, lstm_layers, recorded_gates
+from g2lstm.inspection.gates import binary_share, recorded_gates
 from g2lstm.reporting.figures import gate_label
 from g2lstm.runs.run import Run
 from g2lstm.training.progress import say
@@ -75,7 +75,7 @@ def _measured(run: Run, methods: Sequence[Method]) -> dict[str, str]:
     def value(model: torch.nn.Module) -> float:
         return task.evaluate(model, "valid").metrics[metric.name]
 
-    with torch.no_grad(), recorded_gates(lstm_layers(model).values()) as records:
+    with torch.no_grad(), recorded_gates(model) as records:
         original = value(model)
     found = {
         f"validation {metric.name}": f"{original:.1f}",

@@ -99,7 +99,13 @@ class InferenceLSTM(nn.Module):
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if self.batch_first and batched else x  # (T, B, D)
-        h_0, c_0 = self._state(x, hx, batched)
+        if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[0] < 1:
+            raise ValueError(f"input must be (T, B, {self.input_size}) with T >= 1, got {tuple(x.shape)}")
+        if hx is None:
+            sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+            h_0, c_0 = (x.new_zeros(len(self.directions), x.shape[1], size) for size in sizes)
+        else:
+            h_0, c_0 = hx if batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         ways, ends = 2 if self.bidirectional else 1, []
         for layer in range(self.num_layers):
             outputs = []
@@ -114,23 +120,8 @@ class InferenceLSTM(nn.Module):
             return x.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         return x.transpose(0, 1) if self.batch_first else x, (h_n, c_n)
 
-    def _state(self, x: Tensor, hx: State | None, batched: bool) -> State:
-        if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[0] < 1:
-            raise ValueError(f"input must be (T, B, {self.input_size}) with T >= 1, got {tuple(x.shape)}")
-        count, batch = len(self.directions), x.shape[1]
-        sizes = [(count, batch, size) for size in (self.proj_size or self.hidden_size, self.hidden_size)]
-        if hx is None:
-            return x.new_zeros(sizes[0]), x.new_zeros(sizes[1])
-        h, c = hx if batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        if [tuple(h.shape), tuple(c.shape)] != sizes:
-            raise ValueError(f"h_0 and c_0 must be {sizes[0]} and {sizes[1]}, got {tuple(h.shape)} and {tuple(c.shape)}")
-        return h, c
-
     def flatten_parameters(self) -> None:
         """Does nothing: for modules that call nn.LSTM's."""
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
 
 def _matrices(form: Form) -> tuple[Tensor, ...]:

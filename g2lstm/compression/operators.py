@@ -10,8 +10,6 @@ from torch import Tensor
 
 from g2lstm.compression.forms import Codes
 
-FEWEST_BITS, MOST_BITS = 2, 8
-
 
 def round_to(matrix: Tensor, step: float) -> Tensor:
     """Rounds each entry to a multiple of `step` > 0: round(x / r) * r (eq. 17). Halves go to the even multiple."""
@@ -27,8 +25,8 @@ def clip_to(matrix: Tensor, limit: float) -> Tensor:
 
 def quantize(matrix: Tensor, bits: int) -> Codes:
     """Uniform, symmetric, one scale a row: multiples of max |row| / (2^(bits-1) - 1), 2^bits - 1 of them, 2 to 8 bits."""
-    if not FEWEST_BITS <= bits <= MOST_BITS:
-        raise ValueError(f"bits must be from {FEWEST_BITS} to {MOST_BITS}, got {bits}")
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits must be from 2 to 8, got {bits}")
     largest = 2 ** (bits - 1) - 1
     scales = matrix.abs().amax(dim=1) / largest  # (N,)
     units = torch.round(matrix / scales.where(scales > 0, 1).unsqueeze(1)).clamp(-largest, largest)

@@ -50,8 +50,7 @@ def _upgraded(row: Any) -> Any:
 def of_one_target(rows: list[Row]) -> list[Row]:
     """The originals, and what was compressed as the first compressed row was."""
     compressed = [row for row in rows if row["setting"] != ORIGINAL]
-    targets = [[row[name] for name in ("gates", "matrices", "layers")] for row in compressed]
-    chosen = [row for row, target in zip(compressed, targets, strict=True) if target == targets[0]]
+    chosen = [row for row in compressed if all(row[name] == compressed[0][name] for name in ("gates", "matrices", "layers"))]
     return [row for row in rows if row["setting"] == ORIGINAL] + chosen
 
 

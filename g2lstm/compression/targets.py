@@ -126,7 +126,8 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
     forms = {block: method.store(block.of(originals)) for block in find_blocks(model, target)}
     for block, form in forms.items():
         if state[block.parameter] is (original := originals[block.parameter]):
-            shared = [name for name, other in originals.items() if _is_same(other, original)]
+            place = (original.data_ptr(), original.shape)
+            shared = [name for name, other in originals.items() if (other.data_ptr(), other.shape) == place]
             state |= dict.fromkeys(shared, original.clone())  # several names where modules share it
         block.of(state).copy_(form.matrix())
     return Compressed(method, state, forms)
@@ -135,10 +136,6 @@ def compress(model: nn.Module, method: Method, target: Target | None = None) -> 
 def compressed_copy(model: nn.Module, method: Method, target: Target | None = None) -> nn.Module:
     """A copy of the model that computes with the compressed weights."""
     return compress(model, method, target).applied_to(model)
-
-
-def _is_same(tensor: Tensor, other: Tensor) -> bool:
-    return tensor.data_ptr() == other.data_ptr() and tensor.shape == other.shape
 
 
 def _chosen(names: list[str], wanted: tuple[int | str, ...]) -> list[str]:

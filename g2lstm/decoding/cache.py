@@ -21,36 +21,18 @@ MIN_PIECE = 128
 
 
 class ContinuousCache:
-    """A cache pointer over B streams of text that arrive in blocks; the blocks' lengths do not change the result.
+    """A cache pointer over B streams of one text that arrive in blocks; the blocks' lengths do not change the result.
 
     Args:
         window: positions remembered.
         theta: how sharply resemblance counts; 0 makes all remembered positions equal.
-        weight: lambda, the share of the cache in the mixture.
-
-    Raises:
-        ValueError: if window < 1, theta < 0 or weight is outside [0, 1).
+        weight: lambda, the share of the cache in the mixture, in [0, 1).
     """
 
     def __init__(self, window: int = 500, theta: float = 1.0, weight: float = 0.1) -> None:
-        if window < 1:
-            raise ValueError(f"the cache's window must be at least 1, got {window}")
-        if not 0 <= theta < math.inf:
-            raise ValueError(f"the cache's theta must be >= 0, got {theta}")
-        if not 0 <= weight < 1:
-            raise ValueError(f"the cache's weight (lambda) must be in [0, 1), got {weight}")
         self.window, self.theta, self.weight = window, theta, weight
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything, as before a new text."""
         self._hidden: Tensor | None = None  # (W, B, D), W <= window
         self._words: Tensor | None = None  # (W, B), the word that followed each
-
-    @property
-    def remembered(self) -> int:
-        """Positions in the cache, at most `window`."""
-        return 0 if self._words is None else self._words.shape[0]
 
     @torch.no_grad()
     def probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -62,11 +44,7 @@ class ContinuousCache:
 
         Returns:
             (T, B) in float32 (float64 for float64 states); 0 at the first position of a text.
-
-        Raises:
-            ValueError: on shapes that do not fit each other or the streams in the cache.
         """
-        self._check(hidden, targets)
         piece = max(self.window, MIN_PIECE)
         pairs = zip(hidden.split(piece), targets.split(piece), strict=True)
         return torch.cat([self._piece(h, words) for h, words in pairs])
@@ -75,22 +53,18 @@ class ContinuousCache:
     def mix(self, hidden: Tensor, targets: Tensor, log_probabilities: Tensor) -> Tensor:
         """Log-probability of each target under model and cache together, then takes the block into the cache.
 
-        Args, Raises:
+        Args:
             hidden, targets: as in `probabilities`.
             log_probabilities: (T, B), the model's own log p(target).
 
         Returns:
             (T, B) log p(target), natural, in the dtype of log_probabilities.
         """
-        if log_probabilities.shape != targets.shape:
-            raise ValueError(
-                f"log_probabilities must be {tuple(targets.shape)} as targets is, got {tuple(log_probabilities.shape)}"
-            )
         if self.weight == 0:
             return log_probabilities
         # deviation: AWD-LSTM's pointer.py leaves the cache out until the window is full; here the positions that are
         # there are used from the second word on, and only the first word is the model's alone.
-        alone = 1 if self.remembered == 0 else 0
+        alone = 1 if self._words is None else 0
         cache = self.probabilities(hidden, targets).log_()  # (T, B), -inf for a word not remembered
         model = log_probabilities.to(cache.dtype)
         mixed = torch.logaddexp(model + math.log1p(-self.weight), cache + math.log(self.weight))
@@ -99,7 +73,7 @@ class ContinuousCache:
 
     def _piece(self, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        past = self.remembered
+        past = 0 if self._words is None else len(self._words)
         keys = hidden if self._hidden is None else torch.cat([self._hidden, hidden])  # (K, B, D)
         words = targets if self._words is None else torch.cat([self._words, targets])  # (K, B)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -113,14 +87,3 @@ class ContinuousCache:
         same = targets.mT.unsqueeze(2) == words.mT.unsqueeze(1)  # (B, T, K)
         self._hidden, self._words = keys[-self.window :], words[-self.window :]
         return attention.mul_(same).sum(-1).mT
-
-    def _check(self, hidden: Tensor, targets: Tensor) -> None:
-        if hidden.dim() != 3 or hidden.shape[:2] != targets.shape:
-            raise ValueError(
-                f"hidden must be (T, B, D) and targets (T, B), got {tuple(hidden.shape)} and {tuple(targets.shape)}"
-            )
-        if self._hidden is not None and hidden.shape[1:] != self._hidden.shape[1:]:
-            raise ValueError(
-                f"the cache follows streams of (B, D) = {tuple(self._hidden.shape[1:])}, got {tuple(hidden.shape[1:])}: "
-                "call reset() before another text"
-            )

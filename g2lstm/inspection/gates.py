@@ -6,7 +6,7 @@ So all of a layer's gates are one product with its inputs and one with its outpu
 T time, B batch, D input, H hidden units, P proj_size or H, K directions, N steps of all sequences.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,32 +60,22 @@ def lstm_layers(model: nn.Module) -> dict[str, LSTMModule]:
 
 
 @contextmanager
-def watched(
-    layers: nn.Module | Iterable[nn.Module], consume: Callable[[GateRecord], None], gates: tuple[str, ...] = GATES
-) -> Iterator[None]:
-    """Calls `consume` with the gate values of every forward pass of the layers, each layer and direction by itself.
+def watched(model: nn.Module, consume: Callable[[GateRecord], None], gates: tuple[str, ...] = GATES) -> Iterator[None]:
+    """Calls `consume` with the gate values of every forward pass of a model's LSTM layers and cells.
 
     Args:
-        layers: a model, all of whose LSTM layers and cells are watched, or some layers, which are named by their place.
+        model: any with such layers, or one of them.
         consume: gets the records, in nn.LSTM's order of layers and directions.
         gates: which of "i", "f", "o".
 
     Raises:
-        ValueError: there is no LSTM layer, or something else among the layers; or, in a forward pass, as in `gate_values`.
+        ValueError: there is no LSTM layer; or, in a forward pass, as in `gate_values`.
     """
-    if isinstance(layers, nn.Module):
-        named: dict[str, nn.Module] = dict(lstm_layers(layers))
-    else:
-        named = {str(place): layer for place, layer in enumerate(layers)}
-        others = [type(layer).__name__ for layer in named.values() if not isinstance(layer, LSTMModule)]
-        if others or not named:
-            given = ", ".join(others) or "an empty list"
-            raise ValueError(f"layers must be a model, or a list of LSTM layers and cells such as G2LSTM, got {given}")
-    names, calls = {layer: name for name, layer in named.items()}, dict.fromkeys(named, 0)
+    names: dict[nn.Module, str] = {layer: name for name, layer in lstm_layers(model).items()}
+    calls = dict.fromkeys(names, 0)
 
     @torch.no_grad()
     def record(layer: nn.Module, arguments: tuple, keywords: dict[str, Any], result: Any) -> None:
-        name = names[layer]
         given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
         x, hx, noise = given["input"], given.get("hx"), given.get("noise")
         if isinstance(layer, nn.LSTMCell):
@@ -94,8 +84,8 @@ def watched(
             assert isinstance(layer, nn.LSTM)
             found = gate_values(layer, x, hx, result[0], noise=noise, gates=gates)
         for one in found:
-            consume(replace(one, name=name, call=calls[name]))
-        calls[name] += 1
+            consume(replace(one, name=names[layer], call=calls[layer]))
+        calls[layer] += 1
 
     handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in names]
     try:
@@ -106,10 +96,10 @@ def watched(
 
 
 @contextmanager
-def recorded_gates(layers: nn.Module | Iterable[nn.Module], gates: tuple[str, ...] = GATES) -> Iterator[list[GateRecord]]:
+def recorded_gates(model: nn.Module) -> Iterator[list[GateRecord]]:
     """Keeps all that `watched` finds, in the list it gives. For a whole corpus see `statistics.GateStatistics`."""
     records: list[GateRecord] = []
-    with watched(layers, records.append, gates):
+    with watched(model, records.append):
         yield records
 
 

@@ -113,7 +113,8 @@ def measure_words(
     row = {"kind": "words"} | _about(run, name, model) | {"layer": layer, "split": split, "size": task.size(split, limit)}
     row |= {"min_count": min_count, "types": len(types), "classes": class_means(types), "test": compare_classes(types)}
     ends = types if len(types) <= 2 * MOST_ENDS else types[:MOST_ENDS] + types[-MOST_ENDS:]
-    return store.add(key, [row | {"lowest_and_highest": [_rounded(asdict(word)) for word in ends]}])[0]
+    rounded = [{n: round(v, 5) if isinstance(v, float) else v for n, v in asdict(word).items()} for word in ends]
+    return store.add(key, [row | {"lowest_and_highest": rounded}])[0]
 
 
 def corpus_statistics(
@@ -166,9 +167,8 @@ def of_one_text(rows: Iterable[Row], weights: Iterable[str] | None = None) -> li
 
 def layer_names(model: nn.Module) -> list[str]:
     """What the layers and directions of a model are called in rows."""
-    ends = [(name, number, len(ends)) for name, module in lstm_layers(model).items()
-            for number, ends in enumerate(endings(module))]  # fmt: skip
-    return [layer_name(name, number, reverse) for name, number, ways in ends for reverse in (False, True)[:ways]]
+    layers = [(name, *layer) for name, module in lstm_layers(model).items() for layer in enumerate(endings(module))]
+    return [layer_name(name, number, bool(reverse)) for name, number, ends in layers for reverse, _ in enumerate(ends)]
 
 
 def chosen_layer(names: Iterable[str], asked: str | None) -> str:
@@ -208,10 +208,6 @@ def _row(layer: str, block: str, tallies: list[Tally]) -> Row:
     row: Row = {"layer": layer, "block": block, "values": count}
     row |= {name: round(float(mean), 6) for name, mean in zip(tallies[0].summary(), means, strict=True)}
     return row | {"histogram": [round(float(share), 7) for share in weights @ np.array([t.shares() for t in tallies])]}
-
-
-def _rounded(row: Row) -> Row:
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _upgrade(path: Path, content: Any) -> list[Row]:

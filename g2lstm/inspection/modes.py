@@ -28,13 +28,12 @@ def modes_of(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, AbstractCon
     A gate without noise is in training as in test, so a plain or sharpened model has only "test" and "hard".
     """
     device = next(model.parameters()).device
-    found = noisy_gate(model)
-    if found is not None:
+    noisy = next((layer for layer in gated_layers(model) if isinstance(layer.gate, GumbelGate)), None)
+    if noisy is not None:
         yield "training", training_gates(model, torch.Generator(device).manual_seed(seed))
     yield "test", nullcontext()
-    if found is not None:
-        gate, tau = found
-        yield "tempered", with_gate(model, SharpenedGate(tau, gate.gates))
+    if noisy is not None:
+        yield "tempered", with_gate(model, SharpenedGate(noisy.tau, noisy.gate.gates))
     own = next((layer.gate.gates for layer in gated_layers(model)), ())
     yield "hard", with_gate(model, HardGate(own) if own else HardGate())
 
@@ -85,14 +84,6 @@ def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[Non
         for layer, values, handle in zip(layers, before, handles, strict=True):
             handle.remove()
             vars(layer).update(values)
-
-
-def noisy_gate(model: nn.Module) -> tuple[GumbelGate, float] | None:
-    """The Gumbel gate of the model's layers and its present temperature, or None."""
-    for layer in gated_layers(model):
-        if isinstance(layer.gate, GumbelGate):
-            return layer.gate, layer.tau
-    return None
 
 
 def _noise(layer: G2LSTM | G2LSTMCell, x: Any, generator: torch.Generator) -> Any:

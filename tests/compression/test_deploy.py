@@ -123,8 +123,6 @@ def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take() -
     torch.testing.assert_close(runner(x), lstm(x))
     with pytest.raises(ValueError, match=r"input must be \(T, B, 4\)"):
         runner(torch.randn(5, 2, 3))
-    with pytest.raises(ValueError, match="h_0 and c_0 must be"):
-        runner(x, (torch.zeros(1, 2, 6), torch.zeros(1, 2, 6)))
     with pytest.raises(ValueError, match="takes tensors, got PackedSequence"):
         runner(nn.utils.rnn.pack_sequence([x[:, 0]]))
 

@@ -62,7 +62,7 @@ def test_the_runtimes_own_int8_is_smaller_and_near(tmp_path) -> None:
     deployed, path = deploy(language_model()), tmp_path / "model.onnx"
     full = export(path, deployed, tied=False)
     assert quantize_dynamically(path, path) < 0.6 * full
-    assert largest_difference(path, deployed) < 0.2
+    assert largest_difference(path, deployed, lengths=(1, 7)) < 0.2
 
 
 def test_other_models_and_a_missing_package_are_named(tmp_path, monkeypatch) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate, SigmoidGate
 from g2lstm.inspection.gates import recorded_gates
-from g2lstm.inspection.modes import modes_of, noisy_gate, training_gates, with_gate
+from g2lstm.inspection.modes import modes_of, training_gates, with_gate
 
 
 def generator(seed: int = 1) -> torch.Generator:
@@ -54,8 +54,6 @@ def test_another_gate_is_taken_back_with_its_temperature() -> None:
     with with_gate(rnn, HardGate()):
         assert rnn.gate == HardGate()
     assert (rnn.gate, rnn.tau) == (GumbelGate(tau=0.9), 0.4)
-    assert noisy_gate(rnn) == (GumbelGate(tau=0.9), 0.4)
-    assert noisy_gate(nn.LSTM(3, 5)) is None
 
 
 def test_a_noisy_gate_has_four_modes_and_others_two() -> None:
