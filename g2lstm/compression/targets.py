@@ -53,7 +53,6 @@ class Block:
     """The rows of one gate in one weight matrix."""
 
     parameter: str  # its name in the `state_dict`
-    gate: str  # i, f, g or o
     start: int  # its rows
     stop: int
     layer: str  # the name of the layer, as "encoder.l0", or of the cell, as "decoder"
@@ -108,7 +107,7 @@ def find_blocks(model: nn.Module, target: Target | None = None) -> list[Block]:
                 raise ValueError(f"the state_dict has no {parameter}: remove parametrisations before compressing")
             for gate in target.gates:
                 place = rows(gate, len(state[parameter]) // len(BLOCKS))
-                blocks.append(Block(parameter, gate, place.start, place.stop, layer))
+                blocks.append(Block(parameter, place.start, place.stop, layer))
     return blocks
 
 
