@@ -1,5 +1,6 @@
 """A run's config: its schema, what it means as objects, and what the run is called."""
 
+import copy
 import hashlib
 import json
 import re
@@ -170,12 +171,12 @@ class Config:
         Raises:
             UserError: there is no such option.
         """
-        changed = json.loads(json.dumps(self.values))
+        changed = copy.deepcopy(self.values)
         for name, value in overrides.items():
             if value is None:
                 continue
             *parents, last = name.split(".")
-            section = changed
+            section: Any = changed
             for parent in parents:
                 section = section.get(parent) if isinstance(section, dict) else None
             if not isinstance(section, dict) or last not in section:
@@ -185,10 +186,10 @@ class Config:
 
     @cached_property
     def gate(self) -> Gate:
-        options = {field.name for field in fields(GATES[self.run.gate.name])}
-        given = {name: getattr(self.run.gate, name, None) for name in options}
+        kind = GATES[self.run.gate.name]
+        options = {field.name: getattr(self.run.gate, field.name, None) for field in fields(kind)}
         try:
-            return GATES[self.run.gate.name](**{name: value for name, value in given.items() if value is not None})
+            return kind(**{name: value for name, value in options.items() if value is not None})
         except ValueError as error:
             raise UserError(f"gate: {error}") from None
 
@@ -210,10 +211,10 @@ class Config:
     def settings(self) -> Settings:
         """How the loop trains."""
         run = self.run
-        given = values_of(run) | values_of(run.optimizer) | {"optimizer": run.optimizer.name}
-        given |= {"finetune_epochs": run.finetune_epochs if run.finetune else 0, "temperature": self.temperature}
-        given |= {"bfloat16": run.precision == "bfloat16"}
-        return Settings(**{field.name: given[field.name] for field in fields(Settings)})
+        values = values_of(run) | values_of(run.optimizer) | {"optimizer": run.optimizer.name}
+        values |= {"finetune_epochs": run.finetune_epochs if run.finetune else 0, "temperature": self.temperature}
+        values |= {"bfloat16": run.precision == "bfloat16"}
+        return Settings(**{field.name: values[field.name] for field in fields(Settings)})
 
     def build_task(self, device: torch.device, files: Mapping[str, str] | None = None) -> Any:
         """The task on its data; `files` is what an earlier run saved."""
@@ -221,11 +222,10 @@ class Config:
 
     def anywhere(self) -> dict[str, Any]:
         """The values without what only this machine knows."""
-        values = json.loads(json.dumps(self.values)) | {"run_dir": None}
-        if isinstance(values.get("data"), dict) and "dir" in values["data"]:
-            values["data"]["dir"] = None
-        overrides = values.get("overrides") or []
-        values["overrides"] = [text for text in overrides if not text.startswith(("data.dir=", "run_dir="))]
+        overrides = [text for text in self.run.overrides if not text.startswith(("data.dir=", "run_dir="))]
+        values = self.values | {"run_dir": None, "overrides": overrides}
+        if isinstance(data := values.get("data"), dict) and "dir" in data:
+            values["data"] = data | {"dir": None}
         return values
 
     def identity(self, files: Mapping[str, str]) -> str:
@@ -257,17 +257,20 @@ def run_name(gate: str, seed: int, overrides: Sequence[str]) -> str:
 
 def named_overrides(overrides: Sequence[str]) -> list[str]:
     """What overrides add to a run's name, as ["p0.5", "epochs3"]."""
-    parts = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        key = key.lstrip("+~")
-        if key not in _NAMELESS and not key.startswith(("eval.", "tracker.", "hydra.")):
-            parts.append(_SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value).strip("_"))
-    return parts
+    return [
+        _SHORT.get(key, key.split(".")[-1]) + re.sub(r"[^\w.+-]+", "_", value).strip("_")
+        for key, value in given(overrides).items()
+        if key not in _NAMELESS and not key.startswith(("eval.", "tracker.", "hydra."))
+    ]
 
 
 def experiment_name(task: str, overrides: Sequence[str]) -> str:
     """The experiment chosen on the command line, unless on another task; else the task."""
-    chosen = dict(text.split("=", 1) for text in overrides if "=" in text)
+    chosen = given(overrides)
     experiment = chosen.get("experiment", "null")
     return task if experiment == "null" or "task" in chosen else experiment
+
+
+def given(overrides: Sequence[str]) -> dict[str, str]:
+    """The texts of a command line's options by name."""
+    return {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in overrides)}

@@ -6,12 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.runs.config import Config
 from g2lstm.runs.run import load_weights
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
-from g2lstm.training.environment import checkout, commit
 from g2lstm.training.folder import RunFolder
 
 LARGEST_RECORDED_MODEL = 4_000_000  # parameters
@@ -23,13 +21,9 @@ def metric_key(metric: str, split: str, variant: str = "") -> str:
 
 
 def evaluate_model(
-    task: Any,
-    model: nn.Module,
-    splits: tuple[str, ...],
-    variants: tuple[str, ...] | None = None,
-    *,
-    losses: dict[str, Tensor] | None = None,
-) -> dict[str, float]:
+    task: Any, model: nn.Module, splits: tuple[str, ...], variants: tuple[str, ...] | None = None,
+    *, losses: dict[str, Tensor] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """The metrics in float32 of each split in each variant of evaluation, all of the task's without `variants`.
 
     The losses of the single items go to `losses` as float16, by split and variant, as "test_cache".
@@ -38,19 +32,11 @@ def evaluate_model(
     for split in splits:
         for variant in task.variants if variants is None else variants:
             evaluation = task.evaluate(model, split, variant)
-            for name, value in evaluation.metrics.items():
-                if name != "loss":
-                    found[metric_key(name, split, variant)] = value
+            metrics = {name: value for name, value in evaluation.metrics.items() if name != "loss"}
+            found |= {metric_key(name, split, variant): value for name, value in metrics.items()}
             if losses is not None and evaluation.losses is not None:
                 losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.half()
     return found
-
-
-def check_recordable(results: Path) -> None:
-    """Raises a UserError where a record would say a commit that its run did not come from."""
-    root = checkout()
-    if root is not None and results.absolute().is_relative_to(root) and commit().endswith("-dirty"):
-        raise UserError(f"record=true writes to {results}, with uncommitted changes in {root}: commit them, or record=false")
 
 
 def recorded_folder(config: Config, results: Path) -> Path:

@@ -1,7 +1,6 @@
 """Starting a run and going on with one: config -> objects -> training -> summary -> record."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,16 +9,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors.torch import save
 from torch import nn
 
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.lstm import engines_of
-from g2lstm.runs.config import Config, experiment_name, run_name, value_of
+from g2lstm.runs.config import Config, experiment_name, given, run_name, value_of
 from g2lstm.runs.device import build_device, set_threads
-from g2lstm.runs.record import check_recordable, evaluate_model, is_recorded, metric_key, record, recorded_folder
+from g2lstm.runs.record import evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
-from g2lstm.training.environment import environment, processor_has_bfloat16
+from g2lstm.training.environment import check_committed, environment, processor_has_bfloat16
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Position, Trainer
@@ -33,8 +33,8 @@ except ImportError:  # not on this system
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = Path("results")
-# What may change when a run is resumed: nothing that its numbers depend on.
-RESUME_OPTIONS = ("max_steps", "checkpoint_minutes", "record", "profile")
+# What may change when a run is resumed: nothing that its numbers depend on, but for rounding.
+RESUME_OPTIONS = ("max_steps", "checkpoint_minutes", "record", "profile", "threads", "device")
 
 
 def start(values: dict[str, Any], overrides: list[str], folder: Path, console: Console, *, several: bool = False) -> float:
@@ -54,23 +54,20 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
         Interrupted: the run was asked to stop; it is saved.
         UserError: a bad option, no data, ...
     """
-    config = Config.parse(values)
-    names: dict[str, Any] = {"experiment_name": experiment_name(config.run.task.name, overrides)}
-    names |= {"run_name": run_name(config.run.gate.name, config.run.seed, overrides), "overrides": list(overrides)}
-    config = Config.parse(config.values | names)
+    config = _named(values, overrides, console)
     if config.run.record:
-        check_recordable(RESULTS)
+        check_committed(recorded_folder(config, RESULTS))
     earlier = _same_run(config, folder)
     if earlier is not None and (several or not earlier.summary):
-        if earlier.summary:
-            say(console, f"{folder} has finished before")
-            return _metric(earlier.summary, config)
-        say(console, f"{folder} holds an unfinished run of the same options: going on with it")
-        kept = {name: config.values[name] for name in ("checkpoint_minutes", "record", "profile")}
-        return resume([f"resume={folder}", *(f"{name}={json.dumps(value)}" for name, value in kept.items())], console)
-    device = _prepare(config, console)
-    task = config.build_task(device)
-    found = environment(device, _engines(task, config, device))
+        config = Config.parse(earlier.config.values | {name: config.values[name] for name in RESUME_OPTIONS})
+        if not earlier.summary:
+            say(console, f"{folder} holds an unfinished run of the same options: going on with it")
+            return _go_on(earlier, config, console)
+        say(console, f"{folder} has finished before")
+        if _to_record(config, finished=bool(earlier.summary.get("finished"))) and not is_recorded(config, RESULTS):
+            _record_later(earlier, config, console)
+        return _metric(earlier.summary, config)
+    device, task, found = _load(config, console)
     with _free(folder) as run:
         try:
             run.write_json("environment.json", found)
@@ -97,26 +94,33 @@ def resume(arguments: list[str], console: Console) -> float:
     options = _resume_options(arguments)
     run = Run.open(Path(options.pop("resume")))
     finished = run.summary.get("finished")
-    changed: dict[str, Any] = dict(run.config.values)
-    if run.summary and not finished:  # max_steps was reached: on to the end
-        changed["max_steps"] = None
-    config = Config.parse(changed | options)
-    if finished and not (config.run.record and not is_recorded(config, RESULTS)):
+    to_the_end = {"max_steps": None} if run.summary and not finished else {}
+    config = Config.parse(run.config.values | to_the_end | options)
+    wanted = config.run.record and not (finished and is_recorded(config, RESULTS))
+    if finished and not wanted:
         raise UserError(f"{run.path} is finished: python evaluate.py run={run.path} evaluates it again")
-    if config.run.record:
-        check_recordable(RESULTS)
-    with _locked(run.folder), blamed(run):
-        run.folder.remove_unfinished()
-        device = _prepare(config, console)
-        task = config.build_task(device, run.files)
-        _warn_if_elsewhere(run.folder, environment(device, _engines(task, config, device)), console)
-        return _train(run.folder, config, task, device, console, resumed=True)
+    if wanted:
+        check_committed(recorded_folder(config, RESULTS))
+    if not finished:
+        return _go_on(run, config, console)
+    _record_later(run, config, console)
+    return _metric(run.summary, config)
+
+
+def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Config:
+    """The config with what its run is called; that an experiment is recorded holds for the experiment's own task."""
+    config, chosen = Config.parse(values), given(overrides)
+    experiment = experiment_name(config.run.task.name, overrides)
+    names: dict[str, Any] = {"experiment_name": experiment, "overrides": list(overrides)}
+    names["run_name"] = run_name(config.run.gate.name, config.run.seed, overrides)
+    if config.run.record and "record" not in chosen and experiment != chosen.get("experiment", experiment):
+        say(console, f"not recorded, as experiment={chosen['experiment']} on its own task would be: record=true records it")
+        names["record"] = False
+    return Config.parse(config.values | names)
 
 
 def _same_run(config: Config, folder: Path) -> Run | None:
     """The run in `folder` if it is of the same config."""
-    if not (folder / "config.yaml").is_file():
-        return None
     with contextlib.suppress(UserError):
         run = Run.open(folder)
         same = run.own_config.identity({}) == config.identity({}) and run.own_config.run.max_steps == config.run.max_steps
@@ -124,8 +128,19 @@ def _same_run(config: Config, folder: Path) -> Run | None:
     return None
 
 
-def _metric(summary: dict[str, Any], config: Config) -> float:
-    return float(summary[f"valid_{config.task_class.metric.name}"])
+def _resume_options(arguments: list[str]) -> dict[str, Any]:
+    """{"resume": folder, option: value, ...}"""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, separator, text = argument.partition("=")
+        if name != "resume" and (not separator or name not in RESUME_OPTIONS):
+            raise UserError(f"a resumed run keeps its config, {name} can't be given: only {', '.join(RESUME_OPTIONS)} can")
+        options[name] = text if name == "resume" else value_of(name, text)
+    return options
+
+
+class _BusyError(UserError):
+    """Another process trains in the folder."""
 
 
 @contextlib.contextmanager
@@ -134,15 +149,11 @@ def _free(path: Path) -> Iterator[RunFolder]:
     number, free = 1, path
     while True:
         with contextlib.suppress(_BusyError), _locked(RunFolder.at(free)) as run:
-            if not (free / "config.yaml").exists():
+            if not run.config.exists():
                 yield run
                 return
         number += 1
         free = path.with_name(f"{path.name}-{number}")
-
-
-class _BusyError(UserError):
-    """Another process trains in the folder."""
 
 
 @contextlib.contextmanager
@@ -164,51 +175,56 @@ def _locked(run: RunFolder) -> Iterator[RunFolder]:
         os.close(handle)
 
 
-def _resume_options(arguments: list[str]) -> dict[str, Any]:
-    """{"resume": folder, option: value, ...}"""
-    options: dict[str, Any] = {}
-    for argument in arguments:
-        name, separator, text = argument.partition("=")
-        if name != "resume" and (not separator or name not in RESUME_OPTIONS):
-            raise UserError(f"a resumed run keeps its config, {name} can't be given: only {', '.join(RESUME_OPTIONS)} can")
-        options[name] = text if name == "resume" else value_of(name, text)
-    return options
-
-
-def _prepare(config: Config, console: Console) -> torch.device:
-    set_threads(config.run.threads)
-    device = build_device(config.run.device)
-    if config.run.precision == "bfloat16" and device.type == "cpu" and not processor_has_bfloat16():
-        say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
-    return device
-
-
-def _engines(task: Any, config: Config, device: torch.device) -> str:
-    """The engines that train the layers.
+def _load(
+    config: Config, console: Console, files: dict[str, str] | None = None
+) -> tuple[torch.device, Any, dict[str, str | int]]:
+    """The device, the task on it, and what the run runs on, the engines that train its layers included.
 
     Raises:
-        UserError: one that was asked for can't.
+        UserError: there is no such device, no data, or an engine that was asked for can't.
     """
+    set_threads(config.run.threads)
+    device, bfloat16 = build_device(config.run.device), config.run.precision == "bfloat16"
+    if bfloat16 and device.type == "cpu" and not processor_has_bfloat16():
+        say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
+    task = config.build_task(device, files)
     with torch.device("meta"):
         model = task.build_model()
-    dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     try:
-        return ", ".join(engines_of(model, device, dtype))
+        engines = engines_of(model, device, torch.bfloat16 if bfloat16 else torch.float32)
     except ValueError as error:
         raise UserError(str(error)) from None
+    return device, task, environment(device, ", ".join(engines))
+
+
+def _go_on(run: Run, config: Config, console: Console) -> float:
+    with _locked(run.folder), blamed(run):
+        run.folder.remove_unfinished()
+        device, task, now = _load(config, console, run.files)
+        _warn_if_elsewhere(run.folder, now, console)
+        return _train(run.folder, config, task, device, console, resumed=True)
+
+
+def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
+    """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
+    then = run.read_json("environment.json")
+    changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
+    if changed:
+        run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})
+        differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
+        say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")
 
 
 def _train(run: RunFolder, config: Config, task: Any, device: torch.device, console: Console, *, resumed: bool) -> float:
     tracker = _tracker(run, config, console, resumed=resumed)
     smaller = config.run.task.smaller
     reporter = Reporter(console, advice=f"{smaller} is a smaller model for a laptop" if smaller else "")
-    identity = config.identity(task.files())
     try:
         with StopSignals() as stop:
-            profiler = StepProfiler(run.path, device, reporter.say) if config.run.profile else None
             trainer = Trainer(
                 task, config.settings, run, device, tracker, reporter,
-                identity=identity, stop=stop, resume=resumed, profiler=profiler,
+                identity=config.identity(task.files()), stop=stop, resume=resumed,
+                profiler=StepProfiler(run.path, device, reporter.say) if config.run.profile else None,
             )  # fmt: skip
             count = sum(parameter.numel() for parameter in trainer.model.parameters())
             say(console, f"{type(trainer.model).__name__} with {count:,} parameters on {device.type}")
@@ -217,7 +233,7 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
             with stop.at_once():
                 summary = _summary(run, config, task, trainer.model, position)
                 say(console, _result(summary, task, run))
-                if config.run.record and (position.done or config.run.record_unfinished):
+                if _to_record(config, finished=position.done):
                     _record(run, config, task, trainer.model, console)
         numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
         tracker.log(numbers, step=position.step)
@@ -225,7 +241,7 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
         reporter.stop()
         say(console, f"stopped and saved; go on with: python train.py resume={run.path}")
         raise
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error).lower():
             raise
         raise UserError("not enough memory for this model and batch: set a smaller batch_size or model") from None
@@ -235,50 +251,6 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
     if not position.done:
         say(console, f"max_steps ended the run; go on with: python train.py resume={run.path}")
     return _metric(summary, config)
-
-
-def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, position: Position) -> dict[str, Any]:
-    """Evaluates the best weights on valid and test and writes `summary.json` and the losses."""
-    started, identity, gate = time.monotonic(), config.identity(task.files()), config.gate
-    losses: dict[str, torch.Tensor] = {}
-    metrics = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
-    run.write_losses(losses)
-    if run.best_before_finetune.is_file():
-        earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
-        metrics |= {f"{name}_without_finetune": value for name, value in earlier.items()}
-        load_weights(model, run.best, identity)
-    environment = run.read_json("environment.json")
-    summary: dict[str, Any] = {
-        "task": config.run.task.name,
-        "experiment": config.run.experiment_name,
-        "gate": config.run.gate.name,
-        "gate_tau": getattr(gate, "tau", None) if config.temperature else None,
-        "gate_noise_p": getattr(gate, "noise_p", None),
-        "seed": config.run.seed,
-        "metric": task.metric.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "epochs": position.evaluated_epochs,
-        "best_epoch": position.best_epoch,
-        "steps": position.step,
-        "finished": position.done,
-        **metrics,
-        "seconds": round(position.seconds + time.monotonic() - started, 1),
-        f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
-        "precision": config.run.precision,
-        **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
-        **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
-    }
-    run.write_json("summary.json", summary)
-    return summary
-
-
-def _record(run: RunFolder, config: Config, task: Any, model: nn.Module, console: Console) -> None:
-    """Copies the run to results/, but never over an earlier record."""
-    if is_recorded(config, RESULTS):
-        text = f"{recorded_folder(config, RESULTS)} holds an earlier record, which stays; to replace it, remove it and run: "
-        say(console, f"{text}python train.py resume={run.path} record=true")
-    else:
-        say(console, f"recorded in {record(run, config, task, model, RESULTS)}")
 
 
 def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool) -> Tracker:
@@ -301,6 +273,42 @@ def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool)
     return tracker
 
 
+def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, position: Position) -> dict[str, Any]:
+    """Evaluates the best weights on valid and test and writes `summary.json` and the losses."""
+    started, identity, gate = time.monotonic(), config.identity(task.files()), config.gate
+    metrics: dict[str, float] = {}
+    losses: dict[str, torch.Tensor] = {}
+    if run.best_before_finetune.is_file():
+        earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
+        metrics = {f"{name}_without_finetune": value for name, value in earlier.items()}
+    best = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
+    write_atomically(run.losses, save(losses))
+    environment = run.read_json("environment.json")
+    summary: dict[str, Any] = {
+        "task": config.run.task.name,
+        "experiment": config.run.experiment_name,
+        "gate": config.run.gate.name,
+        "gate_tau": getattr(gate, "tau", None) if config.temperature else None,
+        "gate_noise_p": getattr(gate, "noise_p", None),
+        "seed": config.run.seed,
+        "metric": task.metric.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "epochs": position.evaluated_epochs,
+        "best_epoch": position.best_epoch,
+        "steps": position.step,
+        "finished": position.done,
+        **best,
+        **metrics,
+        "seconds": round(position.seconds + time.monotonic() - started, 1),
+        f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
+        "precision": config.run.precision,
+        **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
+        **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
+    }
+    run.write_json("summary.json", summary)
+    return summary
+
+
 def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
     """One line about what a run found."""
     metric, found = task.metric, []
@@ -311,11 +319,25 @@ def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
     return f"{summary['gate']}: {metric.name} {', '.join(found)}; {duration(summary['seconds'])}; in {run.path}"
 
 
-def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
-    """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
-    then = run.read_json("environment.json")
-    changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
-    if changed:
-        run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})
-        differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
-        say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")
+def _metric(summary: dict[str, Any], config: Config) -> float:
+    return float(summary[metric_key(config.task_class.metric.name, "valid")])
+
+
+def _to_record(config: Config, *, finished: bool) -> bool:
+    return config.run.record and (finished or config.run.record_unfinished)
+
+
+def _record(run: RunFolder, config: Config, task: Any, model: nn.Module, console: Console) -> None:
+    """Copies the run to results/, but never over an earlier record."""
+    if is_recorded(config, RESULTS):
+        text = f"{recorded_folder(config, RESULTS)} holds an earlier record, which stays; to replace it, remove it and run: "
+        say(console, f"{text}python train.py resume={run.path} record=true")
+    else:
+        say(console, f"recorded in {record(run, config, task, model, RESULTS)}")
+
+
+def _record_later(run: Run, config: Config, console: Console) -> None:
+    """The record of a run that ended without one."""
+    with _locked(run.folder), blamed(run):
+        device, task, _ = _load(config, console, run.files)
+        _record(run.folder, config, task, task.build_model().to(device), console)

@@ -54,7 +54,7 @@ def check_committed(path: Path) -> None:
     """Raises a UserError where `path` would be a record of code that no commit has."""
     root = checkout()
     if root is not None and path.resolve().is_relative_to(root / "results") and commit().endswith("-dirty"):
-        raise UserError(f"{path} is a record, with uncommitted changes in {root}: commit them, or write elsewhere")
+        raise UserError(f"{path} is a record, with uncommitted changes in {root}: commit them, or don't record")
 
 
 def commit() -> str:

@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-from torch import Tensor
-
 from g2lstm.errors import UserError
 from g2lstm.files import read_json, read_text, write_atomically, writing
 
@@ -37,11 +34,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run directory.
-
-        Raises:
-            UserError: there is none at `path`.
-        """
+        """An existing run directory; a UserError where there is none."""
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run directory (it has no config.yaml): name a folder that a run wrote")
         return cls(path)
@@ -60,24 +53,17 @@ class RunFolder:
         return read_json(self.path / name, dict, "the run is not complete, or the file was edited")
 
     def curve(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`, none where there is no file yet.
-
-        Raises:
-            UserError: a line is no record.
-        """
+        """The records of `metrics.jsonl`, none where there is no file yet; a UserError where a line is none."""
         if not self.metrics.is_file():
             return []
-        lines = read_text(self.metrics).splitlines()
+        text = read_text(self.metrics)
         try:
-            records = [json.loads(line) for line in lines if line.strip()]
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
             if not all({"kind", "step", "epoch"} <= record.keys() for record in records):
                 raise ValueError("a line has no kind, step or epoch")
         except (ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.metrics} is no curve of a run ({error}): it was edited; copy it again") from None
         return records
-
-    def write_losses(self, losses: dict[str, Tensor]) -> None:
-        write_atomically(self.losses, save(losses))
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to the curve."""

@@ -118,7 +118,8 @@ def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
     folder = Path("results/text")
     recorded = next(folder.iterdir())
     assert recorded.name.startswith("gumbel-")
-    assert recorded.name.endswith("-p0.5-epochs1-finetunefalse-seed1")
+    assert recorded.name.endswith("-p0.5-finetunefalse-seed1")
+    assert recorded.name.count("-epochs") == 1  # of an option given twice the last counts
     assert {path.name for path in recorded.iterdir()} == {
         *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "summary.json", "best.safetensors"),
         "losses.safetensors",
@@ -162,7 +163,7 @@ def test_an_earlier_record_is_not_overwritten(tiny, capsys):
     short = [*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false"]
     assert command(*short) == 0
     before = {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}
-    assert command(*short, "optimizer.lr=5.0") == 0  # another name, another record
+    assert command(*short, "optimizer.lr=4.0") == 0  # another name, another record
     assert command(*short) == 0
     assert "holds an earlier record, which stays" in capsys.readouterr().out
     assert before.items() <= {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}.items()
@@ -313,12 +314,39 @@ def test_a_sweep_that_is_repeated_does_what_is_missing_and_finishes_what_was_sto
     assert {path: path.read_bytes() for path in found} == found
 
 
-def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny):
+def test_a_repeated_sweep_records_what_finished_without_a_record(tiny, capsys):
+    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false"]
+    assert command("-m", *short) == 0
+    (run,) = Path("runs/text").iterdir()
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    for _ in range(2):
+        assert command("-m", *short, "record=true") == 0
+    assert capsys.readouterr().out.count("recorded in results/text/") == 1
+    (recorded,) = Path("results").rglob("summary.json")
+    assert summary(str(run)).items() <= json.loads(recorded.read_text()).items()
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny, capsys):
     short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
     assert command(*short) == 0
-    Path("run/summary.json").unlink()  # as of a run that was killed
-    assert command(*short, "record=true") == 0
+    try:
+        for again in (short, ["resume=run"]):
+            Path("run/summary.json").unlink()  # as of a run that was killed
+            assert command(*again, "record=true", "threads=2", "device=cpu") == 0
+            assert "(threads 1 -> 2)" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(1)
     assert len(list(Path("results").rglob("summary.json"))) == 1
+
+
+def test_that_an_experiment_is_recorded_holds_for_its_own_task(tiny, capsys):
+    options = ["experiment=ptb_cpu", *tiny, "epochs=1", "eval.cache.enabled=false", "precision=float32"]
+    assert command(*options, "run_dir=run") == 0
+    assert "not recorded, as experiment=ptb_cpu on its own task would be" in capsys.readouterr().out
+    assert not Path("results").exists()
+    assert command(*options, "run_dir=other", "record=true") == 0
+    assert len(list(Path("results/text").rglob("summary.json"))) == 1
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny, capsys):
@@ -384,12 +412,12 @@ def test_ctrl_c_during_the_imports_shows_no_traceback():
 
 def test_uncommitted_code_does_not_record_into_its_own_results(tiny, monkeypatch, capsys):
     short = [*tiny, "record=true", "epochs=1", "finetune=false", "run_dir=run"]
-    monkeypatch.setattr("g2lstm.runs.record.commit", lambda: "0123456789ab-dirty")
-    monkeypatch.setattr("g2lstm.runs.record.checkout", lambda: Path.cwd())
+    monkeypatch.setattr("g2lstm.training.environment.commit", lambda: "0123456789ab-dirty")
+    monkeypatch.setattr("g2lstm.training.environment.checkout", lambda: Path.cwd())
     assert command(*short) == 2
     assert "uncommitted changes" in capsys.readouterr().err
     assert not Path("run").exists()
-    monkeypatch.setattr("g2lstm.runs.record.checkout", lambda: Path.cwd() / "elsewhere")
+    monkeypatch.setattr("g2lstm.training.environment.checkout", lambda: Path.cwd() / "elsewhere")
     assert command(*short) == 0
 
 
