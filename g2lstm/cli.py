@@ -96,18 +96,19 @@ def folder(text: str) -> Path:
 def file(text: str, *, own: str = "") -> Path:
     """Where a command can put a file; it need not exist. A file that belongs to a run is refused, and a device, and
     a model of another kind than the command's `own`."""
-    path = Path(text)
+    path, wrong = Path(text), ""
+    of_a_run = path.name in RUN_FILES or (path.exists() and path.suffix not in OUTPUTS)
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path} is no ordinary file, and would be replaced by one: name another")
+        wrong = "is a folder: name a file in it"
+    elif path.exists() and not path.is_file():
+        wrong = "is no ordinary file, and would be replaced by one: name another"
+    elif of_a_run and (path.parent / "config.yaml").is_file():
+        wrong = f"belongs to the run {path.parent}: choose another name"
+    elif path.exists() and path.suffix in (".g2", ".safetensors") and path.suffix != own:
+        wrong = "is a model, and would be replaced: name another file"
+    if wrong:
+        raise argparse.ArgumentTypeError(f"{path} {wrong}")
     folder(str(path.parent))
-    if (path.parent / "config.yaml").is_file() and (
-        path.name in RUN_FILES or (path.exists() and path.suffix not in OUTPUTS)
-    ):
-        raise argparse.ArgumentTypeError(f"{path} belongs to the run {path.parent}: choose another name")
-    if path.exists() and path.suffix in (".g2", ".safetensors") and path.suffix != own:
-        raise argparse.ArgumentTypeError(f"{path} is a model, and would be replaced: name another file")
     return path
 
 
@@ -143,15 +144,11 @@ def guarded(command: Callable[[], int]) -> int:
 
 def say_error(error: Exception) -> None:
     """One line on stderr."""
-    console = Console(stderr=True)
-    text = " ".join(_with_file(error).split())
-    console.print(f"error: {text}", style="red", highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def _with_file(error: Exception) -> str:
+    text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"can't use {error.filename} ({error.strerror}): name another" if error.filename else error.strerror
-    return str(error)
+        text = f"can't use {error.filename} ({error.strerror}): name another" if error.filename else error.strerror
+    line = f"error: {' '.join(text.split())}"
+    Console(stderr=True).print(line, style="red", highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def main(command: Callable[[list[str]], int]) -> NoReturn:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,29 +35,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
 
     Raises:
-        UserError: it can't be written; what stood there stays.
+        UserError: it can't be written; what stood there stays, and no folder is left that was made for it.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = content.encode() if isinstance(content, str) else content
+    with writing(path), ExitStack() as failed:
+        for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
+            folder.mkdir(exist_ok=True)
+            failed.callback(_remove_if_empty, folder)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())  # mkstemp keeps files private
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        failed.callback(temporary.unlink, missing_ok=True)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private
+        temporary.replace(path)
+        failed.pop_all()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def read_text(path: Path) -> str:

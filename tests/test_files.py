@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "mkstemp"])
+def test_a_failure_leaves_none_of_the_folders_made_for_the_file(tmp_path, monkeypatch, fails):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if fails == "fsync" else (tempfile, "mkstemp")), fail)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="No space left on device"):
+        write_atomically(tmp_path / "there" / "a" / "b" / "file", "new")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
 def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 
 from g2lstm import cli
 from g2lstm.compression.stored import StoredModel
-from g2lstm.files import write_atomically
+from g2lstm.files import read_json, write_atomically
 from g2lstm.runs.config import Config, value_of
 from g2lstm.runs.device import set_threads
 from g2lstm.runs.record import evaluate_model
@@ -18,23 +18,13 @@ DESCRIPTION = "Evaluates the best weights of runs, and compressed models, again.
 
 
 def main(arguments: list[str]) -> int:
-    """The command with its arguments.
-
-    Returns:
-        the exit status.
-    """
-    parser = cli.OptionParser(
-        prog="evaluate.py", description=DESCRIPTION, epilog="Any option of the run's config can be changed."
-    )
-    parser.add_argument(
-        "--run",
-        required=True,
-        action="append",
-        metavar="RUN",
-        help="a run's folder, a model.g2 or a pattern; more with run= again",
-    )
+    """The exit status of the command with its arguments."""
+    epilog = "Any option of the run's config can be changed."
+    parser = cli.OptionParser(prog="evaluate.py", description=DESCRIPTION, epilog=epilog)
+    runs = "a run's folder, a model.g2 or a pattern; more with run= again"
+    parser.add_argument("--run", required=True, action="append", metavar="RUN", help=runs)
     parser.add_argument("--split", choices=("valid", "test", "both"), default="both")
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--json", type=_results, metavar="FILE", help="also write the numbers here")
     parser.add_argument("--device", metavar="DEVICE", help="auto without it")
     parser.add_argument("--eval.X", metavar="VALUE", help="as eval.cache.enabled=true; eval.batch_size=N for all splits")
     parser.add_argument("--data.X", metavar="VALUE", help="as data.dir=DIR, if the data are not where the run found them")
@@ -61,10 +51,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _new_file(text: str) -> Path:
+def _results(text: str) -> Path:
+    """A file in a folder that is there; of those that exist only what this command wrote is replaced."""
     path = cli.file(text)
     if not path.parent.is_dir():
         raise ArgumentTypeError(f"there is no folder {path.parent}: make it, or name another file")
+    if path.exists():
+        content: Any = read_json(path, advice="name another file")
+        rows = content if isinstance(content, list) else [content]
+        if not all(isinstance(row, dict) and "run" in row for row in rows):
+            raise ArgumentTypeError(f"{path} is not what this command wrote, and would be replaced: name another file")
     return path
 
 

@@ -108,9 +108,13 @@ def where() -> str:
         (["run=run", "json=missing/found.json"], "there is no folder missing"),
         (["run=run", "json=run/summary.json"], "run/summary.json belongs to the run run: choose another name"),
         (["run=run", "json=run/vocabulary.json"], "run/vocabulary.json belongs to the run run: choose another name"),
+        (["run=run", "json=notes.txt"], "notes.txt is not JSON"),
+        (["run=run", "json=other.json"], "other.json is not what this command wrote, and would be replaced: name another"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_evaluated(capsys, monkeypatch, arguments, message):
+    Path("notes.txt").write_text("mine")
+    Path("other.json").write_text('[{"run": "run"}, {"mine": 1}]')
     monkeypatch.setattr("g2lstm.commands.evaluate.evaluate_model", lambda *_: pytest.fail("it was evaluated"))
     assert cli.guarded(lambda: evaluate.main(arguments)) == 2
     lines = capsys.readouterr().err.splitlines()
