@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,21 @@ class JobError(UserError):
     """A job of a sweep failed and has said why; the others go on."""
 
 
-def main(arguments: list[str]) -> int:
-    """The command with its arguments.
+class _WithoutHydrasLine:
+    """A stream without "Error executing job with overrides": what is wrong is said in one line of ours."""
 
-    Returns:
-        the exit status.
-    """
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of the command with its arguments."""
     if not arguments:
         print(OVERVIEW)
         return 0
@@ -77,25 +86,8 @@ def _with_hydra(arguments: list[str]) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-class _WithoutHydrasLine:
-    """A stream without "Error executing job with overrides": what is wrong is said in one line of ours."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return len(text) if text.startswith("Error executing job") else self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def job(config: DictConfig) -> float:
-    """What Hydra and its launchers call for each run.
-
-    Returns:
-        the validation metric, for a sweeper to optimise.
-    """
+    """What Hydra and its launchers call for each run: the validation metric, for a sweeper to optimise."""
     found = HydraConfig.get()
     several, folder = found.mode == RunMode.MULTIRUN, Path(found.runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
@@ -111,18 +103,10 @@ def job(config: DictConfig) -> float:
             raise
         cli.say_error(error)
         raise JobError(str(error)) from None
-    finally:
-        _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """What Hydra made for a run that never began; of a folder elsewhere not those above it."""
-    above = list(folder.parents)[:-1] if folder.parts[0] == "runs" else []
-    for path in (folder, *above):
-        try:
-            path.rmdir()
-        except OSError:
-            return
+    finally:  # what Hydra made for a run that never began goes; of a folder elsewhere not those above it
+        with suppress(OSError):
+            for path in (folder, *(list(folder.parents)[:-1] if folder.parts[0] == "runs" else [])):
+                path.rmdir()
 
 
 def command() -> None:

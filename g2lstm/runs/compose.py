@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from g2lstm.errors import UserError
 from g2lstm.files import conf_folder
-from g2lstm.runs.config import experiment_name, run_name
+from g2lstm.runs.config import experiment_name, given, run_name
 
 CONF = conf_folder()
 GROUPS = ("task", "gate", "optimizer", "tracker", "experiment")
@@ -29,10 +29,14 @@ def compose(overrides: list[str]) -> dict[str, Any]:
         UserError: an option or choice that does not exist, or a value that does not parse.
     """
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(hydra_compose("train", overrides=overrides))
+        return _composed(overrides)
     except BAD_CONFIG as error:
         raise UserError(explain(error, overrides)) from None
+
+
+def _composed(overrides: list[str]) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(hydra_compose("train", overrides=overrides))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -49,28 +53,14 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
-def job_folder(*, _root_: DictConfig) -> str:
-    """`run_dir`, or runs/<experiment or task>/<gate>[-overrides]-seed<N>: where Hydra has a job write."""
-    return str(_root_.run_dir or f"runs/{_job_name(_root_)}")
+def job_folder(above: str = "", *, _root_: DictConfig) -> str:
+    """`run_dir`, or <above><experiment or task>/<gate>[-overrides]-seed<N>: where Hydra has a job write."""
+    overrides = list(_root_.hydra.overrides.task)
+    name = f"{experiment_name(_root_.task.name, overrides)}/{run_name(_root_.gate.name, _root_.seed, overrides)}"
+    return str(_root_.run_dir or above + name)
 
 
-def sweep_subfolder(*, _root_: DictConfig) -> str:
-    """The same within the folder of a sweep."""
-    return str(_root_.run_dir or _job_name(_root_))
-
-
-def _job_name(root: DictConfig) -> str:
-    overrides = list(root.hydra.overrides.task)
-    return f"{experiment_name(root.task.name, overrides)}/{run_name(root.gate.name, root.seed, overrides)}"
-
-
-def register() -> None:
-    """Makes the two known to `conf/train.yaml`."""
-    for name, resolver in (("job_folder", job_folder), ("sweep_subfolder", sweep_subfolder)):
-        OmegaConf.register_new_resolver(f"g2lstm.{name}", resolver, replace=True)
-
-
-register()
+OmegaConf.register_new_resolver("g2lstm.job_folder", job_folder, replace=True)  # conf/train.yaml asks for it
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -81,45 +71,37 @@ def explain(error: Exception, overrides: list[str]) -> str:
     if type(error) is ValueError:
         if "Config group override" not in text:
             raise error
-        given = {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
-        group = next((name for name in GROUPS if name in given and not re.match(r"[A-Za-z_]\w*$|.*,", given[name])), "task")
-        return _no_choice(group, given.get(group, "null"))
+        chosen = given(overrides)
+        group = next((name for name in GROUPS if not re.match(r"[A-Za-z_]\w*$|.*,", chosen.get(name, "none"))), "task")
+        return _no_choice(group, chosen.get(group, "null"))
     if unknown := re.search(r"Could not override '([^']*)'", text):
         return _unknown_option(unknown[1])
-    if missing := re.search(r"(?:In '[^']*': )?Could not find '([^']*)/([^']*)'", text):
+    if missing := re.search(r"Could not find '([^']*)/([^']*)'", text):
         return _no_choice(missing[1], missing[2])
     if deleted := re.search(r"Could not delete from config\. '([^']*)' does not exist", text):
         return _unknown_option(deleted[1])
     if "Ambiguous value for argument" in text:
         return "an option was given several values: python train.py -m runs one after the other"
     if "does not support sweep type" in text:
-        return (
-            f"{' '.join(text.split())}: write values as 1,2,3, range(1,4), choice(a,b) or glob(*), or choose another sweeper"
-        )
+        text += ": write values as 1,2,3, range(1,4), choice(a,b) or glob(*), or choose another sweeper"
     return " ".join(text.split("\nAvailable options")[0].split())
 
 
 def _no_choice(group: str, name: str) -> str:
-    known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
     if group == "hydra/launcher":
-        return (
-            f"{group}={name} is not installed: basic always is; pip install 'g2lstm[launchers]' brings joblib and submitit"
-        )
+        text = "is not installed: basic always is; pip install 'g2lstm[launchers]' brings joblib and submitit"
+        return f"{group}={name} {text}"
+    known = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
     return f"{group}={name} does not exist: " + (f"choose one of {known}" if known else HELP)
 
 
 def _unknown_option(name: str) -> str:
-    known = [*GROUPS, *_leaves(_defaults())]
+    GlobalHydra.instance().clear()  # what a failed command left
+    known = [*GROUPS, *_leaves(_composed([]))]
     if name in known:
         return f"{name} is no option of the choices made here: another {name.split('.')[0]}=... has it"
     near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
     return f"there is no option {name}: " + (f"did you mean {near[0]}?" if near else HELP)
-
-
-def _defaults() -> dict[str, Any]:
-    GlobalHydra.instance().clear()  # what a failed command left
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain(hydra_compose("train"))
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:

@@ -105,7 +105,7 @@ class Trainer:
             self._save()
             # In the middle of an epoch an evaluation leaves no trace in what a resumed run goes on with: a better moment
             # within an epoch is not the best epoch, and its weights are kept only where no epoch has left any.
-            metrics = self._evaluate("valid") if self.at.batch else {}
+            metrics = self._evaluate() if self.at.batch else {}
             if metrics and self.at.best_epoch == 0:
                 self._save_weights(metrics)
         return self.at
@@ -176,24 +176,22 @@ class Trainer:
         """Fetches the losses of past steps, and ends the run where one is not finite."""
         for step, lr, total, count in self._unread:
             value = total.item()
-            if not math.isfinite(value):
-                raise self._not_finite("the loss", step, lr)
+            self._check(math.isfinite(value), "the loss", step, lr)
             self.at.epoch_loss += value
             self.at.epoch_count += count
         self._unread.clear()
 
-    def _not_finite(self, what: str, step: int, lr: float) -> UserError:
-        kept = f"the last good checkpoint is {self.run.last}" if self.run.last.exists() else "no checkpoint was saved yet"
-        return UserError(
-            f"{what} is not finite at step {step} (learning rate {lr:.3g}); {kept}: "
-            "lower optimizer.lr or optimizer.clip and start again"
-        )
+    def _check(self, finite: bool, what: str, step: int, lr: float) -> None:
+        if not finite:
+            last, way_out = self.run.last, "lower optimizer.lr or optimizer.clip and start again"
+            kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+            raise UserError(f"{what} is not finite at step {step} (learning rate {lr:.3g}); {kept}: {way_out}")
 
     def _finish_epoch(self) -> None:
         """Evaluates, keeps the best weights, pulls the trigger and goes to the next epoch or stage."""
         at, settings = self.at, self.settings
         self._save()  # a run that is stopped while it evaluates loses nothing
-        metrics = self._evaluate("valid")
+        metrics = self._evaluate()
         if metrics["loss"] < at.best:  # of both stages: finetune starts from the best weights' loss
             at.best, at.best_epoch = metrics["loss"], at.epoch + 1
             self._save_weights(metrics)
@@ -207,22 +205,19 @@ class Trainer:
             self._start_finetune()
         self._save()
 
-    def _evaluate(self, split: str) -> dict[str, float]:
-        """The task's metrics under the weights that count: the averaged ones once averaging has begun."""
+    def _evaluate(self) -> dict[str, float]:
+        """The task's metrics on valid under the weights that count: the averaged ones once averaging has begun."""
         if self.profiler is not None:
             self.profiler.pause()
         weights = self.evaluated_model
         weights.eval()
         set_temperature(weights, self.at.tau)
         with self.stop.at_once(), torch.no_grad():  # in float32, whatever the precision of training
-            metrics = self.task.evaluate(weights, split).metrics
-        if not math.isfinite(metrics["loss"]):
-            raise self._not_finite(f"the {split} loss", self.at.step, self.optimizer.param_groups[0]["lr"])
+            metrics = self.task.evaluate(weights, "valid").metrics
+        self._check(math.isfinite(metrics["loss"]), "the valid loss", self.at.step, self.optimizer.param_groups[0]["lr"])
         self._tick(training=False)
-        at = self.at
-        record = {"kind": split, "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **metrics}
-        self._log(record | {"averaged": at.averaging, "seconds": round(at.seconds, 2)})
-        self.reporter.evaluated(at.stage, at.epoch + 1, split, metrics, at.seconds, self.task.metric)
+        self._log("valid", metrics | {"averaged": self.at.averaging})
+        self.reporter.evaluated(self.at.stage, self.at.epoch + 1, metrics, self.at.seconds, self.task.metric)
         return metrics
 
     @property
@@ -284,20 +279,20 @@ class Trainer:
             f"{self.task.metric.unit}_per_second": at.count / max(at.train_seconds, 1e-9),
         }
         self.reporter.trained(at.stage, at.epoch + 1, self._stage_epochs(), share, values, eta, self.task.metric)
-        record = {"kind": "train", "stage": at.stage, "epoch": at.epoch + 1, "step": at.step, **values}
         progress = self._progress(share) / (self.settings.epochs + self.settings.finetune_epochs)
-        self._log(record | {"progress": progress, "eta": eta, "seconds": round(at.seconds, 2)})
+        self._log("train", values | {"progress": progress, "eta": eta})
 
-    def _log(self, record: dict[str, Any]) -> None:
-        self.run.log(record)
-        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        self.tracker.log({f"{record['kind']}/{key}": value for key, value in numbers.items()}, step=self.at.step)
+    def _log(self, kind: str, values: dict[str, float]) -> None:
+        at = self.at
+        values = {"epoch": at.epoch + 1, "step": at.step, **values, "seconds": round(at.seconds, 2)}
+        self.run.log({"kind": kind, "stage": at.stage, **values})
+        self.tracker.log({f"{kind}/{key}": value for key, value in values.items()}, step=at.step)
 
     def _save(self) -> None:
         """Writes all that resuming needs, atomically. What is not finite never replaces a good checkpoint."""
         self._read_losses()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._not_finite("a weight", self.at.step, self.optimizer.param_groups[0]["lr"])
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        self._check(finite, "a weight", self.at.step, self.optimizer.param_groups[0]["lr"])
         state = {
             "identity": self.identity,
             "position": asdict(self.at),
@@ -321,9 +316,8 @@ class Trainer:
             return
         state = load_checkpoint(self.run.last)
         if state.get("identity") != self.identity:
-            raise UserError(
-                f"{self.run.last} belongs to another run than the config beside it: resume a run as it was written"
-            )
+            text = "belongs to another run than the config beside it: resume a run as it was written"
+            raise UserError(f"{self.run.last} {text}")
         try:
             self.at = Position(**state["position"])
             self.model.load_state_dict(state["model"])

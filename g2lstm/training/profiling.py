@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from g2lstm.files import write_atomically
@@ -14,8 +13,6 @@ from g2lstm.files import write_atomically
 BEFORE = 8  # steps of a process that are not looked at: the first ones are slow
 WARMUP = 2  # the profiler's own
 STEPS = 10
-LONGEST_NAME = 60
-_STEP = "ProfilerStep*"  # the profiler's name of a whole step; its own time is what no operation accounts for
 
 
 class StepProfiler:
@@ -41,7 +38,12 @@ class StepProfiler:
             if self._written:
                 self.pause()
         elif self._steps >= BEFORE and not self._written:
-            self._start()
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes that it begins and ends
+            activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])
+            plan = schedule(wait=0, warmup=WARMUP, active=STEPS, repeat=1)
+            self._profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write, acc_events=True)
+            self._profile.start()
+            self._started = self._steps
 
     def pause(self) -> None:
         """To be called before anything else than a training step: what was profiled so far is written."""
@@ -56,14 +58,6 @@ class StepProfiler:
             self.say(f"nothing was profiled: it begins after {BEFORE + WARMUP} steps, and this run made {self._steps}")
             self._written = True
 
-    def _start(self) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it writes that it begins and ends
-        activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])
-        plan = schedule(wait=0, warmup=WARMUP, active=STEPS, repeat=1)
-        self._profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write, acc_events=True)
-        self._profile.start()
-        self._started = self._steps
-
     def _write(self, found: profile) -> None:
         steps = self._steps - self._started - WARMUP
         if steps < 1:
@@ -73,31 +67,7 @@ class StepProfiler:
             trace = Path(folder) / "trace.json.gz"
             found.export_chrome_trace(str(trace))
             write_atomically(self.folder / trace.name, trace.read_bytes())
-        text = table(list(found.key_averages()), steps, self.device)
+        order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        text = f"{steps} training steps on {self.device.type}\n" + found.key_averages().table(sort_by=order, row_limit=10)
         write_atomically(self.folder / "profile.txt", text)
         self.say(f"{text}wrote {self.folder / 'trace.json.gz'} (open it in ui.perfetto.dev) and profile.txt")
-
-
-def table(events: list[FunctionEventAvg], steps: int, device: torch.device, rows: int = 10) -> str:
-    """The operations that took most time of their own, without what they called, a step.
-
-    Args:
-        events: of a profile, averaged by name.
-        steps: how many were profiled.
-        device: whose time counts.
-        rows: how many operations.
-    """
-    on_gpu = device.type == "cuda"
-    times: dict[str, tuple[float, float]] = {}  # {operation: (ms, calls) a step}
-    for event in events:
-        # A GPU's kernels count for the operation that started them.
-        if event.device_type == torch.autograd.DeviceType.CPU and not (on_gpu and event.key == _STEP):
-            microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            times[str(event.key)] = microseconds / 1000 / steps, event.count / steps
-    total = sum(ms for ms, _ in times.values())
-    lines = [f"{'operation':{LONGEST_NAME}} {'calls a step':>12} {'ms a step':>10} {'share':>6}"]
-    for key, (ms, calls) in sorted(times.items(), key=lambda item: -item[1][0])[:rows]:
-        name = "outside operations (Python)" if key == _STEP else key
-        lines.append(f"{name[:LONGEST_NAME]:{LONGEST_NAME}} {calls:12,.0f} {ms:10.2f} {ms / max(total, 1e-9):6.1%}")
-    lines.append(f"{'all':{LONGEST_NAME}} {'':12} {total:10.2f} {1:6.1%}")
-    return f"{steps} training steps on {device.type}\n" + "\n".join(lines) + "\n"

@@ -2,7 +2,6 @@
 
 import math
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -49,21 +48,22 @@ class Reporter:
         self, stage: str, epoch: int, epochs: int, share: float, values: dict[str, float], eta: float, metric: Metric
     ) -> None:
         """Where training is: `share` of `epoch` of the stage's `epochs` is done, `eta` seconds remain."""
+        loss, found = values["loss"], ""
+        if metric.of_loss is not None:
+            value = metric.of_loss(loss)
+            found = f"{metric.name} {value:.1f}  " if value < 1e21 else f"{metric.name} over 1e21  "
         speed = f"{values[f'{metric.unit}_per_second']:,.0f} {metric.unit}/s"
-        line = (
-            f"{_stage(stage)}epoch {epoch}/{epochs} {share:4.0%}  loss {values['loss']:.3f}  "
-            f"{metric_of_loss(values['loss'], metric)}{speed}  ETA {duration(eta)}"
-        )
+        line = f"{_stage(stage)}epoch {epoch}/{epochs} {share:4.0%}  loss {loss:.3f}  {found}{speed}  ETA {duration(eta)}"
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
         elif time.monotonic() - self._printed >= self.log_seconds:
             self._printed = time.monotonic()
             self.say(line)
 
-    def evaluated(self, stage: str, epoch: int, split: str, metrics: dict[str, Any], seconds: float, metric: Metric) -> None:
-        """The metrics after an epoch."""
+    def evaluated(self, stage: str, epoch: int, metrics: dict[str, float], seconds: float, metric: Metric) -> None:
+        """The metrics on valid after an epoch."""
         numbers = "  ".join(f"{name} {value:.{metric.digits}f}" for name, value in metrics.items() if name != "loss")
-        self.say(f"{_stage(stage)}epoch {epoch}: {split} {numbers} after {duration(seconds)}")
+        self.say(f"{_stage(stage)}epoch {epoch}: valid {numbers} after {duration(seconds)}")
 
 
 def say(console: Console, text: str) -> None:
@@ -83,14 +83,6 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes / 1440:.1f} days"
-
-
-def metric_of_loss(loss: float, metric: Metric) -> str:
-    """ "perplexity 93.1  " where the metric comes from the loss, else ""."""
-    if metric.of_loss is None:
-        return ""
-    value = metric.of_loss(loss)
-    return f"{metric.name} {value:.1f}  " if value < 1e21 else f"{metric.name} over 1e21  "
 
 
 def _stage(stage: str) -> str:

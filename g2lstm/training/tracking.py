@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from g2lstm.errors import UserError
 
-TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 # Seconds until a missing network is noticed; wandb's own 90 are long to look at a silent screen.
 INIT_TIMEOUT = 30.0
 Say = Callable[[str], None]
@@ -66,7 +65,7 @@ def build_tracker(
     """A tracker by name.
 
     Args:
-        name: one of `TRACKERS`.
+        name: "none", "wandb", "trackio" or "tensorboard".
         project: the tracker's project.
         config: what the run is, shown beside its metrics.
         run_dir: where the tracker keeps its own files.
@@ -79,25 +78,20 @@ def build_tracker(
 
     Raises:
         UserError: the tracker's package is not installed.
-        ValueError: on an unknown name.
     """
-    if name not in TRACKERS:
-        raise ValueError(f"the tracker must be one of {', '.join(TRACKERS)}, got {name!r}")
     if name == "none":
         return Tracker(say=say)
-    package = _import(name)
-    folder = Path(run_dir).absolute()
-    common = {"project": project, "config": dict(config), "group": group or folder.parent.name}
-    title = run_name or folder.name
+    package, folder = _import(name), Path(run_dir).absolute()
+    options: dict[str, Any] = {"project": project, "config": dict(config), "resume": "allow"}
+    options |= {"name": run_name or folder.name, "group": group or folder.parent.name}
     try:
         if name == "wandb":
-            options = common | {"name": title, "tags": list(tags) or None, "dir": str(run_dir)}
-            run = _start_wandb(package, options | {"id": run_id, "resume": "allow"}, mode, say)
+            options |= {"id": run_id, "tags": list(tags) or None, "dir": str(run_dir)}
+            run = _start_wandb(package, options, mode, say)
             return Tracker(run, say, str(run.id), lambda page: package.Html(page, inject=False))
-        if name == "trackio":
-            title = run_id or f"{title}-{uuid.uuid4().hex[:6]}"  # it tells runs apart by their names alone
-            run = package.init(**common, name=title, resume="allow", embed=False)
-            return Tracker(run, say, title, package.Html)
+        if name == "trackio":  # it tells runs apart by their names alone
+            options["name"] = run_id = run_id or f"{options['name']}-{uuid.uuid4().hex[:6]}"
+            return Tracker(package.init(**options, embed=False), say, run_id, package.Html)
         return Tracker(_TensorBoard(folder / "tensorboard", config), say, "tensorboard")
     except Exception as error:
         say(f"no tracking, the run goes on without: {_one_line(error)}")

@@ -47,7 +47,7 @@ def test_a_profiled_run_has_a_trace_a_table_and_the_same_numbers(tiny, capsys):
     assert torch.equal(plain["rng"], profiled["rng"])
     assert recorded_steps(Path("profiled")) == STEPS
     text = Path("profiled/profile.txt").read_text()
-    assert len(text.splitlines()) == 13
+    assert text.startswith(f"{STEPS} training steps on cpu\n")
     assert text in printed
     assert not Path("plain/profile.txt").exists()
 
@@ -61,8 +61,8 @@ def test_the_table_names_the_operations_of_the_steps_alone(tmp_path):
     profiler.close()
     text = (tmp_path / "profile.txt").read_text()
     assert text.startswith(f"{STEPS} training steps on cpu\n")
-    calls = {line.split()[0]: line.split()[1] for line in text.splitlines()[2:-1]}
-    assert calls["aten::mm"] == calls["aten::relu"] == "1"
+    calls = {line.split()[0]: line.split()[-1] for line in text.splitlines() if "aten::" in line}
+    assert calls["aten::mm"] == calls["aten::relu"] == str(STEPS)
     assert "aten::sin" not in text
     assert "aten::cos" not in text
     assert len(said) == 1

@@ -187,11 +187,6 @@ def test_an_empty_folder_named_wandb_is_no_package(tmp_path, said, monkeypatch):
         build(tmp_path, said)
 
 
-def test_an_unknown_tracker_is_quoted(tmp_path):
-    with pytest.raises(ValueError, match="none, wandb, trackio, tensorboard, got 'mlflow'"):
-        build_tracker("mlflow", project="p", config={}, run_dir=tmp_path)
-
-
 def test_tensorboard_shows_numbers_and_hides_what_a_resumed_run_takes_back(tmp_path, said):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
