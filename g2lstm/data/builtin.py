@@ -11,7 +11,6 @@ import re
 from g2lstm.data.sources import RawText
 from g2lstm.errors import UserError
 
-MIN_COUNT = 2  # words seen once in train become <unk>: about 4 tokens in a hundred
 _BLOCK = 50  # sentences: each block gives 40 to train, then 5 to valid, then 5 to test, so every topic is in all three
 
 _MARKUP = re.compile(r"[*\"`“”]")
@@ -20,10 +19,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"*])")
 
 
 def builtin_text() -> RawText:
-    """The prose of Python's language reference, one tokenised sentence a line, split without any randomness.
-
-    Returns:
-        Lines for train, valid and test (8 : 1 : 1); no sentence occurs twice.
+    """The prose of Python's language reference, a tokenised sentence a line, none twice; train, valid and test as 8 : 1 : 1.
 
     Raises:
         UserError: this Python was installed without `pydoc_data`.
@@ -35,9 +31,8 @@ def builtin_text() -> RawText:
             f"Python {platform.python_version()} has no pydoc_data: install the full standard library, "
             "or train on your own text with task=text data.dir=..."
         ) from None
-    lines = _sentences(topics)
     splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for index, line in enumerate(lines):
+    for index, line in enumerate(_sentences(topics)):
         place = index % _BLOCK * 10 // _BLOCK
         splits["valid" if place == 8 else "test" if place == 9 else "train"].append(line)
     return RawText("builtin", splits, f"pydoc_data.topics of Python {platform.python_version()}")

@@ -84,14 +84,13 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
         UserError: no place has it, a file is not clean text, or its counts are wrong.
     """
     if name not in CORPORA:
-        raise UserError(f"no corpus is called {name!r}: choose one of {', '.join(sorted(CORPORA))}")
-    corpus = CORPORA[name]
+        raise UserError(f"no corpus is called {name!r}: choose one of {', '.join(sorted([*CORPORA, 'builtin']))}")
+    corpus, root, tried = CORPORA[name], os.environ.get("G2LSTM_DATA"), []
     if data_dir:
         return _read_folder(name, corpus, Path(data_dir).expanduser())
-    tried = []
-    for folder in local_folders(name):
-        files = find_splits(folder, corpus)
-        missing = [split for split in SPLITS if split not in files]
+    folders = [Path(root).expanduser() / name] if root else []
+    for folder in dict.fromkeys([*folders, Path.cwd() / "data" / name, cache_folder(name)]):
+        missing = [split for split in SPLITS if split not in find_splits(folder, corpus)]
         if not missing:
             return _read_folder(name, corpus, folder)
         tried.append(f"{folder} ({'no ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
@@ -108,22 +107,10 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
     raise UserError(f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: {ways}")
 
 
-def local_folders(name: str) -> list[Path]:
-    """The folders that are looked in when none is given, in order."""
-    root = os.environ.get("G2LSTM_DATA")
-    folders = [Path(root).expanduser() / name] if root else []
-    return list(dict.fromkeys([*folders, Path.cwd() / "data" / name, cache_folder(name)]))
-
-
 def find_splits(folder: Path, corpus: Corpus | None = None) -> dict[str, Path]:
-    """The file of each split in a folder: `train.txt`, `<anything>.train.txt` or `wiki.train.tokens`.
+    """The file of each split in a folder, if there is one: `train.txt`, `<anything>.train.txt` or `wiki.train.tokens`.
 
-    Args:
-        folder: where to look; it need not exist.
-        corpus: its own file names win over others (Mikolov's folder has `ptb.char.train.txt` too).
-
-    Returns:
-        Split to path; a split without a file is absent.
+    The corpus's own file names win over others (Mikolov's folder has `ptb.char.train.txt` too).
 
     Raises:
         UserError: two files could be the same split.
@@ -176,23 +163,21 @@ def _read_folder(name: str, corpus: Corpus, folder: Path) -> RawText:
                 f"no {corpus.file_name(split)} under {folder}, nor any *.{split}.txt or wiki.{split}.tokens: "
                 "put it there, or set data.dir=... to a folder with train, valid and test text"
             )
-    raw = RawText(name, {split: read_lines(files[split]) for split in SPLITS}, str(folder))
+    raw = RawText(name, {split: read_lines(file) for split, file in files.items()}, str(folder))
     if wrong := _wrong_counts(raw, corpus.counts):
         raise UserError(f"{name} under {folder}: {wrong}: put the published files there, or train on yours with task=text")
     return raw
 
 
 def _wrong_counts(raw: RawText, expected: Counts | None) -> str | None:
-    """What is wrong with the numbers of tokens and types, in one phrase; None when nothing is."""
+    """What is wrong with the numbers of tokens and types, in one phrase."""
     tokens = {split: sum(len(line.split()) + 1 for line in lines) for split, lines in raw.splits.items()}
     vocabulary = len({word for line in raw.splits["train"] for word in line.split()}) + 1
     if expected is None or (tokens == expected.tokens and vocabulary == expected.vocabulary):
         return None
     found, wanted = (" / ".join(f"{n[split]:,}" for split in SPLITS) for n in (tokens, expected.tokens))
-    return (
-        f"found {found} tokens and a vocabulary of {vocabulary:,} (with <eos>), "
-        f"expected {wanted} and {expected.vocabulary:,}"
-    )
+    found += f" tokens and a vocabulary of {vocabulary:,} (with <eos>)"
+    return f"found {found}, expected {wanted} and {expected.vocabulary:,}"
 
 
 def _from_hub(name: str, corpus: Corpus) -> RawText:

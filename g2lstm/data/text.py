@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from g2lstm.data.builtin import MIN_COUNT, builtin_text
-from g2lstm.data.sources import CORPORA, RawText, load_lines
+from g2lstm.data.builtin import builtin_text
+from g2lstm.data.sources import RawText, load_lines
 from g2lstm.errors import UserError
 
 EOS = "<eos>"
@@ -56,14 +56,7 @@ class Vocabulary:
             lines: the train split.
             min_count: words seen fewer times become `<unk>`; above 1 the vocabulary always has an `<unk>`.
             max_vocabulary: keeps the most frequent words only, `<eos>` and `<unk>` counted; the others become `<unk>`.
-
-        Raises:
-            UserError: `min_count` below 1 or `max_vocabulary` below 3.
         """
-        if min_count < 1:
-            raise UserError(f"data.min_count must be >= 1, got {min_count}: 1 keeps every word")
-        if max_vocabulary is not None and max_vocabulary < 3:
-            raise UserError(f"data.max_vocabulary must be >= 3 ({EOS}, {UNK} and a word), got {max_vocabulary}")
         words = [line.split() for line in lines]
         seen = dict.fromkeys(word for line in words for word in [*line, EOS])
         if min_count == 1 and max_vocabulary is None:
@@ -83,22 +76,16 @@ class Vocabulary:
         Raises:
             UserError: a word outside a vocabulary that has no `<unk>`.
         """
-        index = self.index
-        try:
-            ids = [index[word] for word in line.split()]
-        except KeyError:
-            if UNK not in index:
-                word = next(word for word in line.split() if word not in index)
-                raise UserError(
-                    f"{word!r} ({where}) is not in the vocabulary of {len(self):,} train words, which has no {UNK}: "
-                    f"set data.min_count=2, so that words seen once in train become {UNK}, or put {UNK} in the text"
-                ) from None
-            ids = [index.get(word, index[UNK]) for word in line.split()]
+        index, words = self.index, line.split()
+        unknown = index.get(UNK, -1)
+        ids = [index.get(word, unknown) for word in words]
+        if -1 in ids:
+            word = words[ids.index(-1)]
+            raise UserError(
+                f"{word!r} ({where}) is not in the vocabulary of {len(self):,} train words, which has no {UNK}: "
+                f"set data.min_count=2, so that words seen once in train become {UNK}, or put {UNK} in the text"
+            )
         return [*ids, index[EOS]]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The tokens of some ids, a space between them."""
-        return " ".join(self.tokens[id] for id in ids)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -116,13 +103,10 @@ class Vocabulary:
         """
         try:
             content = json.loads(text)
-            if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            if content["format"] != _FORMAT:
                 raise ValueError(f"not marked {_FORMAT}")
-            tokens = content["tokens"]
-            if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-                raise ValueError("its tokens are not a list of strings")
-            return cls(tuple(tokens))
-        except (ValueError, KeyError, RecursionError) as error:
+            return cls(tuple(content["tokens"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{where} is no whole vocabulary ({error}): copy it again from its run, or rerun") from None
 
 
@@ -142,7 +126,7 @@ def load_corpus(
     *,
     data_dir: str | Path | None = None,
     download: bool = True,
-    min_count: int | None = None,
+    min_count: int = 1,
     max_vocabulary: int | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> TextCorpus:
@@ -150,26 +134,18 @@ def load_corpus(
 
     Args:
         name: `ptb`, `text` (any folder with train, valid and test text) or `builtin` (no files needed).
-        data_dir: the only folder to look in; without it, the places of `sources.load_lines`.
-        download: whether the network may be used.
-        min_count: words seen fewer times in train become `<unk>`; by default 1, which keeps all (builtin: 2).
-        max_vocabulary: the most tokens kept, `<eos>` and `<unk>` counted; by default all.
+        data_dir, download: as in `sources.load_lines`.
+        min_count, max_vocabulary: as in `Vocabulary.build`.
         vocabulary: a vocabulary to use instead of building one, as when a finished run is evaluated.
 
     Raises:
         UserError: the text can't be found or read, or has a word the vocabulary can't take.
     """
-    if name == "builtin":
-        if data_dir:
-            raise UserError(f"data.dir={data_dir} with the builtin corpus, which reads no files: use task=text")
-        raw = builtin_text()
-    elif name in CORPORA:
-        raw = load_lines(name, data_dir=data_dir, download=download)
-    else:
-        raise UserError(f"no corpus is called {name!r}: choose one of {', '.join(sorted([*CORPORA, 'builtin']))}")
+    if name == "builtin" and data_dir:
+        raise UserError(f"data.dir={data_dir} with the builtin corpus, which reads no files: use task=text")
+    raw = builtin_text() if name == "builtin" else load_lines(name, data_dir=data_dir, download=download)
     if vocabulary is None:
-        floor = min_count if min_count is not None else MIN_COUNT if name == "builtin" else 1
-        vocabulary = Vocabulary.build(raw.splits["train"], min_count=floor, max_vocabulary=max_vocabulary)
+        vocabulary = Vocabulary.build(raw.splits["train"], min_count=min_count, max_vocabulary=max_vocabulary)
     train, valid, test = (_encode(raw, split, vocabulary) for split in ("train", "valid", "test"))
     return TextCorpus(vocabulary, train, valid, test, raw.origin)
 
@@ -182,11 +158,7 @@ def _encode(raw: RawText, split: str, vocabulary: Vocabulary) -> Tensor:
 
 
 def batchify(tokens: Tensor, batch_size: int) -> Tensor:
-    """Cuts a stream into B columns that are read side by side; the N % B last tokens are left out.
-
-    Args:
-        tokens: (N,).
-        batch_size: the number of columns, B.
+    """Cuts a stream (N,) into B = batch_size columns that are read side by side; the N % B last tokens are left out.
 
     Returns:
         (N // B, B); column b holds the tokens from b * (N // B) on.
@@ -194,8 +166,6 @@ def batchify(tokens: Tensor, batch_size: int) -> Tensor:
     Raises:
         UserError: fewer than 2 rows, so that no token has a next one.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be >= 1, got {batch_size}")
     rows = tokens.numel() // batch_size
     if rows < 2:
         raise UserError(
@@ -223,8 +193,6 @@ def segments(
     Returns:
         (start, T) pairs that cover rows 0 .. length - 2 without gap or overlap.
     """
-    if bptt < 1:
-        raise UserError(f"bptt must be >= 1, got {bptt}")
     pairs: list[tuple[int, int]] = []
     start, steps = 0, bptt
     while start < length - 1:  # deviation: AWD-LSTM leaves out a last stretch of one row

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -52,7 +52,7 @@ class DataConfig:
     dir: Folder | None = None
     download: bool = True
     min_count: Count | None = None
-    max_vocabulary: Count | None = None
+    max_vocabulary: Annotated[int, Field(ge=3)] | None = None  # <eos>, <unk> and a word
 
 
 @section
@@ -135,7 +135,7 @@ class LanguageModelTask:
         vocabulary = None if files is None else Vocabulary.parse(files["vocabulary.json"])
         corpus = load_corpus(
             data.name, data_dir=data.dir, download=data.download,
-            min_count=data.min_count, max_vocabulary=data.max_vocabulary, vocabulary=vocabulary,
+            min_count=data.min_count or 1, max_vocabulary=data.max_vocabulary, vocabulary=vocabulary,
         )  # fmt: skip
         task = cls(corpus, gate, device, config)
         for split in ("train", "valid", "test"):  # too short a text is found now, not after an epoch

@@ -38,13 +38,13 @@ def test_origin_names_the_python_version() -> None:
 
 
 def test_text_is_english_not_code() -> None:
-    corpus = load_corpus("builtin")
+    corpus = load_corpus("builtin", min_count=2)
     most_common = [corpus.vocabulary.tokens[id] for id in corpus.train.bincount().argsort(descending=True)[:12]]
     assert {"the", "of", "is", "a", EOS} <= set(most_common)
 
 
 def test_corpus_is_small_and_its_unknown_words_are_few() -> None:
-    corpus = load_corpus("builtin")
+    corpus = load_corpus("builtin", min_count=2)
     assert 1_000 < len(corpus.vocabulary) < 3_000
     assert 30_000 < corpus.train.numel() < 60_000
     for part, limit in ((corpus.train, 0.05), (corpus.valid, 0.1), (corpus.test, 0.1)):

@@ -146,6 +146,8 @@ MISTAKES = [
     ("gate.tau=[1", "'gate.tau=[1' does not parse"),
     ("data.dir=a,b", "an option was given several values"),
     ("epochs=0", "epochs must be at least 1, got 0"),
+    ("data.min_count=0", "data.min_count must be at least 1, got 0"),
+    ("data.max_vocabulary=2", "data.max_vocabulary must be at least 3, got 2"),
     ("seed=-1", "seed must be at least 0, got -1"),
     ("seed=99999999999", "seed must be at most 4294967295, got 99999999999"),
     ("optimizer.lr=nan", "optimizer.lr must be finite, got nan"),
