@@ -9,7 +9,7 @@ from typing import Any
 from g2lstm import cli
 from g2lstm.compression.stored import StoredModel
 from g2lstm.files import read_json, write_atomically
-from g2lstm.runs.config import Config, value_of
+from g2lstm.runs.config import value_of
 from g2lstm.runs.device import set_threads
 from g2lstm.runs.record import evaluate_model
 from g2lstm.runs.run import Run, blamed, find_runs
@@ -26,12 +26,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--split", choices=("valid", "test", "both"), default="both")
     parser.add_argument("--json", type=_results, metavar="FILE", help="also write the numbers here")
     parser.add_argument("--device", metavar="DEVICE", help="auto without it")
-    parser.add_argument("--eval.X", metavar="VALUE", help="as eval.cache.enabled=true; eval.batch_size=N for all splits")
+    parser.add_argument("--eval.X", metavar="VALUE", help="as eval.cache.enabled=true")
     parser.add_argument("--data.X", metavar="VALUE", help="as data.dir=DIR, if the data are not where the run found them")
     options, others = parser.parse_with_others(arguments)
     overrides = {name: value_of(name, text) for name, text in others.items()} | {"device": options.device or "auto"}
-    chosen = [model for text in options.run for model in _find(text)]
-    chosen = [type(one)(one.path, _fitting(one.own_config, overrides)) for one in chosen]
+    chosen = [model for text in options.run for model in _find(text, overrides)]
     for one in chosen:
         with blamed(one):
             _ = one.config  # every mistake before the first evaluation
@@ -64,23 +63,13 @@ def _results(text: str) -> Path:
     return path
 
 
-def _find(text: str) -> list[Run | StoredModel]:
+def _find(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]:
     """The runs and the compressed models that comma-separated names and patterns name."""
     found: list[Run | StoredModel] = []
     for name in text.split(","):
         files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
-        found += [StoredModel(path) for path in files] or find_runs(name)
+        found += [StoredModel(path, overrides) for path in files] or find_runs(name, overrides)
     return found
-
-
-def _fitting(config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
-    """`eval.batch_size` becomes the options of single splits where a config has these."""
-    size, own = overrides.get("eval.batch_size"), config.values.get("eval") or {}
-    names = [name for name in ("valid_batch_size", "test_batch_size") if name in own and "batch_size" not in own]
-    if size is None or not names:
-        return overrides
-    rest = {name: value for name, value in overrides.items() if name != "eval.batch_size"}
-    return rest | {f"eval.{name}": size for name in names}
 
 
 def command() -> None:

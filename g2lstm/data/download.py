@@ -23,17 +23,11 @@ class HubFiles:
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file by URL.
+    """One file by URL."""
 
-    Args:
-        url: http, https or ftp.
-        md5: what its bytes must have; None where its publisher says no sum.
-        member: of an archive (tar or zip), the file in it that is meant.
-    """
-
-    url: str
-    md5: str | None
-    member: str | None = None
+    url: str  # http, https or ftp
+    md5: str | None  # what its bytes must have; None where its publisher says no sum
+    member: str | None = None  # of an archive (tar or zip), the file in it that is meant
 
     @property
     def name(self) -> str:
@@ -87,12 +81,10 @@ def fetch(file: RawFile, folder: Path) -> Path:
     sums = {archive: f"md5:{file.md5}" if file.md5 else None}
     source = pooch.create(folder, base_url="", registry=sums, urls={archive: file.url}, retry_if_failed=RETRIES)
     unpack: type[pooch.Unzip | pooch.Untar] = pooch.Unzip if archive.endswith(".zip") else pooch.Untar
+    processor = unpack(members=[file.member], extract_dir=".") if file.member else None
+    downloader = pooch.HTTPDownloader(timeout=READ_TIMEOUT) if file.url.startswith("http") else None
     try:
-        source.fetch(
-            archive,
-            processor=unpack(members=[file.member], extract_dir=".") if file.member else None,
-            downloader=pooch.HTTPDownloader(timeout=READ_TIMEOUT) if file.url.startswith("http") else None,
-        )
+        source.fetch(archive, processor=processor, downloader=downloader)
     except Exception as error:  # requests', tarfile's, zipfile's and the system's own
         raise UnavailableError(f"{file.url} ({_reason(error)})") from None
     if not (folder / file.name).is_file():

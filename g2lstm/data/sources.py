@@ -64,7 +64,7 @@ CORPORA: dict[str, Corpus] = {
 
 @dataclass(frozen=True)
 class RawText:
-    """Lines of text as they were found: the name of the corpus, its splits, and where they came from."""
+    """Lines of text as they were found."""
 
     name: str
     splits: dict[str, list[str]]
@@ -72,10 +72,10 @@ class RawText:
 
 
 def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool = True) -> RawText:
-    """Reads a corpus from the first place that has it.
+    """Reads a corpus of `CORPORA` from the first place that has it.
 
     Args:
-        name: a key of `CORPORA`.
+        name: of the corpus.
         data_dir: the only folder to look in; without it `$G2LSTM_DATA/<name>`, `data/<name>`, the cache folder,
             then the network.
         download: whether the network may be used.
@@ -94,12 +94,12 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
         if not missing:
             return _read_folder(name, corpus, folder)
         tried.append(f"{folder} ({'no ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
-    for read, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)):
-        if download and known:
-            try:
+    for read, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)) if download else ():
+        try:
+            if known:
                 return read(name, corpus)
-            except UnavailableError as error:
-                tried.append(str(error))
+        except UnavailableError as error:
+            tried.append(str(error))
     names = ", ".join(corpus.file_name(split) for split in SPLITS)
     ways = f"set data.dir=FOLDER to a folder with {names}; or put them under $G2LSTM_DATA/{name} or data/{name}"
     if corpus.hub or corpus.raw:

@@ -19,6 +19,17 @@ from g2lstm.runs.config import experiment_name, given, run_name
 CONF = conf_folder()
 GROUPS = ("task", "gate", "optimizer", "tracker", "experiment")
 HELP = "python train.py --help lists the options"
+OVERVIEW = """\
+g2lstm trains LSTMs whose gates are plain, sharpened, or relaxed coin flips (G2-LSTM).
+
+  python train.py task=ptb                          the paper's language model (24M parameters; days without a GPU)
+  python train.py experiment=ptb_cpu gate=gumbel    a smaller one, for two cores; gate=sigmoid|sharpened too
+  python train.py task=text data.dir=MYDIR          any folder with train, valid and test text
+  python train.py task=builtin                      needs no data: the English that comes with Python
+  python train.py -m experiment=... seed=1,2,3      several runs; hydra/launcher=joblib runs them in parallel
+  python train.py resume=RUN_DIR                    goes on with a run that was stopped, bit for bit
+  python evaluate.py run=RUN_DIR                    evaluates a finished run again
+  python train.py --help                            every option"""
 BAD_CONFIG = (HydraException, OmegaConfBaseException, ValueError)  # the last for a choice that is no text
 
 
@@ -60,7 +71,8 @@ def job_folder(above: str = "", *, _root_: DictConfig) -> str:
     return str(_root_.run_dir or above + name)
 
 
-OmegaConf.register_new_resolver("g2lstm.job_folder", job_folder, replace=True)  # conf/train.yaml asks for it
+for _name, _resolver in (("job_folder", job_folder), ("overview", lambda: OVERVIEW)):  # conf/train.yaml asks for them
+    OmegaConf.register_new_resolver(f"g2lstm.{_name}", _resolver, replace=True)
 
 
 def explain(error: Exception, overrides: list[str]) -> str:

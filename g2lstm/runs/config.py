@@ -119,18 +119,11 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config.
+    """A checked config."""
 
-    Attributes:
-        values: all of it, as plain dictionaries and lists.
-        run: what any run knows.
-        task: what its task adds, an instance of `task_class.Config`.
-        task_class: the task's class.
-    """
-
-    values: dict[str, Any]
-    run: RunConfig
-    task: Any
+    values: dict[str, Any]  # all of it, as plain dictionaries and lists
+    run: RunConfig  # what any run knows
+    task: Any  # what its task adds, an instance of `task_class.Config`
     task_class: Any
 
     @classmethod
@@ -140,24 +133,23 @@ class Config:
         Raises:
             UserError: an option is unknown, missing, of another type or out of range, or does not go with another.
         """
-        known = names_of(RunConfig)
-        run = checked({key: value for key, value in values.items() if key in known}, RunConfig, where=where)
+        of_any = {name: values[name] for name in values.keys() & names_of(RunConfig)}
+        run = checked(of_any, RunConfig, where=where)
         chosen = task_class(run.task.name, run.task.source)
-        task = checked({key: value for key, value in values.items() if key not in known}, chosen.Config, where=where)
+        task = checked({name: value for name, value in values.items() if name not in of_any}, chosen.Config, where=where)
         config = cls(dict(values), run, task, chosen)
         _ = config.gate, config.temperature  # their own checks
         return config
 
     @classmethod
     def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> "Config":
-        """The config that a run wrote, with the values of `overrides` that are not None put over it.
+        """The config that a run wrote, with `overrides` as in `with_values`.
 
         Raises:
-            UserError: it can't be read, or as in `parse`; an override names no option of it.
+            UserError: it can't be read, or as in `parse`.
         """
         try:
-            loaded = OmegaConf.load(path)
-            values = OmegaConf.to_container(loaded, resolve=True)
+            values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"can't read {path} ({reason}): name a folder that a run wrote") from None
@@ -230,7 +222,7 @@ class Config:
 
     def identity(self, files: Mapping[str, str]) -> str:
         """Binds config, what the task saved and weights to each other."""
-        values = {key: value for key, value in self.anywhere().items() if key not in _NO_IDENTITY}
+        values = {name: value for name, value in self.anywhere().items() if name not in _NO_IDENTITY}
         content = json.dumps([values, dict(files)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 

@@ -1,6 +1,7 @@
 """What a run leaves under `results/`: all but its checkpoints, from committed code, for anyone to compress and inspect."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,11 @@ def evaluate_model(
     The losses of the single items go to `losses` as float16, by split and variant, as "test_cache".
     """
     found: dict[str, float] = {}
-    for split in splits:
-        for variant in task.variants if variants is None else variants:
-            evaluation = task.evaluate(model, split, variant)
-            metrics = {name: value for name, value in evaluation.metrics.items() if name != "loss"}
-            found |= {metric_key(name, split, variant): value for name, value in metrics.items()}
-            if losses is not None and evaluation.losses is not None:
-                losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.half()
+    for split, variant in product(splits, task.variants if variants is None else variants):
+        evaluation = task.evaluate(model, split, variant)
+        found |= {metric_key(name, split, variant): value for name, value in evaluation.metrics.items() if name != "loss"}
+        if losses is not None and evaluation.losses is not None:
+            losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.half()
     return found
 
 

@@ -39,13 +39,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str, overrides: Overrides | None = None) -> "Run":
-        """An existing run.
-
-        Raises:
-            UserError: there is none at `path`, or its config is not one.
-        """
+        """An existing run; a UserError where there is none, its config is not one, or has no such option."""
         run = cls(_short(RunFolder.open(Path(path)).path), dict(overrides or {}))
-        _ = run.config
+        with blamed(run):
+            _ = run.config
         return run
 
     @property
@@ -96,17 +93,11 @@ class Run:
 
     def task(self) -> Any:
         """Its task on its data."""
-        try:
+        with blamed(self):
             return self.config.build_task(build_device(self.config.run.device), self.files)
-        except UserError as error:
-            raise UserError(f"{self.path}: {error}") from error
 
     def model(self, task: Any, *, before_finetune: bool = False) -> nn.Module:
-        """A model with its best weights, or the best of its main stage, and their temperature, in eval mode.
-
-        Args:
-            task: what `task` gives.
-            before_finetune: the weights that finetuning began with.
+        """A model with its best weights, or those that finetuning began with, and their temperature, in eval mode.
 
         Raises:
             UserError: it has no weights, or they belong to another run.
@@ -127,9 +118,8 @@ class Run:
     def _best(self) -> Path:
         path = self.folder.best
         if not path.is_file():
-            raise UserError(
-                f"{self.path} has no weights ({path.name}): not every recorded run keeps its own, train it again"
-            )
+            text = "not every recorded run keeps its own, train it again"
+            raise UserError(f"{self.path} has no weights ({path.name}): {text}")
         return path
 
 
@@ -156,16 +146,15 @@ def find_runs(patterns: str | Sequence[str], overrides: Overrides | None = None)
     Raises:
         UserError: a name is no run, or a pattern finds none.
     """
-    found: dict[Path, None] = {}
+    found: list[Path] = []
     for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
-        if any(character in pattern for character in "*?["):
-            matches = [Path(path) for path in sorted(glob.glob(pattern)) if (Path(path) / "config.yaml").is_file()]  # noqa: PTH207
-            if not matches:
-                raise UserError(f"no run directory matches {pattern}: name folders that runs wrote")
-            found |= dict.fromkeys(map(_short, matches))
+        if not any(character in pattern for character in "*?["):
+            found.append(Path(pattern))
+        elif matches := [Path(path) for path in sorted(glob.glob(pattern)) if (Path(path) / "config.yaml").is_file()]:  # noqa: PTH207
+            found += matches
         else:
-            found[_short(Path(pattern))] = None
-    return [Run.open(path, overrides) for path in found]
+            raise UserError(f"no run directory matches {pattern}: name folders that runs wrote")
+    return [Run.open(path, overrides) for path in dict.fromkeys(map(_short, found))]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -185,11 +174,9 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 def default_folder(runs: Sequence[Run], kind: str) -> Path:
     """results/<kind>/<experiment> for recorded runs of one experiment, else runs/<kind>."""
-    parents = {run.path.parent for run in runs}
-    parent = parents.pop()
-    if not parents and parent.parent == Path("results"):
-        return Path("results") / kind / parent.name
-    return Path("runs") / kind
+    parent, *others = {run.path.parent for run in runs}
+    recorded = not others and parent.parent == Path("results")
+    return Path("results", kind, parent.name) if recorded else Path("runs", kind)
 
 
 @contextmanager

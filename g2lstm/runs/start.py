@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
         overrides: the command line's.
         folder: where to; another beside it where it holds something else.
         console: where to say what is done.
-        several: one of many: what is finished is not done again.
+        several: it is one of many, of which those that have finished are not done again.
 
     Returns:
         the validation metric.
@@ -257,17 +258,11 @@ def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool)
     """The tracker of `config`, going on with the run's own where there is one."""
     file, options = run.path / "tracker.json", config.run.tracker
     tracker = build_tracker(
-        options.name,
-        project=options.project,
-        config=config.values,
-        run_dir=run.path,
+        options.name, project=options.project, config=config.values, run_dir=run.path, run_name=config.run.run_name,
         run_id=run.read_json(file.name).get("run_id") if resumed and file.is_file() else None,
-        run_name=config.run.run_name,
-        group=options.group or config.run.experiment_name,
+        group=options.group or config.run.experiment_name, mode=options.mode, say=lambda text: say(console, text),
         tags=options.tags or (config.run.task.name, config.run.gate.name),
-        mode=options.mode,
-        say=lambda text: say(console, text),
-    )
+    )  # fmt: skip
     if tracker.run_id is not None:
         run.write_json(file.name, {"run_id": tracker.run_id})
     return tracker
@@ -312,10 +307,9 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
 def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
     """One line about what a run found."""
     metric, found = task.metric, []
-    for variant in task.variants:
-        for split in ("valid", "test"):
-            value = summary[metric_key(metric.name, split, variant)]
-            found.append(f"{split}{f' with {variant}' if variant else ''} {value:.{metric.digits}f}")
+    for variant, split in product(task.variants, ("valid", "test")):
+        value = summary[metric_key(metric.name, split, variant)]
+        found.append(f"{split}{f' with {variant}' if variant else ''} {value:.{metric.digits}f}")
     return f"{summary['gate']}: {metric.name} {', '.join(found)}; {duration(summary['seconds'])}; in {run.path}"
 
 

@@ -108,14 +108,7 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True)
 class LanguageModelTask:
-    """The task on its text.
-
-    Attributes:
-        corpus: the text.
-        gate: of the layers.
-        device: where the batches go.
-        config: how text is read and the model is built.
-    """
+    """The task on its text."""
 
     Config: ClassVar[type] = LanguageModelConfig
     FILES: ClassVar[tuple[str, ...]] = ("vocabulary.json",)
@@ -124,7 +117,7 @@ class LanguageModelTask:
     corpus: TextCorpus
     gate: Gate
     device: torch.device
-    config: LanguageModelConfig
+    config: LanguageModelConfig  # how text is read and the model is built
     _streams: dict[tuple[str, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -162,9 +155,7 @@ class LanguageModelTask:
         return {"vocabulary.json": self.corpus.vocabulary.text()}
 
     def build_model(self) -> LanguageModel:
-        options = values_of(self.config.model)
-        for name in ("alpha", "beta"):  # the loss's
-            del options[name]
+        options = {name: value for name, value in values_of(self.config.model).items() if name not in ("alpha", "beta")}
         try:
             return LanguageModel(len(self.corpus.vocabulary), **options, gate=self.gate)
         except ValueError as error:
@@ -178,7 +169,8 @@ class LanguageModelTask:
     def loss(self, model: nn.Module, item: tuple[int, int], carried: Any) -> LossResult:
         assert isinstance(model, LanguageModel)
         start, length = item
-        tokens, targets = _inputs_and_targets(self._stream("train", self.config.batch_size), start, length)
+        stream = self._stream("train", self.config.batch_size)
+        tokens, targets = stream[start : start + length], stream[start + 1 : start + 1 + length]  # (T, B)
         features = model(tokens, carried)
         loss = model.loss(features.dropped, targets)
         objective, options = loss, self.config.model
@@ -203,10 +195,8 @@ class LanguageModelTask:
         reading: Callable[[Tensor], None] | None = None,
     ) -> Evaluation:
         """With the cache pointer a split is always one stream, so that the cache sees the words before."""
-        options = self.config.eval
-        cache = None
-        if variant == "cache":
-            cache = ContinuousCache(options.cache.window, options.cache.theta, options.cache.weight)
+        options, given = self.config.eval, self.config.eval.cache
+        cache = ContinuousCache(given.window, given.theta, given.weight) if variant == "cache" else None
         stream = self._stream(split, 1 if cache else self._batch_size(split), limit)
         losses = token_losses(model, stream, options.bptt, cache, reading).t().flatten()
         loss = losses.double().mean().item()
@@ -265,12 +255,11 @@ class LanguageModelTask:
 
     def _stream(self, split: str, batch_size: int, limit: int | None = None) -> Tensor:
         """(rows, B) words of a split on the task's device; of a whole one made once."""
-        if limit is not None:
-            return batchify(self._tokens(split, limit), batch_size).to(self.device)
         key = (split, batch_size)
-        if key not in self._streams:
-            self._streams[key] = batchify(getattr(self.corpus, split), batch_size).to(self.device)
-        return self._streams[key]
+        if limit is None and key in self._streams:
+            return self._streams[key]
+        stream = batchify(self._tokens(split, limit), batch_size).to(self.device)
+        return stream if limit is not None else self._streams.setdefault(key, stream)
 
 
 def token_losses(
@@ -280,11 +269,11 @@ def token_losses(
     cache: ContinuousCache | None = None,
     reading: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """The loss of each word of streams of text but the first, the state carried over from segment to segment.
+    """The loss of each word of streams (rows, B) of text but the first, the state carried over from segment to segment.
 
     Args:
         model: a LanguageModel in eval mode.
-        stream: (rows, B) words.
+        stream: the words.
         bptt: rows read at a time; the result does not depend on it.
         cache: mixed with the model's probabilities.
         reading: gets the (T, B) words of each segment before the model does.
@@ -296,7 +285,7 @@ def token_losses(
     found, state = [], None
     with torch.no_grad():
         for start, length in segments(len(stream), bptt, random=False):
-            tokens, targets = _inputs_and_targets(stream, start, length)
+            tokens, targets = stream[start : start + length], stream[start + 1 : start + 1 + length]  # (T, B)
             if reading is not None:
                 reading(tokens)
             features = model(tokens, state)
@@ -306,7 +295,3 @@ def token_losses(
                 losses = -cache.mix(features.raw, targets, -losses)
             found.append(losses.float().cpu())
     return torch.cat(found)
-
-
-def _inputs_and_targets(stream: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
-    return stream[start : start + length], stream[start + 1 : start + 1 + length]

@@ -21,13 +21,7 @@ Tree = Any  # dict | list | tuple | Tensor | str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is for, and what its reader is told to do where it is none, not this one, or damaged.
-
-    Attributes:
-        format: what the file says that it is.
-        name: what messages call it.
-        missing, foreign, damaged: ways out.
-    """
+    """What a file is for: what it says that it is, what messages call it, and ways out where something is wrong."""
 
     format: str
     name: str

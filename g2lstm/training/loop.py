@@ -50,13 +50,11 @@ class Trainer:
     """Trains a task's model in a run directory.
 
     Args:
-        task: gives model, batches, loss and metric.
-        settings: how to train.
+        task, settings: what is trained, and how.
         run: where everything is written.
-        identity: of the run's config and files, written into its checkpoints.
         device: where the model is.
-        tracker: an experiment tracker.
-        reporter: shows progress.
+        tracker, reporter: are told what is found, and show it.
+        identity: of the run's config and files, written into its checkpoints.
         stop: entered by the caller; says when the run is asked to stop.
         resume: go on from the run's last checkpoint, bit for bit.
         profiler: looks at a few steps.

@@ -62,7 +62,7 @@ def test_a_split_and_the_cache_are_chosen():
 
 
 def test_streams_side_by_side_change_little():
-    one, two = (numbers("run=run", "split=valid", f"eval.batch_size={size}") for size in (1, 2))
+    one, two = (numbers("run=run", "split=valid", f"eval.valid_batch_size={size}") for size in (1, 2))
     assert one["valid_perplexity"] == pytest.approx(two["valid_perplexity"], rel=0.1)
 
 
