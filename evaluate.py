@@ -5,9 +5,10 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
 
-from g2lstm.commands.evaluate import command, main
+from g2lstm.cli import main as run
+from g2lstm.commands.evaluate import main
 
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    command()
+    run(main)

@@ -52,15 +52,12 @@ EngineName = Annotated[str, AfterValidator(_engine)]
 Folder = Annotated[str, BeforeValidator(lambda value: f"{value}" if type(value) in (int, float) else value)]
 
 _SAYS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(("dataclass_type", "dataclass_exact_type"), "a section of options"),
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "a text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dataclass_type": "a section of options",
-    "dataclass_exact_type": "a section of options",
     "too_short": "{min_length} values",
     "too_long": "{max_length} values",
     "finite_number": "finite",
@@ -73,12 +70,7 @@ _SAYS = {
 
 
 def checked(values: Any, schema: type[Section], *, where: str = "") -> Section:
-    """Plain dictionaries and lists as an instance of their schema.
-
-    Args:
-        values: what was given.
-        schema: a `section`, with sections in it.
-        where: the file the values come from, told in the message.
+    """Plain dictionaries and lists as an instance of their schema, a `section`; `where` names the file they come from.
 
     Raises:
         UserError: an option is unknown, missing, of another type or out of range; the first of them.
@@ -105,13 +97,9 @@ def _line(found: Any) -> str:
         return f"{key} is needed: add {key}=..."
     if found["type"] == "value_error":  # of a section's own check
         return str(found["ctx"]["error"])
-    context = {name: _plain(value) for name, value in found.get("ctx", {}).items()}
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else str(value).replace("'", "").replace(" or ", ", ")
+        for name, value in found.get("ctx", {}).items()
+    }
     says = _SAYS.get(found["type"], found["msg"].removeprefix("Input should be ")).format(**context)
     return f"{key} must be {says}, got {found['input']!r}"
-
-
-def _plain(value: Any) -> str:
-    """ "0" of 0.0, "a, b" of "'a' or 'b'"."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).replace("'", "").replace(" or ", ", ")

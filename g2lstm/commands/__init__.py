@@ -18,9 +18,9 @@ def evaluate_command() -> None:
 def _run(module: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
     try:
-        command = importlib.import_module(module).command
+        cli, command = importlib.import_module("g2lstm.cli"), importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "g2lstm").startswith("g2lstm"):
             raise
         sys.exit(f"error: the package {error.name} is missing: pip install 'g2lstm[train]'")
-    command()
+    cli.main(command.main)

@@ -16,7 +16,7 @@ from g2lstm.reporting.figures import gate_label
 from g2lstm.runs.run import Run
 from g2lstm.training.progress import say
 
-TRAIN = "from g2lstm.commands.train import command; command()"
+TRAIN = "from g2lstm.commands import train_command; train_command()"
 
 
 def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str], console: Console) -> list[Run] | None:

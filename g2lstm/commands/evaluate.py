@@ -70,8 +70,3 @@ def _find(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]:
         files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
         found += [StoredModel(path, overrides) for path in files] or find_runs(name, overrides)
     return found
-
-
-def command() -> None:
-    """Entry point of `evaluate.py` and `g2lstm-evaluate`."""
-    cli.main(main)

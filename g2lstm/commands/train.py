@@ -95,8 +95,3 @@ def job(config: DictConfig) -> float:
         with suppress(OSError):
             for path in (folder, *(list(folder.parents)[:-1] if folder.parts[0] == "runs" else [])):
                 path.rmdir()
-
-
-def command() -> None:
-    """Entry point of `train.py` and `g2lstm-train`."""
-    cli.main(main)

@@ -7,8 +7,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -77,8 +76,8 @@ for _name, _resolver in (("job_folder", job_folder), ("overview", lambda: OVERVI
 
 def explain(error: Exception, overrides: list[str]) -> str:
     """One line for what Hydra says in many."""
-    text = str(error)
-    if (broken := _first_that_does_not_parse(overrides)) is not None:
+    text, nameless = str(error), next((override for override in overrides if override.startswith("=")), None)
+    if broken := error.override if isinstance(error, OverrideParseException) else nameless:
         return f"{broken!r} does not parse: write option=value, and quote text that has blanks, commas or brackets"
     if type(error) is ValueError:
         if "Config group override" not in text:
@@ -121,15 +120,3 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
     for name, value in values.items():
         found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
     return found
-
-
-def _first_that_does_not_parse(overrides: list[str]) -> str | None:
-    parser = OverridesParser.create()
-    for text in overrides:
-        if text.startswith("="):
-            return text
-        try:
-            parser.parse_override(text)
-        except HydraException:
-            return text
-    return None

@@ -24,18 +24,16 @@ from g2lstm.tasks import task_class
 from g2lstm.training.settings import Settings
 
 SCHEDULES = Literal["constant", "linear", "exponential", "cosine"]
-# What doesn't change a run's numbers, but for rounding, does not change its name.
-_NAMELESS = (
-    *("experiment", "task", "gate", "seed", "run_dir", "record", "tracker", "threads", "device"),
-    *("record_weights", "record_unfinished", "log_every", "checkpoint_minutes", "profile", "data.dir", "data.download"),
+# What doesn't change a run's numbers, but for rounding; what more does not change its name; and what more may differ between
+# a run and its checkpoints.
+_NO_NUMBERS = (
+    *("run_dir", "device", "threads", "tracker", "record", "record_weights", "record_unfinished"),
+    *("checkpoint_minutes", "log_every", "profile"),
 )
+_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.download")
+_NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
 LONGEST_NAME = 160
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
-# What may differ between a run and its checkpoints: where it is, and what a resumed run may change.
-_NO_IDENTITY = (
-    *("run_dir", "device", "threads", "tracker", "max_steps", "record", "record_weights", "record_unfinished", "overrides"),
-    *("checkpoint_minutes", "log_every", "profile", "experiment_name", "run_name"),
-)
 
 
 @section

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,12 @@ class _BusyError(UserError):
 @contextlib.contextmanager
 def _free(path: Path) -> Iterator[RunFolder]:
     """A new folder at `path`, or beside it with -2, -3, ... appended: no run is written over."""
-    number, free = 1, path
-    while True:
+    for number in count(1):
+        free = path.with_name(f"{path.name}-{number}") if number > 1 else path
         with contextlib.suppress(_BusyError), _locked(RunFolder.at(free)) as run:
             if not run.config.exists():
                 yield run
                 return
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
 
 
 @contextlib.contextmanager
@@ -227,8 +225,8 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
                 identity=config.identity(task.files()), stop=stop, resume=resumed,
                 profiler=StepProfiler(run.path, device, reporter.say) if config.run.profile else None,
             )  # fmt: skip
-            count = sum(parameter.numel() for parameter in trainer.model.parameters())
-            say(console, f"{type(trainer.model).__name__} with {count:,} parameters on {device.type}")
+            size = sum(parameter.numel() for parameter in trainer.model.parameters())
+            say(console, f"{type(trainer.model).__name__} with {size:,} parameters on {device.type}")
             position = trainer.fit()
             reporter.stop()
             with stop.at_once():

@@ -21,17 +21,10 @@ class Reporter:
 
     def __init__(self, console: Console, *, log_seconds: float = 30.0, advice: str = "") -> None:
         self.console, self.log_seconds, self.advice = console, log_seconds, advice
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self.start, self.stop = self._live.start, self._live.stop
         self._told_eta = False
         self._printed = -math.inf
-
-    def start(self) -> None:
-        if self._live is not None:
-            self._live.start()
-
-    def stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -54,7 +47,7 @@ class Reporter:
             found = f"{metric.name} {value:.1f}  " if value < 1e21 else f"{metric.name} over 1e21  "
         speed = f"{values[f'{metric.unit}_per_second']:,.0f} {metric.unit}/s"
         line = f"{_stage(stage)}epoch {epoch}/{epochs} {share:4.0%}  loss {loss:.3f}  {found}{speed}  ETA {duration(eta)}"
-        if self._live is not None:
+        if self.console.is_terminal:
             self._live.update(Text(line), refresh=True)
         elif time.monotonic() - self._printed >= self.log_seconds:
             self._printed = time.monotonic()
