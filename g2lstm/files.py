@@ -72,13 +72,8 @@ def read_text(path: Path) -> str:
 def read_json(path: Path, kind: type[Content] = Any, advice: str = "it was edited or is no such file") -> Content:  # type: ignore[assignment]
     """The content of a JSON file.
 
-    Args:
-        path: the file.
-        kind: dict or list, what it has to be.
-        advice: the way out, behind the message.
-
     Raises:
-        UserError: it can't be read, is not JSON or of another kind.
+        UserError: it can't be read, is not JSON or not of `kind`, as dict or list; `advice` is the way out.
     """
     text = read_text(path)
     try:

@@ -6,7 +6,7 @@ A section of options is a dataclass made by `section`; one check reads what a co
 import dataclasses
 import json
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -51,6 +51,7 @@ EngineName = Annotated[str, AfterValidator(_engine)]
 # A folder may be called 2024.
 Folder = Annotated[str, BeforeValidator(lambda value: f"{value}" if type(value) in (int, float) else value)]
 
+_adapter: Any = cache(TypeAdapter)
 _SAYS = {
     **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
     **dict.fromkeys(("list_type", "tuple_type"), "a list"),
@@ -77,16 +78,11 @@ def checked(values: Any, schema: type[Section], *, where: str = "") -> Section:
     """
     try:
         # Where strict, only JSON turns dictionaries into sections.
-        return _adapter(cast(Any, schema)).validate_json(json.dumps(values))
+        return _adapter(schema).validate_json(json.dumps(values))
     except ValidationError as error:
         # Of the alternatives of "a number or null", the one about the number tells more.
         found = sorted(error.errors(), key=lambda one: one["type"] == "none_required")[0]
         raise UserError((f"{where}: " if where else "") + _line(found)) from None
-
-
-@cache
-def _adapter(schema: Any) -> TypeAdapter:
-    return TypeAdapter(schema)
 
 
 def _line(found: Any) -> str:

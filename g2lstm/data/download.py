@@ -96,8 +96,7 @@ def _reason(error: Exception) -> str:
     """One short line for what went wrong."""
     import requests
 
-    response = getattr(error, "response", None)
-    if response is not None:
+    if (response := getattr(error, "response", None)) is not None:
         return f"HTTP {response.status_code}"
     if isinstance(error, requests.Timeout):
         return "no answer in time"

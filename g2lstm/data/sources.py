@@ -94,10 +94,10 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
         if not missing:
             return _read_folder(name, corpus, folder)
         tried.append(f"{folder} ({'no ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
-    for read, known in ((_from_hub, corpus.hub), (_from_urls, corpus.raw)) if download else ():
+    for read in (_from_hub, _from_urls) if download else ():
         try:
-            if known:
-                return read(name, corpus)
+            if found := read(name, corpus):
+                return found
         except UnavailableError as error:
             tried.append(str(error))
     names = ", ".join(corpus.file_name(split) for split in SPLITS)
@@ -180,8 +180,9 @@ def _wrong_counts(raw: RawText, expected: Counts | None) -> str | None:
     return f"found {found}, expected {wanted} and {expected.vocabulary:,}"
 
 
-def _from_hub(name: str, corpus: Corpus) -> RawText:
-    assert corpus.hub is not None
+def _from_hub(name: str, corpus: Corpus) -> RawText | None:
+    if corpus.hub is None:
+        return None
     raw = RawText(name, read_hub(corpus.hub), f"{corpus.hub.path}@{corpus.hub.revision}")
     if wrong := _wrong_counts(raw, corpus.counts):
         raise UnavailableError(f"{raw.origin} ({wrong})")
@@ -191,8 +192,7 @@ def _from_hub(name: str, corpus: Corpus) -> RawText:
     return raw
 
 
-def _from_urls(name: str, corpus: Corpus) -> RawText:
-    folder = cache_folder(name)
+def _from_urls(name: str, corpus: Corpus) -> RawText | None:
     for file in corpus.raw.values():
-        fetch(file, folder)
-    return _read_folder(name, corpus, folder)
+        fetch(file, cache_folder(name))
+    return _read_folder(name, corpus, cache_folder(name)) if corpus.raw else None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from g2lstm.data.builtin import builtin_text
-from g2lstm.data.sources import RawText, load_lines
+from g2lstm.data.sources import load_lines
 from g2lstm.errors import UserError
 
 EOS = "<eos>"
@@ -24,10 +24,7 @@ _FORMAT = "g2lstm-vocabulary-1"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Distinct tokens, each one's id its place.
-
-    Args:
-        tokens: in the order of their ids; without white space, `<eos>` among them.
+    """Distinct tokens without white space, each one's id its place.
 
     Raises:
         ValueError: a token twice or with white space, or no `<eos>`.
@@ -53,7 +50,7 @@ class Vocabulary:
         """The tokens of the train lines by first appearance, `<eos>` included.
 
         Args:
-            lines: the train split.
+            lines: of the train split.
             min_count: words seen fewer times become `<unk>`; above 1 the vocabulary always has an `<unk>`.
             max_vocabulary: keeps the most frequent words only, `<eos>` and `<unk>` counted; the others become `<unk>`.
         """
@@ -67,14 +64,10 @@ class Vocabulary:
         return cls(tuple(dict.fromkeys([*(word if word in kept else UNK for word in seen), UNK])))
 
     def encode(self, line: str, *, where: str = "the text") -> list[int]:
-        """The ids of a line's words and of `<eos>` after them.
-
-        Args:
-            line: words between white space.
-            where: names the line in the error.
+        """The ids of a line's words, between white space, and of `<eos>` after them.
 
         Raises:
-            UserError: a word outside a vocabulary that has no `<unk>`.
+            UserError: a word outside a vocabulary that has no `<unk>`, told with `where` it stands.
         """
         index, words = self.index, line.split()
         unknown = index.get(UNK, -1)
@@ -96,11 +89,7 @@ class Vocabulary:
 
     @classmethod
     def parse(cls, text: str, *, where: str = "vocabulary.json") -> "Vocabulary":
-        """Reads what `text` gave.
-
-        Raises:
-            UserError: it is not a whole vocabulary.
-        """
+        """Reads what `text` gave; a UserError where it is not a whole vocabulary."""
         try:
             content = json.loads(text)
             if content["format"] != _FORMAT:
@@ -146,15 +135,13 @@ def load_corpus(
     raw = builtin_text() if name == "builtin" else load_lines(name, data_dir=data_dir, download=download)
     if vocabulary is None:
         vocabulary = Vocabulary.build(raw.splits["train"], min_count=min_count, max_vocabulary=max_vocabulary)
-    train, valid, test = (_encode(raw, split, vocabulary) for split in ("train", "valid", "test"))
-    return TextCorpus(vocabulary, train, valid, test, raw.origin)
-
-
-def _encode(raw: RawText, split: str, vocabulary: Vocabulary) -> Tensor:
-    ids: list[int] = []
-    for number, line in enumerate(raw.splits[split], 1):
-        ids += vocabulary.encode(line, where=f"line {number} of {split} in {raw.origin}")
-    return torch.tensor(ids, dtype=torch.int64)  # (N,)
+    streams = {}
+    for split, lines in raw.splits.items():
+        ids: list[int] = []
+        for number, line in enumerate(lines, 1):
+            ids += vocabulary.encode(line, where=f"line {number} of {split} in {raw.origin}")
+        streams[split] = torch.tensor(ids, dtype=torch.int64)  # (N,)
+    return TextCorpus(vocabulary, **streams, origin=raw.origin)
 
 
 def batchify(tokens: Tensor, batch_size: int) -> Tensor:

@@ -50,17 +50,12 @@ def _composed(overrides: list[str]) -> dict[str, Any]:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain dictionaries and lists.
-
-    Raises:
-        UserError: a value is still missing.
-    """
+    """A composed config as plain dictionaries and lists; a UserError where a value is still missing."""
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is needed: add {error.full_key}=...") from None
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "hydra"}
+    return {str(key): value for key, value in values.items() if key != "hydra"}  # type: ignore[union-attr]
 
 
 def job_folder(above: str = "", *, _root_: DictConfig) -> str:

@@ -141,11 +141,7 @@ class Config:
 
     @classmethod
     def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> "Config":
-        """The config that a run wrote, with `overrides` as in `with_values`.
-
-        Raises:
-            UserError: it can't be read, or as in `parse`.
-        """
+        """The config that a run wrote, with `overrides` as in `with_values`; errors as in `parse`."""
         try:
             values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
@@ -156,11 +152,7 @@ class Config:
         return cls.parse({str(key): value for key, value in values.items()}, where=str(path)).with_values(overrides or {})
 
     def with_values(self, overrides: Mapping[str, Any]) -> "Config":
-        """A copy with other values: {"data.dir": ...}; None changes nothing.
-
-        Raises:
-            UserError: there is no such option.
-        """
+        """A copy with other values: {"data.dir": ...}; None changes nothing. A UserError where there is no such option."""
         changed = copy.deepcopy(self.values)
         for name, value in overrides.items():
             if value is None:

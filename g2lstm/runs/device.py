@@ -8,11 +8,7 @@ DEFAULT_THREADS = torch.get_num_threads()  # before any run changed it
 
 
 def build_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a GPU where there is one.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """The device called `name`; "auto" is a GPU where there is one. A UserError where there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -27,15 +27,10 @@ Overrides = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, under runs/ or recorded under results/.
-
-    Attributes:
-        path: where it is.
-        overrides: what is put over its config here, as {"data.dir": ...}; None changes nothing.
-    """
+    """A run's folder, under runs/ or recorded under results/."""
 
     path: Path
-    overrides: Overrides = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=dict)  # what is put over its config here, as {"data.dir": ...}
 
     @classmethod
     def open(cls, path: Path | str, overrides: Overrides | None = None) -> "Run":
@@ -124,11 +119,7 @@ class Run:
 
 
 def load_weights(model: nn.Module, path: Path, identity: str) -> nn.Module:
-    """Gives `model` the weights of a checkpoint and their temperature, in eval mode.
-
-    Raises:
-        UserError: the checkpoint can't be read, is another run's, or does not fit.
-    """
+    """Gives `model` the weights of a checkpoint and their temperature, in eval mode; a UserError where they don't fit."""
     content = load_checkpoint(path)
     if content.get("identity", identity) != identity:  # older records have none
         raise UserError(f"{path} does not belong to the config and the files beside it: put back those of its own run")
@@ -141,11 +132,7 @@ def load_weights(model: nn.Module, path: Path, identity: str) -> nn.Module:
 
 
 def find_runs(patterns: str | Sequence[str], overrides: Overrides | None = None) -> list[Run]:
-    """The runs of comma-separated names and patterns, each once. A pattern passes over what is no run.
-
-    Raises:
-        UserError: a name is no run, or a pattern finds none.
-    """
+    """The runs of comma-separated names and patterns, each once. A pattern passes over what is no run, but must find one."""
     found: list[Path] = []
     for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
         if not any(character in pattern for character in "*?["):

@@ -114,7 +114,7 @@ def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Co
     experiment = experiment_name(config.run.task.name, overrides)
     names: dict[str, Any] = {"experiment_name": experiment, "overrides": list(overrides)}
     names["run_name"] = run_name(config.run.gate.name, config.run.seed, overrides)
-    if config.run.record and "record" not in chosen and experiment != chosen.get("experiment", experiment):
+    if config.run.record and "record" not in chosen and chosen.get("experiment", "null") not in ("null", experiment):
         say(console, f"not recorded, as experiment={chosen['experiment']} on its own task would be: record=true records it")
         names["record"] = False
     return Config.parse(config.values | names)

@@ -30,11 +30,8 @@ class Store:
 
     Args:
         path: the file; one that does not exist yet has no rows.
-        needed: what each row must have.
+        needed: what each row must have; a UserError where the file holds something else.
         upgrade: makes rows of what an earlier version wrote, and checks what the file holds.
-
-    Raises:
-        UserError: the file holds something else.
     """
 
     def __init__(self, path: Path, needed: Iterable[str] = (), upgrade: Callable[[Any], list[Row]] | None = None) -> None:
@@ -49,11 +46,7 @@ class Store:
         return self._rows[key]
 
     def add(self, key: str, rows: list[Row]) -> list[Row]:
-        """Takes a measurement in and writes the file, with what another process may have written to it meanwhile.
-
-        Returns:
-            the rows with their key.
-        """
+        """Takes a measurement in and writes the file, with what another process wrote meanwhile. The rows with their key."""
         kept = [row | {"key": key} for row in rows]
         self._rows = self._read() | self._rows | {key: kept}
         self._write()

@@ -10,16 +10,11 @@ TASKS: dict[str, Any] = {"ptb": LanguageModelTask, "text": LanguageModelTask, "b
 
 
 def task_class(name: str, source: str | None = None) -> Any:
-    """The class of a task, from the registry or from `source`, as "my_module:MyTask".
-
-    Raises:
-        UserError: there is none.
-    """
+    """The class of a task, from the registry or from `source`, as "my_module:MyTask"; a UserError where there is none."""
     if source is None:
         if name not in TASKS:
-            raise UserError(
-                f"task.name={name} is no task of {', '.join(TASKS)}: choose one, or set task.source=module:Class"
-            )
+            known = ", ".join(TASKS)
+            raise UserError(f"task.name={name} is no task of {known}: choose one, or set task.source=module:Class")
         return TASKS[name]
     module, _, attribute = source.partition(":")
     try:

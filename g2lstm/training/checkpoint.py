@@ -48,11 +48,7 @@ def save_checkpoint(path: Path, tree: Tree, kind: Kind = CHECKPOINT) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind = CHECKPOINT) -> Tree:
-    """The tree that `save_checkpoint` wrote.
-
-    Raises:
-        UserError: the file is missing, damaged or of another kind.
-    """
+    """The tree that `save_checkpoint` wrote; a UserError where the file is missing, damaged or of another kind."""
     if not path.is_file():
         raise UserError(f"no {kind.name} {path}: {kind.missing}")
     try:

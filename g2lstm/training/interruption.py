@@ -18,13 +18,10 @@ class StopSignals:
     """Turns `SIGNALS` into a request while it is entered; a second signal ends the process at once.
 
     A scheduler's own handler of SIGUSR2, as submitit's that queues the job again, is called on leaving, once all is saved.
-
-    Attributes:
-        asked: a signal has come.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = False  # a signal has come
         self._at_once = False
         self._number: int | None = None
         self._before: dict[int, Any] = {}

@@ -27,7 +27,7 @@ class StepProfiler:
     def __init__(self, folder: Path, device: torch.device, say: Callable[[str], None]) -> None:
         self.folder, self.device, self.say = folder, device, say
         self._profile: profile | None = None
-        self._steps = self._started = 0
+        self._steps = 0
         self._written = False
 
     def step(self) -> None:
@@ -43,7 +43,6 @@ class StepProfiler:
             plan = schedule(wait=0, warmup=WARMUP, active=STEPS, repeat=1)
             self._profile = profile(activities=activities, schedule=plan, on_trace_ready=self._write, acc_events=True)
             self._profile.start()
-            self._started = self._steps
 
     def pause(self) -> None:
         """To be called before anything else than a training step: what was profiled so far is written."""
@@ -59,7 +58,7 @@ class StepProfiler:
             self._written = True
 
     def _write(self, found: profile) -> None:
-        steps = self._steps - self._started - WARMUP
+        steps = found.step_num - WARMUP
         if steps < 1:
             return
         self._written = True

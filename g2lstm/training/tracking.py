@@ -25,7 +25,7 @@ class Tracker:
         run: what a tracker's `init` gave, or None to track nothing.
         say: prints one line.
         run_id: the tracker's name for its run, also for one that it could not go on with this time.
-        html: makes of a page what the tracker's run can log; None where it shows no pages.
+        html: makes of a page what the run can log; None where the tracker shows no pages.
     """
 
     def __init__(
@@ -66,12 +66,10 @@ def build_tracker(
 
     Args:
         name: "none", "wandb", "trackio" or "tensorboard".
-        project: the tracker's project.
-        config: what the run is, shown beside its metrics.
+        project, config: where the run is shown, and what beside its metrics.
         run_dir: where the tracker keeps its own files.
         run_id: the tracker's run to go on with; None begins one.
-        run_name: what people see; the last part of `run_dir` without it.
-        group: what the run has in common with others; the folder that holds `run_dir` without it.
+        run_name, group: what people see; without them the last two parts of `run_dir`.
         tags: words to filter runs by, in wandb.
         mode: wandb's mode. None leaves it to WANDB_MODE, and to "offline" where wandb can't start (no key, no network).
         say: prints one line.

@@ -113,62 +113,6 @@ def test_max_steps_ends_with_everything_written(tiny, capsys):
     assert summary("run")["finished"] is True
 
 
-def test_a_record_has_all_that_later_tools_read(tiny, text_dir):
-    assert command(*tiny, "record=true", "gate.noise_p=0.5", "epochs=1", "finetune=false") == 0
-    folder = Path("results/text")
-    recorded = next(folder.iterdir())
-    assert recorded.name.startswith("gumbel-")
-    assert recorded.name.endswith("-p0.5-finetunefalse-seed1")
-    assert recorded.name.count("-epochs") == 1  # of an option given twice the last counts
-    assert {path.name for path in recorded.iterdir()} == {
-        *("config.yaml", "environment.json", "vocabulary.json", "metrics.jsonl", "summary.json", "best.safetensors"),
-        "losses.safetensors",
-    }
-    assert str(text_dir) not in "".join(path.read_text() for path in recorded.iterdir() if path.suffix != ".safetensors")
-    weights = load_checkpoint(recorded / "best.safetensors")["model"]
-    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    found = summary(str(recorded))
-    for split in ("valid", "test"):
-        rounded, exact = found[f"{split}_perplexity_recorded_weights"], found[f"{split}_perplexity"]
-        assert rounded == pytest.approx(exact, rel=0.02)
-        assert rounded != exact
-
-
-def test_a_large_models_weights_are_not_recorded(tiny, monkeypatch):
-    monkeypatch.setattr("g2lstm.runs.record.LARGEST_RECORDED_MODEL", 100)
-    assert command(*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false") == 0
-    assert not list(Path("results").rglob("best.safetensors"))
-    assert len(list(Path("results").rglob("summary.json"))) == 1
-
-
-def test_weights_are_left_out_of_the_record_where_asked(tiny):
-    short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
-    assert command(*tiny, *short, "record=true", "record_weights=false") == 0
-    assert Path("run/best.safetensors").is_file()
-    assert not list(Path("results").rglob("best.safetensors"))
-    assert len(list(Path("results").rglob("summary.json"))) == 1
-
-
-def test_only_a_finished_run_is_recorded_and_it_can_be_later(tiny):
-    short = ["epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
-    assert command(*tiny, *short, "record=true", "max_steps=3") == 0
-    assert not Path("results").exists()
-    assert command("resume=run", "record=false") == 0
-    assert not Path("results").exists()
-    assert command("resume=run", "record=true") == 0
-    assert len(list(Path("results").rglob("summary.json"))) == 1
-
-
-def test_an_earlier_record_is_not_overwritten(tiny, capsys):
-    short = [*tiny, "record=true", "epochs=1", "finetune=false", "eval.cache.enabled=false"]
-    assert command(*short) == 0
-    before = {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}
-    assert command(*short, "optimizer.lr=4.0") == 0  # another name, another record
-    assert command(*short) == 0
-    assert "holds an earlier record, which stays" in capsys.readouterr().out
-    assert before.items() <= {path: path.read_bytes() for path in Path("results").rglob("*.*") if path.is_file()}.items()
-
-
 def test_the_main_stage_is_reported_beside_the_finetune_stage(tiny):
     assert command(*tiny, "run_dir=run", "eval.cache.enabled=false") == 0
     found = summary("run")
@@ -238,22 +182,6 @@ def test_going_on_elsewhere_is_one_line_of_warning(tiny, capsys):
     assert "threads 64 -> 1" in lines[0]
 
 
-def test_a_damaged_checkpoint_is_one_line(tiny, capsys):
-    assert command(*tiny, "max_steps=2", "run_dir=run") == 0
-    capsys.readouterr()
-    path = Path("run/last.safetensors")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert command("resume=run") == 2
-    assert "last.safetensors is damaged" in one_line(capsys)
-
-
-def test_a_diverging_run_ends_with_status_2(tiny, capsys):
-    assert command(*tiny, "optimizer.lr=1e30", "optimizer.clip=inf", "run_dir=run", "checkpoint_minutes=0") == 2
-    message = one_line(capsys)
-    assert "not finite at step" in message
-    assert "(learning rate" in message
-
-
 def test_a_signal_in_the_last_evaluation_loses_nothing(tiny, capsys, monkeypatch):
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -314,19 +242,6 @@ def test_a_sweep_that_is_repeated_does_what_is_missing_and_finishes_what_was_sto
     assert {path: path.read_bytes() for path in found} == found
 
 
-def test_a_repeated_sweep_records_what_finished_without_a_record(tiny, capsys):
-    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false"]
-    assert command("-m", *short) == 0
-    (run,) = Path("runs/text").iterdir()
-    before = {path: path.read_bytes() for path in run.iterdir()}
-    for _ in range(2):
-        assert command("-m", *short, "record=true") == 0
-    assert capsys.readouterr().out.count("recorded in results/text/") == 1
-    (recorded,) = Path("results").rglob("summary.json")
-    assert summary(str(run)).items() <= json.loads(recorded.read_text()).items()
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
-
-
 def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny, capsys):
     short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
     assert command(*short) == 0
@@ -338,15 +253,6 @@ def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it
     finally:
         torch.set_num_threads(1)
     assert len(list(Path("results").rglob("summary.json"))) == 1
-
-
-def test_that_an_experiment_is_recorded_holds_for_its_own_task(tiny, capsys):
-    options = ["experiment=ptb_cpu", *tiny, "epochs=1", "eval.cache.enabled=false", "precision=float32"]
-    assert command(*options, "run_dir=run") == 0
-    assert "not recorded, as experiment=ptb_cpu on its own task would be" in capsys.readouterr().out
-    assert not Path("results").exists()
-    assert command(*options, "run_dir=other", "record=true") == 0
-    assert len(list(Path("results/text").rglob("summary.json"))) == 1
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny, capsys):
@@ -408,17 +314,6 @@ def test_ctrl_c_during_the_imports_shows_no_traceback():
         _, errors = started.communicate()
     assert started.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in errors
-
-
-def test_uncommitted_code_does_not_record_into_its_own_results(tiny, monkeypatch, capsys):
-    short = [*tiny, "record=true", "epochs=1", "finetune=false", "run_dir=run"]
-    monkeypatch.setattr("g2lstm.training.environment.commit", lambda: "0123456789ab-dirty")
-    monkeypatch.setattr("g2lstm.training.environment.checkout", lambda: Path.cwd())
-    assert command(*short) == 2
-    assert "uncommitted changes" in capsys.readouterr().err
-    assert not Path("run").exists()
-    monkeypatch.setattr("g2lstm.training.environment.checkout", lambda: Path.cwd() / "elsewhere")
-    assert command(*short) == 0
 
 
 def test_the_engine_that_trains_is_written_down(tiny):
