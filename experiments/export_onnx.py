@@ -12,6 +12,7 @@ from g2lstm.compression.model_file import load_model
 from g2lstm.compression.onnx_files import export, largest_difference, package, quantize_dynamically
 from g2lstm.compression.stored import deploy_run
 from g2lstm.errors import UserError
+from g2lstm.files import folder_made
 from g2lstm.runs.run import Run
 
 LENGTHS = (1, 35)
@@ -29,8 +30,8 @@ def export_onnx(arguments: list[str]) -> int:
     path = Path(options.run)
     try:
         deployed = load_model(path) if path.is_file() else deploy_run(Run.open(path), Method())
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".export") as folder:  # until it is checked
+        around = folder_made(options.out.parent)
+        with around, tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".export") as folder:  # until it is checked
             file = Path(folder) / "model.onnx"
             export(file, deployed, tied=not options.int8)
             if options.int8:

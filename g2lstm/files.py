@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,33 +31,41 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def folder_made(path: Path) -> Iterator[None]:
+    """Makes a folder and those above it; where what is done with it fails, those that it made go again if they are empty."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
 
     Raises:
         UserError: it can't be written; what stood there stays, and no folder is left that was made for it.
     """
-    with writing(path), ExitStack() as failed:
-        for folder in [folder for folder in reversed(path.parents) if not folder.exists()]:
-            folder.mkdir(exist_ok=True)
-            failed.callback(_remove_if_empty, folder)
+    with writing(path), folder_made(path.parent):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        failed.callback(temporary.unlink, missing_ok=True)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private
-        temporary.replace(path)
-        failed.pop_all()
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # mkstemp keeps files private
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def read_text(path: Path) -> str:

@@ -182,8 +182,8 @@ class Config:
         if not has_temperature(gate):
             return None
         if (options.tau_schedule == "constant") != (options.tau_end is None):
-            given = f"gate.tau_schedule={options.tau_schedule} and gate.tau_end={options.tau_end}"
-            raise UserError(f"{given} do not go together: set both, or neither")
+            both = f"gate.tau_schedule={options.tau_schedule} and gate.tau_end={options.tau_end}"
+            raise UserError(f"{both} do not go together: set both, or neither")
         try:
             return TemperatureSchedule(gate.tau, options.tau_end, options.tau_schedule)
         except ValueError as error:

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -235,12 +234,10 @@ class LanguageModelTask:
         vocabulary, words = self.corpus.vocabulary, EXAMPLE.split()
         if all(word in vocabulary.index for word in words):
             return words
-        tokens = self.corpus.valid.tolist()
-        ends = [-1, *(place for place, token in enumerate(tokens) if token == vocabulary.index[EOS])]
-        sentences = [tokens[a + 1 : b] for a, b in pairwise(ends)]
+        text = " ".join(vocabulary.tokens[token] for token in self.corpus.valid.tolist())
+        sentences = [sentence.split() for sentence in text.split(EOS)]
         fitting = (sentence for sentence in sentences if 8 <= len(sentence) <= 20)
-        longest = max(sentences, key=lambda sentence: min(len(sentence), MOST_WORDS - 1))
-        return [vocabulary.tokens[token] for token in next(fitting, longest)][: MOST_WORDS - 1]
+        return next(fitting, max(sentences, key=len))[: MOST_WORDS - 1]
 
     def _batch_size(self, split: str) -> int:
         return self.config.eval.test_batch_size if split == "test" else self.config.eval.valid_batch_size

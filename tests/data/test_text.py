@@ -128,11 +128,6 @@ def test_given_vocabulary_is_used(folder: Path) -> None:
     assert corpus.valid.tolist() == [3, 2, 4]
 
 
-def test_unknown_corpus_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'ptv': choose one of builtin, .*ptb"):
-        load_corpus("ptv")
-
-
 @given(st.integers(2, 200), st.integers(1, 20))
 def test_columns_are_contiguous_streams(length: int, batch_size: int) -> None:
     tokens = torch.arange(length)

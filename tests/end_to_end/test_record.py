@@ -85,12 +85,12 @@ def test_an_earlier_record_is_not_overwritten(short, capsys):
 
 def test_a_repeated_sweep_records_what_finished_without_a_record(short, capsys):
     assert command("-m", *short) == 0
-    before = contents("runs")
+    before = contents("runs/text")
     for _ in range(2):
         assert command("-m", *short, "record=true") == 0
     assert capsys.readouterr().out.count("recorded in results/text/") == 1
     assert recorded()["finished"]
-    assert contents("runs") == before
+    assert contents("runs/text") == before
 
 
 def test_that_an_experiment_is_recorded_holds_for_its_own_task(short, capsys):
