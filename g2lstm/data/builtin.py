@@ -35,7 +35,7 @@ def builtin_text() -> RawText:
     for index, line in enumerate(_sentences(topics)):
         place = index % _BLOCK * 10 // _BLOCK
         splits["valid" if place == 8 else "test" if place == 9 else "train"].append(line)
-    return RawText("builtin", splits, f"pydoc_data.topics of Python {platform.python_version()}")
+    return RawText(splits, f"pydoc_data.topics of Python {platform.python_version()}")
 
 
 def _sentences(topics: dict[str, str]) -> list[str]:

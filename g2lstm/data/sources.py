@@ -66,7 +66,6 @@ CORPORA: dict[str, Corpus] = {
 class RawText:
     """Lines of text as they were found."""
 
-    name: str
     splits: dict[str, list[str]]
     origin: str
 
@@ -163,7 +162,7 @@ def _read_folder(name: str, corpus: Corpus, folder: Path) -> RawText:
                 f"no {corpus.file_name(split)} under {folder}, nor any *.{split}.txt or wiki.{split}.tokens: "
                 "put it there, or set data.dir=... to a folder with train, valid and test text"
             )
-    raw = RawText(name, {split: read_lines(file) for split, file in files.items()}, str(folder))
+    raw = RawText({split: read_lines(file) for split, file in files.items()}, str(folder))
     if wrong := _wrong_counts(raw, corpus.counts):
         raise UserError(f"{name} under {folder}: {wrong}: put the published files there, or train on yours with task=text")
     return raw
@@ -183,7 +182,7 @@ def _wrong_counts(raw: RawText, expected: Counts | None) -> str | None:
 def _from_hub(name: str, corpus: Corpus) -> RawText | None:
     if corpus.hub is None:
         return None
-    raw = RawText(name, read_hub(corpus.hub), f"{corpus.hub.path}@{corpus.hub.revision}")
+    raw = RawText(read_hub(corpus.hub), f"{corpus.hub.path}@{corpus.hub.revision}")
     if wrong := _wrong_counts(raw, corpus.counts):
         raise UnavailableError(f"{raw.origin} ({wrong})")
     with suppress(UserError):  # where nothing can be written, the lines are read from the Hub again next time

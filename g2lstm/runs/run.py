@@ -91,15 +91,10 @@ class Run:
         with blamed(self):
             return self.config.build_task(build_device(self.config.run.device), self.files)
 
-    def model(self, task: Any, *, before_finetune: bool = False) -> nn.Module:
-        """A model with its best weights, or those that finetuning began with, and their temperature, in eval mode.
-
-        Raises:
-            UserError: it has no weights, or they belong to another run.
-        """
-        path = self.folder.best_before_finetune if before_finetune else self._best()
+    def model(self, task: Any) -> nn.Module:
+        """A model with its best weights and their temperature, in eval mode; a UserError where they are not its own."""
         model = task.build_model().to(build_device(self.config.run.device))
-        return load_weights(model, path, self.identity)
+        return load_weights(model, self._best(), self.identity)
 
     def bare_model(self, task: Any) -> nn.Module:
         """Its model without values, to look at its shapes."""
