@@ -22,5 +22,6 @@ def _run(module: str) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "g2lstm").startswith("g2lstm"):
             raise
-        sys.exit(f"error: the package {error.name} is missing: pip install 'g2lstm[train]'")
+        package = (error.name or "").partition(".")[0]
+        sys.exit(f"error: the package {package} is missing: pip install 'g2lstm[train]'")
     cli.main(command.main)
