@@ -47,11 +47,8 @@ class _Layer(torch.autograd.Function):
     """Tensors are arguments of their own, those in the options too, so that whoever traces a graph finds them."""
 
     @staticmethod
-    def forward(
-        engine: ModuleType, options: Options, keep: bool, lengths: Tensor | None,
-        x: Tensor, h0: Tensor, c0: Tensor, noise: Tensor | None,
-        weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, weight_hr: Tensor | None,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+    def forward(engine: ModuleType, options: Options, keep: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        lengths, x, h0, c0, noise, weight_ih, weight_hh, bias, weight_hr = tensors
         recipe = options.noise
         drawn = replace(recipe, seed=noise) if isinstance(recipe, NoiseRecipe) and noise is not None else noise
         options = replace(options, lengths=lengths, noise=drawn)
@@ -78,7 +75,10 @@ class _Layer(torch.autograd.Function):
         wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[4:]
         with torch.no_grad():
             d_pre, d_h0, d_c0, d_hr = ctx.engine.backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options)
-            before = hidden[1:] if options.reverse else hidden[:-1]
+            before, exact = hidden[1:] if options.reverse else hidden[:-1], cell.dtype
+            del cell, kept
+            if not torch.compiler.is_compiling():
+                ctx.maybe_clear_saved_tensors()  # the products take the place of the gate values, in memory still warm
             gradients = (
                 product(d_pre, weight_ih.to(d_pre.dtype).mT) if wants_x else None,
                 d_h0.to(x.dtype) if wants_h0 else None,
@@ -86,7 +86,7 @@ class _Layer(torch.autograd.Function):
                 d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True) if wants_noise else None,
                 over_time(d_pre, x).to(weight_ih.dtype) if wants_ih else None,
                 over_time(d_pre, before).to(weight_hh.dtype) if wants_hh else None,
-                d_pre.sum((0, 1), dtype=cell.dtype).to(ctx.bias_dtype) if wants_bias else None,
+                d_pre.sum((0, 1), dtype=exact).to(ctx.bias_dtype) if wants_bias else None,
                 d_hr.to(weight_hr.dtype) if wants_hr else None,
             )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():

@@ -433,8 +433,10 @@ void forward_loop(
             if (gate * H < noise_width) a[gate] += load(noise_data + (t * B + b) * noise_width + gate * H + j, count);
             a[gate] *= (float)scale[gate];
           }
-          const Gate i = gate<Hard>(a[0], hard[0]), f = gate<Hard>(a[1], hard[1]), o = gate<Hard>(a[3], hard[3]);
-          const Floats g = tanh(a[2]), c = f.value * load(c_before + at_unit, count) + i.value * g;
+          const Gate i = gate<Hard>(a[0], hard[0]), f = gate<Hard>(a[1], hard[1]);
+          const Floats g = tanh(a[2]);
+          const Gate o = gate<Hard>(a[3], hard[3]);
+          const Floats c = f.value * load(c_before + at_unit, count) + i.value * g;
           store(c_after + at_unit, c, count);
           store(h_after + at_unit, o.value * tanh(c), count);
           if (gates_data) {
@@ -510,8 +512,9 @@ void backward_loop(
             }
             const Gate i = kept_gate<Hard>(load(gates_data + row, count), hard[0]);
             const Gate f = kept_gate<Hard>(load(gates_data + row + H, count), hard[1]);
+            const Floats g = load(gates_data + row + 2 * H, count);
             const Gate o = kept_gate<Hard>(load(gates_data + row + 3 * H, count), hard[3]);
-            const Floats g = load(gates_data + row + 2 * H, count), tanh_c = tanh(load(c_after + at_unit, count));
+            const Floats tanh_c = tanh(load(c_after + at_unit, count));
             d_cell += d_h * o.value * (1.0f - tanh_c * tanh_c);
             const Floats d_i = d_cell * g * i.kept * (1.0f - i.kept) * (float)scale[0];
             const Floats d_f = d_cell * load(c_before + at_unit, count) * f.kept * (1.0f - f.kept) * (float)scale[1];
