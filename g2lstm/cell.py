@@ -63,22 +63,17 @@ class G2LSTMCell(Gated, nn.LSTMCell):
             super().forward(input, hx)  # raises the framework's own error
         if gates.is_plain(self.gate, self.training) and autocast_dtype(input) is None:
             return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
-        batched = input.dim() == 2
-        x = input if batched else input.unsqueeze(0)
-        h, c = self._state(x, hx, batched)
-        h, c = self._step(x, h, c, noise, generator)
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+        if hx is None:
+            hx = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * 2
+        if input.dim() == 2:
+            return self._step(input, *hx, noise, generator)
+        h, c = self._step(input.unsqueeze(0), hx[0].unsqueeze(0), hx[1].unsqueeze(0), noise, generator)
+        return h.squeeze(0), c.squeeze(0)
 
     def _fits(self, input: Tensor, hx: State | None) -> bool:
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             return False
         return can_meet(input, self.weight_ih, hx, [(*input.shape[:-1], self.hidden_size)] * 2)
-
-    def _state(self, x: Tensor, hx: State | None, batched: bool) -> State:
-        if hx is None:
-            zeros = x.new_zeros(x.shape[0], self.hidden_size)
-            return zeros, zeros
-        return hx if batched else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
 
     def _step(self, x: Tensor, h: Tensor, c: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> State:
         cast = autocast_dtype(x)
@@ -112,4 +107,4 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         noise = noise if noise.dim() == 2 else noise.unsqueeze(0)
         if noise.shape != (batch, len(gate.gates) * size):
             raise ValueError(f"noise must have shape {(batch, len(gate.gates) * size)}, got {tuple(noise.shape)}")
-        return self._engine_noise(noise, size)
+        return gates.leading_blocks(noise, gate.gates, size)

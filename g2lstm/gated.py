@@ -56,10 +56,6 @@ class Gated:
     def _block_scale(self) -> tuple[float, float, float, float] | None:
         return gates.block_scale(self._gate, self._tau, self.training)
 
-    def _engine_noise(self, noise: Tensor | None, hidden_size: int) -> Tensor | None:
-        """The noise as engines add it: in columns of the leading pre-activation blocks."""
-        return None if noise is None else gates.leading_blocks(noise, self._gate.gates, hidden_size)
-
 
 def traced(module: torch.nn.Module, *inputs: Any) -> torch.fx.Proxy | None:
     """The call of a module that torch.fx traces, as a leaf of its graph, which the framework's own layers are; or None."""

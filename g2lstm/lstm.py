@@ -92,17 +92,9 @@ class G2LSTM(Gated, nn.LSTM):
             raise ValueError(f"weight_dropout must be in [0, 1), got {weight_dropout}")
         engines.check_name(engine)
         super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device=device,
-            dtype=dtype,
-        )
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device=device, dtype=dtype,
+        )  # fmt: skip
         self.gate = GumbelGate() if gate is None else gate
         self.weight_dropout = weight_dropout
         self.engine = engine
@@ -220,7 +212,7 @@ class G2LSTM(Gated, nn.LSTM):
         """The noise as the engine takes it: what was given, what is drawn here, or how to draw it."""
         gate = self.gate
         if draws.noise is not None:
-            return self._engine_noise(draws.noise[index], self.hidden_size)
+            return gates.leading_blocks(draws.noise[index], gate.gates, self.hidden_size)
         if not isinstance(gate, GumbelGate) or not gates.is_noisy(gate, self.training):
             return None
         if engine in engines.DRAW_THEMSELVES and gate.noise_scope == "step":
@@ -231,14 +223,10 @@ class G2LSTM(Gated, nn.LSTM):
             gate, x.shape[0], x.shape[1], self.hidden_size,
             generator=draws.generator, dtype=accumulation_dtype(x.dtype), device=x.device,
         )  # fmt: skip
-        return self._engine_noise(drawn, self.hidden_size)
+        return gates.leading_blocks(drawn, gate.gates, self.hidden_size)
 
     def draw_noise(self, time: int, batch: int, *, generator: torch.Generator | None = None) -> list[Tensor]:
         """The noise of one forward pass, for `forward(..., noise=...)`.
-
-        Args:
-            time, batch: T, B.
-            generator: source of randomness; torch's default generator without it.
 
         Returns:
             One (T, B, len(gate.gates) * H) tensor for each layer and direction.
@@ -297,12 +285,7 @@ class G2LSTM(Gated, nn.LSTM):
     def from_lstm(
         cls, lstm: nn.LSTM, gate: Gate | None = None, *, weight_dropout: float = 0.0, engine: str = "auto"
     ) -> "G2LSTM":
-        """A new `G2LSTM` with a copy of an `nn.LSTM`'s weights.
-
-        Args:
-            lstm: where options, weights and mode are copied from.
-            gate, weight_dropout, engine: as in the constructor.
-        """
+        """A new `G2LSTM` with a copy of an `nn.LSTM`'s options, weights and mode."""
         rnn = cls(**_constructor_arguments(lstm), gate=gate, weight_dropout=weight_dropout, engine=engine)
         rnn.load_state_dict(lstm.state_dict())
         return rnn.train(lstm.training)

@@ -22,10 +22,6 @@ def choose(name: str, request: Request) -> str:
     An evaluation that is an LSTM's is the framework's own. For another single step, and under torch.vmap, it is the
     reference, which `torch.export` has whatever was named.
 
-    Args:
-        name: "auto" or a key of `ENGINES`.
-        request: what is asked.
-
     Raises:
         ValueError: there is no such engine, or it lacks what is asked.
     """

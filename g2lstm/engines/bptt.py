@@ -6,6 +6,7 @@ and walks back with one recurrent product a step. Of a hard gate the sigmoid is 
 T time, B batch, H hidden units, P projection or H. Gate buffers are (T, B, 4, H) in the order i, f, g, o.
 """
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -16,15 +17,11 @@ from g2lstm.engines import layer
 from g2lstm.engines.contract import Options, Request, Scale
 from g2lstm.engines.noise import as_tensor
 from g2lstm.engines.products import over_time, repeated
-from g2lstm.layout import BLOCKS, State, Weights, rows_of
+from g2lstm.layout import BLOCKS, rows_of
 
+run = functools.partial(layer.run, sys.modules[__name__])
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input  # grad * out * (1 - out), into a given buffer
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input  # grad * (1 - out^2)
-
-
-def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
-    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
-    return layer.run(sys.modules[__name__], x, state, weights, options)
 
 
 def lacks(request: Request) -> str | None:  # noqa: ARG001
@@ -53,7 +50,8 @@ def forward(
     recurrent = repeated(_scaled(weight_hh, options.scale).to(pre.dtype), batch)
 
     blocks = gates.view(time, batch, 4, size)
-    step_rows, step_if, (i, f, g, o) = gates.unbind(), gates[..., : 2 * size].unbind(), _per_step(blocks)
+    step_rows, step_if = gates.unbind(), gates[..., : 2 * size].unbind()
+    i, f, g, o = (block.unbind() for block in blocks.unbind(2))
     h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
     for t, before, after in _walk(time, reverse):
         step_rows[t].add_(recurrent(h[before]))
@@ -178,8 +176,3 @@ def _with_initial(state: Tensor, time: int, reverse: bool) -> Tensor:
     slots = state.new_empty(time + 1, *state.shape)
     slots[-1 if reverse else 0] = state
     return slots
-
-
-def _per_step(blocks: Tensor) -> list[tuple[Tensor, ...]]:
-    """(T, B, 4, H) -> for each of the four blocks, its (B, H) views of all steps."""
-    return [block.unbind() for block in blocks.unbind(2)]

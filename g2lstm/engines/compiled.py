@@ -28,6 +28,7 @@ from g2lstm.engines.products import fast_dtype
 log = logging.getLogger("g2lstm")
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-Wno-psabi", "-fopenmp", "-fPIC"]
+_TORCH = Path(torch.__file__).parent
 WIDE = "-mprefer-vector-width=512"
 
 
@@ -118,20 +119,16 @@ def _compile(library: Path) -> None:
 
 
 def _flags() -> list[str]:
-    include = _torch() / "include"
+    include = _TORCH / "include"
     flags = [*FLAGS, "-shared", "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
     return [*flags, WIDE] if "avx512f" in _processor() else flags
 
 
 def _libraries() -> list[str]:
     """torch, and its own OpenMP runtime, so that there is one pool of threads."""
-    folder = _torch() / "lib"
+    folder = _TORCH / "lib"
     openmp = [str(path) for path in sorted(folder.glob("libgomp*.so*"))[:1]]
     return [f"-L{folder}", "-ltorch", "-ltorch_cpu", "-lc10", *(openmp or ["-fopenmp"])]
-
-
-def _torch() -> Path:
-    return Path(torch.__file__).parent
 
 
 def _register() -> None:

@@ -5,6 +5,7 @@ It is compiled when it is first needed and kept; without a compiler the tensor c
 T time, B batch, H hidden units.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ from g2lstm.engines import compiled, layer
 from g2lstm.engines.contract import UNSCALED, Options, Request
 from g2lstm.engines.noise import taken_apart
 from g2lstm.engines.products import fast_dtype
-from g2lstm.layout import State, Weights
+
+run = functools.partial(layer.run, sys.modules[__name__])
 
 
 def lacks(request: Request) -> str | None:
@@ -31,11 +33,6 @@ def lacks(request: Request) -> str | None:
     if not fast_dtype(request.dtype):
         return "needs oneDNN"
     return compiled.problem()
-
-
-def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
-    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
-    return layer.run(sys.modules[__name__], x, state, weights, options)
 
 
 def forward(

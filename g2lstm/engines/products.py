@@ -3,6 +3,7 @@
 torch.mm runs float32 products through MKL, which on some processors (AMD's among them) takes up to twice as long.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -58,9 +59,5 @@ def over_time(left: Tensor, right: Tensor) -> Tensor:
     if left.dtype != torch.float32 or right.shape[1] < _WIDE or not fast_products(left):
         return left.mT @ right
     pieces = max(1, -(-len(left) // _ROWS))
-    total = None
-    for some_left, some_right in zip(left.chunk(pieces), right.chunk(pieces), strict=True):
-        part = product(some_left.mT, some_right.mT)
-        total = part if total is None else total.add_(part)
-    assert total is not None
-    return total
+    chunks = zip(left.chunk(pieces), right.chunk(pieces), strict=True)
+    return functools.reduce(Tensor.add_, (product(some.mT, others.mT) for some, others in chunks))

@@ -22,7 +22,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +30,8 @@ from g2lstm.engines import layer
 from g2lstm.engines.contract import UNSCALED, Options, Request
 from g2lstm.engines.graphs import Steps, is_capturing
 from g2lstm.engines.noise import taken_apart
-from g2lstm.layout import State, Weights
 
+run = functools.partial(layer.run, sys.modules[__name__])
 log = logging.getLogger("g2lstm")
 _MULTIPLE = 8
 _LARGEST_BLOCK = 256  # units of one program
@@ -51,11 +50,6 @@ def lacks(request: Request) -> str | None:
     if torch.compiler.is_compiling():
         return "can't be traced by torch.compile"
     return _problem()
-
-
-def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
-    """Runs a layer; arguments and results as `g2lstm.engines.contract` says."""
-    return layer.run(sys.modules[__name__], x, state, weights, options)
 
 
 @functools.cache
@@ -100,9 +94,9 @@ def forward(
         )  # fmt: skip
         workspace.start(weight_hh, numbers, (*(options.scale or UNSCALED), recipe.eps * recipe.threshold))
         workspace.state[:batch, :size].copy_(h0)
-        workspace.forward(
-            time, **_kind(options), given=added is not None, drawn=recipe.threshold > 0, words=tuple(recipe.words), keep=keep
-        )
+        word_i, word_f, _g, word_o = recipe.words
+        noise = {"GIVEN": added is not None, "DRAWN": recipe.threshold > 0}
+        workspace.forward(time, _constants(options, **noise, WORD_I=word_i, WORD_F=word_f, WORD_O=word_o, KEEP=keep))
     return hidden, cell, gates
 
 
@@ -123,15 +117,17 @@ def backward(
             grad_hidden=_address(grad_h),
         )  # fmt: skip
         workspace.start(weight_hh, numbers, (*(options.scale or UNSCALED), 0.0))
-        workspace.backward(time, **_kind(options), grad_hidden=grad_h is not None, grad_c=grad_c)
+        workspace.backward(time, _constants(options, HAS_GRAD_HIDDEN=grad_h is not None), grad_c)
         d_h0 = workspace.d_state[:batch, :size].float() + workspace.passed[:batch]
         d_c0 = workspace.d_cell[:batch].clone()
     return d_pre, d_h0, d_c0, None
 
 
-def _kind(options: Options) -> dict[str, Any]:
-    """What the kernels of both passes are compiled for."""
-    return {"reverse": options.reverse, "lengths": options.lengths is not None, "hard": tuple(options.hard_blocks)}
+def _constants(options: Options, **others: int) -> dict[str, int]:
+    """What a kernel is compiled for."""
+    hard_i, hard_f, _, hard_o = options.hard_blocks
+    hard = {"HARD_I": hard_i, "HARD_F": hard_f, "HARD_O": hard_o}
+    return {"REVERSE": options.reverse, "HAS_LENGTHS": options.lengths is not None, **hard, **others}
 
 
 class _Workspace:
@@ -159,26 +155,17 @@ class _Workspace:
         _fill(self.numbers, (0, *numbers))
         _fill(self.factors, factors)
 
-    def forward(
-        self, time: int, *, reverse: bool, lengths: bool, hard: tuple[bool, ...],
-        given: bool, drawn: bool, words: tuple[int, ...], keep: bool,
-    ) -> None:  # fmt: skip
+    def forward(self, time: int, constants: dict[str, int]) -> None:
         kernel, weight = _kernels().forward_step[self.grid], self.weight.flatten(0, 1)
 
         def step(offset: int) -> None:
             torch.mm(self.state, weight.mT, out=self.product)
-            kernel(
-                self.numbers, self.factors, self.state, self.product, offset, self.size, self.padded,
-                REVERSE=reverse, HAS_LENGTHS=lengths, GIVEN=given, DRAWN=drawn,
-                HARD_I=hard[0], HARD_F=hard[1], HARD_O=hard[3],
-                WORD_I=words[0], WORD_F=words[1], WORD_O=words[3], KEEP=keep, BLOCK=self.block,
-            )  # fmt: skip
+            tensors = self.numbers, self.factors, self.state, self.product
+            kernel(*tensors, offset, self.size, self.padded, **constants, BLOCK=self.block)
 
-        self.steps.run(step, time, ("forward", reverse, lengths, hard, given, drawn, words, keep, _precision()))
+        self.steps.run(step, time, ("forward", *constants.values(), _precision()))
 
-    def backward(
-        self, time: int, *, reverse: bool, lengths: bool, hard: tuple[bool, ...], grad_hidden: bool, grad_c: Tensor | None
-    ) -> None:
+    def backward(self, time: int, constants: dict[str, int], grad_c: Tensor | None) -> None:
         kernel, weight = _kernels().backward_step[self.grid], self.weight.flatten(0, 1)
         self.d_state.zero_()
         self.d_cell.zero_()
@@ -187,14 +174,11 @@ class _Workspace:
         self.passed.zero_()
 
         def step(offset: int) -> None:
-            kernel(
-                self.numbers, self.factors, self.d_state, self.d_gates, self.d_cell, self.passed, offset,
-                self.size, self.padded, REVERSE=reverse, HAS_LENGTHS=lengths,
-                HARD_I=hard[0], HARD_F=hard[1], HARD_O=hard[3], HAS_GRAD_HIDDEN=grad_hidden, BLOCK=self.block,
-            )  # fmt: skip
+            tensors = self.numbers, self.factors, self.d_state, self.d_gates, self.d_cell, self.passed
+            kernel(*tensors, offset, self.size, self.padded, **constants, BLOCK=self.block)
             torch.mm(self.d_gates, weight, out=self.d_state)
 
-        self.steps.run(step, time, ("backward", reverse, lengths, hard, grad_hidden, _precision()))
+        self.steps.run(step, time, ("backward", *constants.values(), _precision()))
 
 
 _kept: OrderedDict[tuple, _Workspace] = OrderedDict()

@@ -18,7 +18,7 @@ import triton.language as tl
 
 
 class Numbers(NamedTuple):
-    """What a pass tells the kernels, behind the step to start at."""
+    """What a pass tells the kernels, behind the step to start at; in the order of the constants below."""
 
     time: int
     batch: int
@@ -34,11 +34,9 @@ class Numbers(NamedTuple):
     grad_hidden: int = 0  # (T, B, H)
 
 
-_AT = {name: tl.constexpr(index) for index, name in enumerate(("step", *Numbers._fields))}
-STEP, TIME, BATCH, SEED, THRESHOLD = (_AT[name] for name in ("step", "time", "batch", "seed", "threshold"))
-NOISE_WIDTH, LENGTHS, HIDDEN, CELL = (_AT[name] for name in ("noise_width", "lengths", "hidden", "cell"))
-GATES, PRE, NOISE = (_AT[name] for name in ("gates", "pre", "noise"))
-GRAD_HIDDEN = _AT["grad_hidden"]
+STEP, TIME, BATCH, SEED, THRESHOLD, NOISE_WIDTH, LENGTHS, HIDDEN, CELL, GATES, PRE, NOISE, GRAD_HIDDEN = (
+    tl.constexpr(index) for index in range(1 + len(Numbers._fields))
+)
 SHIFT = tl.constexpr(4)  # in factors
 
 
@@ -75,15 +73,9 @@ def forward_step(
     mask = j < size
 
     row = t * batch + b
-    pre = tl.load(numbers + PRE).to(tl.pointer_type(kind)) + row * 4 * size + j
-    product = recurrent + b * 4 * padded + j
-    i = tl.load(pre, mask=mask, other=0.0).to(tl.float32) + tl.load(product, mask=mask, other=0.0).to(tl.float32)
-    f = tl.load(pre + size, mask=mask, other=0.0).to(tl.float32)
-    f += tl.load(product + padded, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(pre + 2 * size, mask=mask, other=0.0).to(tl.float32)
-    g += tl.load(product + 2 * padded, mask=mask, other=0.0).to(tl.float32)
-    o = tl.load(pre + 3 * size, mask=mask, other=0.0).to(tl.float32)
-    o += tl.load(product + 3 * padded, mask=mask, other=0.0).to(tl.float32)
+    i, f, g, o = load_blocks(tl.load(numbers + PRE).to(tl.pointer_type(kind)) + row * 4 * size + j, size, mask)
+    r_i, r_f, r_g, r_o = load_blocks(recurrent + b * 4 * padded + j, padded, mask)
+    i, f, g, o = i + r_i, f + r_f, g + r_g, o + r_o
 
     if GIVEN:
         width = tl.load(numbers + NOISE_WIDTH)
@@ -122,11 +114,7 @@ def forward_step(
     hidden = tl.load(numbers + HIDDEN).to(tl.pointer_type(kind)) + slot
     tl.store(hidden if REVERSE else hidden + batch * size, h, mask=mask)
     if KEEP:
-        gates = tl.load(numbers + GATES).to(tl.pointer_type(tl.float32)) + row * 4 * size + j
-        tl.store(gates, i, mask=mask)
-        tl.store(gates + size, f, mask=mask)
-        tl.store(gates + 2 * size, g, mask=mask)
-        tl.store(gates + 3 * size, o, mask=mask)
+        store_blocks(tl.load(numbers + GATES).to(tl.pointer_type(tl.float32)) + row * 4 * size + j, size, mask, i, f, g, o)
 
 
 @triton.jit(do_not_specialize=["offset"])
@@ -169,10 +157,7 @@ def backward_step(
         d_h += tl.load(grad, mask=mask, other=0.0).to(tl.float32)
 
     gates = tl.load(numbers + GATES).to(tl.pointer_type(tl.float32)) + row * 4 * size + j
-    i = tl.load(gates, mask=mask, other=0.0)
-    f = tl.load(gates + size, mask=mask, other=0.0)
-    g = tl.load(gates + 2 * size, mask=mask, other=0.0)
-    o = tl.load(gates + 3 * size, mask=mask, other=0.0)
+    i, f, g, o = load_blocks(gates, size, mask)
     early = tl.load(numbers + CELL).to(tl.pointer_type(tl.float32)) + unit
     c_before = tl.load(early + batch * size if REVERSE else early, mask=mask, other=0.0)
     tanh_c = tanh(tl.load(early if REVERSE else early + batch * size, mask=mask, other=0.0))
@@ -190,15 +175,27 @@ def backward_step(
         tl.store(passed + local, tl.where(inside, 0.0, d_h), mask=mask)
     tl.store(d_cell + local, d_before, mask=mask)
     d_pre = tl.load(numbers + PRE).to(tl.pointer_type(kind)) + row * 4 * size + j
-    tl.store(d_pre, d_i.to(kind), mask=mask)
-    tl.store(d_pre + size, d_f.to(kind), mask=mask)
-    tl.store(d_pre + 2 * size, d_g.to(kind), mask=mask)
-    tl.store(d_pre + 3 * size, d_o.to(kind), mask=mask)
-    d_gates += b * 4 * padded + j
-    tl.store(d_gates, d_i.to(kind), mask=mask)
-    tl.store(d_gates + padded, d_f.to(kind), mask=mask)
-    tl.store(d_gates + 2 * padded, d_g.to(kind), mask=mask)
-    tl.store(d_gates + 3 * padded, d_o.to(kind), mask=mask)
+    store_blocks(d_pre, size, mask, d_i, d_f, d_g, d_o)
+    store_blocks(d_gates + b * 4 * padded + j, padded, mask, d_i, d_f, d_g, d_o)
+
+
+@triton.jit
+def load_blocks(at, stride, mask):
+    """The values of i, f, g and o in float32."""
+    i = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    f = tl.load(at + stride, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(at + 2 * stride, mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(at + 3 * stride, mask=mask, other=0.0).to(tl.float32)
+    return i, f, g, o
+
+
+@triton.jit
+def store_blocks(at, stride, mask, i, f, g, o):
+    kind = at.dtype.element_ty
+    tl.store(at, i.to(kind), mask=mask)
+    tl.store(at + stride, f.to(kind), mask=mask)
+    tl.store(at + 2 * stride, g.to(kind), mask=mask)
+    tl.store(at + 3 * stride, o.to(kind), mask=mask)
 
 
 @triton.jit

@@ -1,14 +1,11 @@
 """The output layer and its loss in one step, without ever holding all logits.
 
-A language model's logits are its largest tensor by far: 1,400 words of a 10,000 word vocabulary are 56 MB in
-float32, and a plain ``cross_entropy(linear(x))`` holds several copies of them until the backward pass. Here the
-rows are taken in chunks, and the gradients, which need nothing but the chunk's own softmax, are computed on the
-spot:
+A plain ``cross_entropy(linear(x))`` holds several copies of a language model's largest tensor until the backward pass.
+Here rows are taken in chunks, and the gradients, which need nothing but the chunk's own softmax, are computed on the spot;
+the backward pass only multiplies them with the incoming one:
 
     loss_n     = log sum_v exp(l_nv) - l_n,target        l = x W^T + b
     dloss/dl   = softmax(l) - onehot(target)             dx = dl W,   dW = dl^T x,   db = sum_n dl
-
-The backward pass is then a multiplication with the incoming gradient.
 
 N rows (time and batch flattened), D input, V vocabulary.
 """
@@ -51,8 +48,7 @@ def linear_cross_entropy(
         A scalar, or (N) for "none"; float32, or float64 for float64 arguments.
 
     Raises:
-        ValueError: on shapes that do not fit, an unknown reduction, a chunk below 1, or "none" where a gradient is
-            asked for.
+        ValueError: on shapes that do not fit, an unknown reduction, a chunk below 1, a gradient of "none".
     """
     _check(x, weight, bias, targets, chunk, reduction)
     rows = chunk or _balanced_chunk(x.shape[0], weight.shape[0])

@@ -32,16 +32,10 @@ class NonMonotoneTrigger:
 def average_of(model: nn.Module) -> AveragedModel:
     """A running mean of a model's weights, as yet without a value: `update_parameters(model)` after each step.
 
-    With `t0 = 0` and `lambd = 0`, as AWD-LSTM calls it, torch.optim.ASGD is SGD that keeps the mean of its iterates
-    and steers nothing by it. So the mean is kept here, beside any optimizer, and two of ASGD's ways are left behind:
-    a changed learning rate takes effect one step late there, which breaks the scaling by each segment's length, and
-    its mean leaves out the first iterate.
-
-    Returns:
-        An AveragedModel; `.module` has the mean, and until the first update the model's own weights. Buffers follow
-        the model. Tied weights stay tied.
+    `.module` has the mean, and until the first update the model's own weights. Tied weights stay tied.
     """
-    # deviation: a running mean beside the optimizer instead of torch.optim.ASGD
+    # deviation: a running mean beside the optimizer instead of torch.optim.ASGD, which as AWD-LSTM calls it steers nothing
+    # by its mean, leaves out the first iterate, and takes a changed learning rate one step late: not each segment's own.
     return AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())
 
 
@@ -65,8 +59,6 @@ def build_optimizer(
 
     Args:
         name: "sgd" or "adamw".
-        model: whose parameters are trained.
-        lr: learning rate.
         weight_decay: as AWD-LSTM has it, on all parameters for sgd; on matrices only, not on biases, for adamw.
         betas: decay rates of adamw's two moments.
 
