@@ -86,7 +86,7 @@ def test_everything_imported_is_declared():
     extras = {name: {distribution(text) for text in texts} for name, texts in needs["optional-dependencies"].items()}
     declared = set().union(*extras.values(), (distribution(text) for text in needs["dependencies"]))
     modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
-    lazily = {"pyarrow", "tensorboard"}  # of datasets and of torch.utils
+    lazily = {"tensorboard"}  # of torch.utils
     assert imported("g2lstm/**/*.py", "experiments/*.py", "*.py", "tests/**/*.py") - lazily <= modules
 
 

@@ -1,1 +1,2 @@
-"""Corpora: where they come from (sources), how text becomes tokens (text), English without files (builtin)."""
+"""Corpora: where they come from (sources, parallel), how text becomes tokens (text; lines, subwords, pairs, batching),
+and text that needs no files (builtin, numbers)."""

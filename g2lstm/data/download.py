@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Seconds. The Hub is probed first: `datasets` alone retries for half a minute before it says there is no network.
 PROBE_TIMEOUT = 3.0
@@ -50,6 +51,16 @@ def read_hub(hub: HubFiles) -> dict[str, list[str]]:
     """The lines of each split of a dataset on the Hub (or of a local folder of its layout).
 
     Raises:
+        UnavailableError: as `open_hub`.
+    """
+    loaded = open_hub(hub)
+    return {split: [str(line) for line in loaded[split][hub.column]] for split in hub.data_files}
+
+
+def open_hub(hub: HubFiles) -> dict[str, Any]:
+    """The splits of a dataset on the Hub (or of a local folder of its layout), mapped and not read.
+
+    Raises:
         UnavailableError: no network, no package `datasets`, or whatever that package says.
     """
     place = f"{hub.path} on the Hub"
@@ -64,7 +75,7 @@ def read_hub(hub: HubFiles) -> dict[str, list[str]]:
             # any answer will do: `datasets` will say what is wrong
             requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=PROBE_TIMEOUT)
         loaded = datasets.load_dataset(hub.path, revision=hub.revision, data_files=dict(hub.data_files))
-        return {split: [str(line) for line in loaded[split][hub.column]] for split in hub.data_files}
+        return {split: loaded[split].select_columns([hub.column]) for split in hub.data_files}
     except Exception as error:  # the library raises dozens of kinds, its dependencies' among them
         raise UnavailableError(f"{place} ({_reason(error)})") from None
 

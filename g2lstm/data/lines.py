@@ -1,0 +1,208 @@
+"""Text in two languages, line for line: files as people have them, and Moses tokenisation."""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from g2lstm.data.download import cache_folder
+from g2lstm.data.subwords import missing
+from g2lstm.errors import UserError
+from g2lstm.files import read_json, write_atomically
+
+Pair = tuple[str, str]  # source and target line
+_CHUNK = 1 << 20  # bytes
+_REMEMBERED = 1 << 24  # bytes of a file from which on its digest is kept, so that it is read once and not at each start
+_BLOCK = 5_000  # lines that a process tokenises at a time
+_MOST_PROCESSES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The pairs of one split, read anew each time; either line of a pair may be empty.
+
+    Attributes:
+        read: starts at the first pair. Words of a line have one space between them.
+        pairs: how many there are.
+        digest: of all they say.
+    """
+
+    read: Callable[[], Iterator[Pair]]
+    pairs: int
+    digest: str
+
+
+def text_of(pairs: Sequence[Pair]) -> Text:
+    """Pairs that are in memory."""
+    digest = hashlib.sha256("".join(f"{source}\t{target}\n" for source, target in pairs).encode()).hexdigest()
+    return Text(lambda: iter(pairs), len(pairs), digest)
+
+
+def open_text(files: Sequence[Path]) -> Text:
+    """A source and a target file, or one file of `source TAB target`; .gz or plain.
+
+    Raises:
+        UserError: a file is missing, empty or cut short, both hold the same text, or have other numbers of lines;
+            while it is read: a line that is not UTF-8 or has no two columns.
+    """
+    if len(files) not in (1, 2):
+        raise UserError(f"{len(files)} files for one split: name a source and a target file, or one with both in columns")
+    scans = [_scan(path) for path in files]
+    digest = hashlib.sha256("".join(digest for digest, _ in scans).encode()).hexdigest()
+    if len(files) == 1:
+        return Text(lambda: _read_columns(files[0]), scans[0][1], digest)
+    (source, target), ((one, lines), (other, others)) = files, scans
+    if one == other:
+        raise UserError(f"{source} and {target} hold the same text: name the files of two languages")
+    if lines != others:
+        raise UserError(
+            f"{source} has {lines:,} lines and {target} {others:,}: line n of one has to translate line n of the other"
+        )
+    return Text(lambda: zip(_read(source), _read(target), strict=True), lines, digest)
+
+
+def find_text(folder: Path, split: str, languages: tuple[str, str]) -> tuple[Path, ...]:
+    """The file or two files of a split in a folder: `train.de` and `train.en`, or `train.tsv`, each perhaps with .gz.
+
+    Raises:
+        UserError: one side alone is there.
+    """
+    sides = [_first(folder / f"{split}.{language}") for language in languages]
+    if all(sides):
+        return tuple(path for path in sides if path)
+    if any(sides):
+        there, absent = (
+            language for _, language in sorted(zip(sides, languages, strict=True), key=lambda side: not side[0])
+        )
+        raise UserError(f"{folder} has {split}.{there} and no {split}.{absent}: put the other side there, line for line")
+    columns = _first(folder / f"{split}.tsv")
+    return (columns,) if columns else ()
+
+
+def _first(path: Path) -> Path | None:
+    packed = path.with_name(f"{path.name}.gz")
+    return path if path.is_file() else packed if packed.is_file() else None
+
+
+def _read(path: Path) -> Iterator[str]:
+    return (" ".join(line.split()) for line in _decoded(path))
+
+
+def _read_columns(path: Path) -> Iterator[Pair]:
+    for number, line in enumerate(_decoded(path), 1):
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 2:
+            raise UserError(
+                f"{path} line {number:,} has {len(columns)} columns, where source TAB target are 2: "
+                "mend the line, or keep two columns with cut -f1,2"
+            )
+        source, target = columns
+        yield " ".join(source.split()), " ".join(target.split())
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The lines of a file. They end at a line feed and nowhere else: U+2028 and U+0085 are white space within one."""
+    for number, line in enumerate(_raw_lines(path), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1:,} of line {number:,}: "
+                "convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
+            ) from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    with _unpacked(path) as file:
+        yield from file
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+    """A file's bytes; whatever is wrong with it is one line."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is no whole .gz file ({error}): copy or download it again") from None
+    except OSError as error:
+        raise UserError(f"can't read {path} ({error.strerror}): check the file and its permissions") from None
+
+
+def _scan(path: Path) -> tuple[str, int]:
+    """The digest of a file's content, and its lines."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"no file {path} ({error.strerror}): name one that is there") from None
+    if found.st_size < _REMEMBERED:
+        return _read_whole(path)
+    name = hashlib.sha256(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:16]
+    note = cache_folder("parallel") / f"file-{name}.json"
+    if not note.is_file():
+        digest, lines = _read_whole(path)
+        write_atomically(note, json.dumps({"path": str(path), "digest": digest, "lines": lines}))
+    content = read_json(note, dict, advice="delete it")
+    return content["digest"], content["lines"]
+
+
+def _read_whole(path: Path) -> tuple[str, int]:
+    digest, lines, blank, chunk = hashlib.sha256(), 0, True, b""
+    with _unpacked(path) as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
+            blank = blank and not chunk.strip()
+            last = chunk
+    if blank:
+        raise UserError(f"{path} is empty: put at least one line of text in it")
+    return digest.hexdigest(), lines + (not last.endswith(b"\n"))
+
+
+def looks_tokenised(lines: Iterable[str]) -> bool:
+    """Whether most sentences that end in a full stop, question or exclamation mark have a space before it."""
+    ends = [line[-2:-1] for line in lines if line[-1:] in (".", "?", "!")]
+    return ends.count(" ") * 2 > len(ends)
+
+
+def tokenize(lines: Sequence[str], language: str, *, lower: bool = False) -> list[str]:
+    """Lines as the Moses tokeniser has them: a space around punctuation, and its escapes; many lines use all cores."""
+
+    def of_block(block: Sequence[str]) -> list[str]:  # a local function goes to other processes without our imports
+        from sacremoses import MosesTokenizer
+
+        moses = MosesTokenizer(language)
+        return [moses.tokenize(line, return_str=True) for line in block]
+
+    _need_moses()
+    if len(lines) <= 2 * _BLOCK:
+        tokenised = of_block(lines)
+    else:
+        import joblib
+
+        blocks = (lines[start : start + _BLOCK] for start in range(0, len(lines), _BLOCK))
+        run = joblib.Parallel(n_jobs=min(_MOST_PROCESSES, os.cpu_count() or 1))
+        tokenised = [line for block in run(joblib.delayed(of_block)(block) for block in blocks) for line in block]
+    return [line.lower() for line in tokenised] if lower else tokenised
+
+
+def detokenize(lines: Iterable[str], language: str) -> list[str]:
+    """What `tokenize` gave as people write it; letters stay as they are."""
+    _need_moses()
+    from sacremoses import MosesDetokenizer
+
+    moses = MosesDetokenizer(language)
+    return [moses.detokenize(line.split()) for line in lines]
+
+
+def _need_moses() -> None:
+    if importlib.util.find_spec("sacremoses") is None:
+        raise missing("sacremoses")

@@ -1,0 +1,174 @@
+"""Encoded sentence pairs in Arrow tables: in memory, or in files that are mapped and not read.
+
+Files are written shard by shard: memory stays bounded, and what was killed goes on with the first shard that is missing.
+N pairs.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from g2lstm.data.lines import Pair
+from g2lstm.data.subwords import missing
+from g2lstm.errors import UserError
+from g2lstm.files import read_json, write_atomically
+
+SHARD = 50_000  # pairs
+DROPPED = ("dropped_empty", "dropped_long")
+# source and target lines, one by one, to their ids
+Encode = Callable[[Sequence[str], Sequence[str]], tuple[list[list[int]], list[list[int]]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The sentences of one language in one shard: sentence i is values[offsets[i] : offsets[i + 1]]."""
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The pairs of one split, as ids without special ones.
+
+    Attributes:
+        shards: source and target of each.
+        counts: pairs that were left out, by `DROPPED`.
+    """
+
+    shards: tuple[tuple[Side, Side], ...]
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, shards: Iterable[Any]) -> "Pairs":
+        """From what `shard` gave, or paths of files with that."""
+        arrow = _arrow()
+        sides, counts = [], dict.fromkeys(DROPPED, 0)
+        for shard in shards:
+            source = arrow.memory_map(str(shard)) if isinstance(shard, Path) else arrow.BufferReader(shard)
+            batch = arrow.ipc.open_file(source).get_batch(0)
+            counts = {key: counts[key] + int(batch.schema.metadata[key.encode()]) for key in DROPPED}
+            sides.append(tuple(Side(column.offsets.to_numpy(), column.values.to_numpy()) for column in batch.columns))
+        return cls(tuple(sides), counts)  # type: ignore[arg-type]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *np.cumsum([len(source.offsets) - 1 for source, _ in self.shards]).tolist()]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _find(self, index: int) -> tuple[tuple[Side, Side], int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        shard = bisect_right(self._starts, index) - 1
+        return self.shards[shard], index - self._starts[shard]
+
+    def source(self, index: int) -> np.ndarray:
+        """The ids of one source sentence."""
+        (source, _), place = self._find(index)
+        return source[place]
+
+    def target(self, index: int) -> np.ndarray:
+        """The ids of one target sentence."""
+        (_, target), place = self._find(index)
+        return target[place]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N, 2) sub-words of source and target."""
+        shards = [np.stack([np.diff(side.offsets) for side in sides], axis=1) for sides in self.shards]
+        return np.concatenate(shards).astype(np.int64) if shards else np.zeros((0, 2), np.int64)
+
+
+def encode_pairs(pairs: Iterable[Pair], encode: Encode, *, longest: int | None = None) -> Pairs:
+    """Pairs in memory; those with an empty side or more than `longest` sub-words on one are left out and counted."""
+    return Pairs.of(shard(block, encode, longest) for block in _blocks(pairs))
+
+
+def cached_pairs(folder: Path, pairs: Callable[[], Iterable[Pair]], encode: Encode, *, longest: int | None = None) -> Pairs:
+    """`encode_pairs` through files in a folder that only these pairs, this encoding and `longest` have.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    whole = folder / "whole.json"
+    if not whole.is_file():
+        written = 0
+        for number, block in enumerate(_blocks(pairs())):
+            path = _path(folder, number)
+            if not path.is_file():
+                write_atomically(path, shard(block, encode, longest))
+            written = number + 1
+        write_atomically(whole, json.dumps({"shards": written}))
+    shards = read_json(whole, dict, advice=f"delete {folder}")["shards"]
+    return Pairs.of(_path(folder, number) for number in range(shards))
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.arrow"
+
+
+def _blocks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    rest = iter(pairs)
+    return iter(lambda: list(islice(rest, SHARD)), [])
+
+
+def shard(pairs: Sequence[Pair], encode: Encode, longest: int | None) -> bytes:
+    """Some pairs as one Arrow file, with the counts of those left out."""
+    arrow = _arrow()
+    full = [pair for pair in pairs if all(pair)]
+    sources, targets = encode([source for source, _ in full], [target for _, target in full])
+    kept = [
+        pair for pair in zip(sources, targets, strict=True) if longest is None or max(len(pair[0]), len(pair[1])) <= longest
+    ]
+    counts = {"dropped_empty": len(pairs) - len(full), "dropped_long": len(full) - len(kept)}
+    columns = [_column([pair[side] for pair in kept]) for side in (0, 1)]
+    metadata = {key: str(count) for key, count in counts.items()}
+    batch = arrow.record_batch(columns, names=["source", "target"], metadata=metadata)
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _column(sequences: list[list[int]]) -> Any:
+    arrow = _arrow()
+    offsets = np.zeros(len(sequences) + 1, np.int32)
+    np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+    values = np.fromiter(chain.from_iterable(sequences), np.int32, count=int(offsets[-1]))
+    return arrow.ListArray.from_arrays(offsets, values)
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise missing("pyarrow") from None
+    return pyarrow
+
+
+def refuse_none_left(pairs: Pairs, split: str, longest: int | None) -> Pairs:
+    """The pairs, if there is one.
+
+    Raises:
+        UserError: all were left out.
+    """
+    if len(pairs):
+        return pairs
+    empty, long = (pairs.counts[key] for key in DROPPED)
+    raise UserError(
+        f"no pair is left of {split}: {empty:,} have an empty side, {long:,} more than data.longest={longest} sub-words: "
+        "mend the text or raise data.longest"
+    )
