@@ -155,7 +155,7 @@ def _scan(path: Path) -> tuple[str, int]:
 
 
 def _read_whole(path: Path) -> tuple[str, int]:
-    digest, lines, blank, chunk = hashlib.sha256(), 0, True, b""
+    digest, lines, blank, last = hashlib.sha256(), 0, True, b""
     with _unpacked(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             digest.update(chunk)

@@ -58,7 +58,7 @@ class Pairs:
             source = arrow.memory_map(str(shard)) if isinstance(shard, Path) else arrow.BufferReader(shard)
             batch = arrow.ipc.open_file(source).get_batch(0)
             counts = {key: counts[key] + int(batch.schema.metadata[key.encode()]) for key in DROPPED}
-            sides.append(tuple(Side(column.offsets.to_numpy(), column.values.to_numpy()) for column in batch.columns))
+            sides.append(tuple(_side(column) for column in batch.columns))
         return cls(tuple(sides), counts)  # type: ignore[arg-type]
 
     @cached_property
@@ -142,12 +142,21 @@ def shard(pairs: Sequence[Pair], encode: Encode, longest: int | None) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+# Arrow's own ways from and to numpy import pandas, which takes longer than all the rest.
 def _column(sequences: list[list[int]]) -> Any:
     arrow = _arrow()
     offsets = np.zeros(len(sequences) + 1, np.int32)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
     values = np.fromiter(chain.from_iterable(sequences), np.int32, count=int(offsets[-1]))
-    return arrow.ListArray.from_arrays(offsets, values)
+    numbers = arrow.Array.from_buffers(arrow.int32(), len(values), [None, arrow.py_buffer(values)])
+    lists, places = arrow.list_(arrow.int32()), arrow.py_buffer(offsets)
+    return arrow.Array.from_buffers(lists, len(sequences), [None, places], children=[numbers])
+
+
+def _side(column: Any) -> Side:
+    _, places, _, numbers = column.buffers()
+    offsets = np.frombuffer(places, np.int32, count=len(column) + 1) if len(column) else np.zeros(1, np.int32)
+    return Side(offsets, np.frombuffer(numbers, np.int32, count=offsets[-1]) if offsets[-1] else np.zeros(0, np.int32))
 
 
 def _arrow() -> Any:

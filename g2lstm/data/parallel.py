@@ -6,6 +6,7 @@ over the network, the sub-words of a text and its encoded pairs are kept in the 
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,7 +23,9 @@ from g2lstm.files import read_text, write_atomically, writing
 
 EXTRA = "valid-fairseq"  # of iwslt14: may be trained on where it isn't held out
 LONGEST = 64  # sub-words of a training sentence, as in the paper
-_SAMPLE = 1_000_000  # pairs that sub-words are learned from, evenly spread over a larger text
+# Pairs that sub-words are learned from, evenly spread over a larger text; number words are few.
+_SAMPLE = 1_000_000
+_SAMPLE_NUMBERS = 5_000
 
 
 @dataclass(frozen=True)
@@ -250,10 +253,10 @@ def _learn(train: Text, form: TextForm, size: int, joint: bool, *, keep: bool) -
     path = cache_folder("parallel") / f"subwords-{_key(train.digest, form, size, joint)}.json"
     if keep and path.is_file():
         return Subwords.parse(read_text(path), where=str(path))
-    sample = range(0, train.pairs, max(1, -(-train.pairs // _SAMPLE)))
+    step = math.ceil(train.pairs / (_SAMPLE if keep else _SAMPLE_NUMBERS))
 
     def lines(side: int) -> Iterator[str]:
-        chosen = (pair[side] for pair in islice(train.read(), 0, None, sample.step))
+        chosen = (pair[side] for pair in islice(train.read(), 0, None, step))
         prepare = (form.source, form.target)[side]
         for block in iter(lambda: list(islice(chosen, SHARD)), []):
             yield from prepare(block)

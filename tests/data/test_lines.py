@@ -1,0 +1,158 @@
+"""Text in two languages as people have it, good and bad."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from g2lstm.data import lines
+from g2lstm.data.lines import detokenize, find_text, looks_tokenised, open_text, text_of, tokenize
+from g2lstm.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lines, "cache_folder", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache"
+
+
+def two(folder: Path, source: bytes, target: bytes) -> list[Path]:
+    paths = [folder / "a.de", folder / "a.en"]
+    for path, content in zip(paths, (source, target), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def refused(*parts: str):
+    """A UserError of one line that has these parts in turn."""
+    return pytest.raises(UserError, match=r"\A[^\n]*" + r"[^\n]*".join(parts) + r"[^\n]*\Z")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (b"eins zwei\ndrei\n", b"one two\nthree\n"),
+        (b"eins zwei\ndrei", b"one two\nthree"),  # no line feed at the end
+        (b"eins zwei\r\ndrei\r\n", b"one two\nthree\n"),
+        (b"\xef\xbb\xbfeins zwei\ndrei\n", b"\xef\xbb\xbfone two\nthree\n"),
+        (b"  eins \t zwei \ndrei\n", "one\u00a0two\nthree\n".encode()),
+        ("eins\u2028zwei\ndrei\n".encode(), "one\u0085two\nthree\n".encode()),  # no ends of lines
+        (b"eins\x0czwei\ndrei\n", b"one\rtwo\nthree\n"),
+    ],
+)
+def test_lines_end_at_line_feeds_and_words_have_one_space_between_them(tmp_path: Path, source: bytes, target: bytes):
+    text = open_text(two(tmp_path, source, target))
+    assert text.pairs == 2
+    for _ in range(2):  # read anew
+        assert list(text.read()) == [("eins zwei", "one two"), ("drei", "three")]
+
+
+def test_packed_files_and_columns_say_the_same(tmp_path: Path):
+    plain = list(open_text(two(tmp_path, b"eins\nzwei\n", b"one\ntwo\n")).read())
+    packed = [tmp_path / "b.de.gz", tmp_path / "b.en.gz"]
+    for path, content in zip(packed, (b"eins\nzwei\n", b"one\ntwo\n"), strict=True):
+        path.write_bytes(gzip.compress(content))
+    columns = tmp_path / "c.tsv.gz"
+    columns.write_bytes(gzip.compress(b"eins\tone\r\nzwei\ttwo"))
+    assert list(open_text(packed).read()) == list(open_text([columns]).read()) == plain == [("eins", "one"), ("zwei", "two")]
+    assert open_text([columns]).pairs == 2
+
+
+def test_the_digest_is_of_what_the_files_say(tmp_path: Path):
+    first = open_text(two(tmp_path, b"eins\n", b"one\n")).digest
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress(b"eins\n"))
+    assert open_text([tmp_path / "a.de.gz", tmp_path / "a.en"]).digest == first
+    assert open_text(two(tmp_path, b"zwei\n", b"one\n")).digest != first
+    assert text_of([("eins", "one")]).digest != text_of([("eins", "two")]).digest
+
+
+def test_a_large_file_is_read_whole_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lines, "_REMEMBERED", 1)
+    paths = two(tmp_path, b"eins\n", b"one\n")
+    first = open_text(paths)
+    assert len(list(own_cache.glob("parallel/file-*.json"))) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(lines, "_read_whole", None)
+        assert (open_text(paths).digest, open_text(paths).pairs) == (first.digest, first.pairs)
+    assert open_text(two(tmp_path, b"eins\nzwei\n", b"one\ntwo\n")).pairs == 2  # another size: another file
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "parts"),
+    [
+        (b"eins\nzwei\n", b"one\n", ["a.de has 2 lines", "a.en 1:"]),
+        (b"", b"one\n", ["a.de is empty"]),
+        (b"eins\n", b" \n\n", ["a.en is empty"]),
+        (b"eins\n", b"eins\n", ["a.de", "a.en hold the same text"]),
+    ],
+)
+def test_two_files_that_are_no_pairs_are_refused_at_once(tmp_path: Path, source: bytes, target: bytes, parts: list[str]):
+    with refused(*parts):
+        open_text(two(tmp_path, source, target))
+
+
+def test_a_missing_file_and_a_wrong_number_of_files_are_told(tmp_path: Path):
+    with refused("no file", "gone.de"):
+        open_text([tmp_path / "gone.de", tmp_path / "gone.en"])
+    with refused("can't read"):
+        open_text([tmp_path, tmp_path])
+    with refused("3 files for one split"):
+        open_text([tmp_path] * 3)
+
+
+def test_invalid_utf8_is_told_with_byte_and_line(tmp_path: Path):
+    text = open_text(two(tmp_path, b"eins\nzw\xe4lf\n", b"one\ntwelve\n"))
+    with refused("a.de is not UTF-8", "0xe4", "byte 3 of line 2"):
+        list(text.read())
+
+
+@pytest.mark.parametrize("cut", [-1, -9, 30])
+def test_a_truncated_gz_is_told(tmp_path: Path, cut: int):
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(b"".join(b"%d eins\tone %d\n" % (n, n * n) for n in range(999)))[:cut])
+    with refused("a.tsv.gz is no whole .gz file"):
+        open_text([path])
+    path.write_bytes(b"eins\tone\n")
+    with refused("a.tsv.gz is no whole .gz file"):
+        open_text([path])
+
+
+@pytest.mark.parametrize(("line", "columns"), [("zwei", 1), ("zwei\ttwo\tCC-BY", 3)])
+def test_a_line_without_two_columns_is_told(tmp_path: Path, line: str, columns: int):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"eins\tone\n{line}\n")
+    with refused("a.tsv line 2 has", f"{columns} columns"):
+        list(open_text([path]).read())
+
+
+def test_a_side_that_is_missing_in_a_folder_is_told(tmp_path: Path):
+    assert find_text(tmp_path, "train", ("de", "en")) == ()
+    (tmp_path / "train.en.gz").touch()
+    with refused("train.en and no train.de"):
+        find_text(tmp_path, "train", ("de", "en"))
+    (tmp_path / "train.de").touch()
+    assert find_text(tmp_path, "train", ("de", "en")) == (tmp_path / "train.de", tmp_path / "train.en.gz")
+    (tmp_path / "valid.tsv").touch()
+    assert find_text(tmp_path, "valid", ("de", "en")) == (tmp_path / "valid.tsv",)
+
+
+def test_raw_text_is_told_from_tokenised():
+    assert looks_tokenised(["das ist gut .", "ja !", "Nr. 3"])
+    assert not looks_tokenised(["Das ist gut.", "Ja!", "wirklich ?"])
+    assert not looks_tokenised(["one", "two"])
+
+
+def test_moses_tokens_are_undone_again():
+    raw = ['Well, that\'s "it": 3.5 & more.'] * 3
+    tokens = tokenize(raw, "en")
+    assert tokens[0] == "Well , that &apos;s &quot; it &quot; : 3.5 &amp; more ."
+    assert detokenize(tokens, "en") == raw
+    assert tokenize(raw, "en", lower=True)[0].startswith("well ,")
+    assert tokenize(["", "😀"], "en") == ["", "😀"]
+
+
+def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lines, "_BLOCK", 10)
+    monkeypatch.setattr(lines, "_MOST_PROCESSES", 2)
+    raw = [f"Number {n}, please." for n in range(57)]
+    assert tokenize(raw, "en") == [f"Number {n} , please ." for n in range(57)]

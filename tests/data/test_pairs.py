@@ -1,0 +1,101 @@
+"""Encoded pairs: in memory and in files the same; what was interrupted goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g2lstm.data import pairs as module
+from g2lstm.data.pairs import Pairs, cached_pairs, encode_pairs, refuse_none_left
+from g2lstm.errors import UserError
+
+PAIRS = [("a " * (n % 7), "b " * (n % 5)) for n in range(100)]
+
+
+def encode(sources: list[str], targets: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    """A word is its place in the line."""
+    return tuple([list(range(len(line.split()))) for line in side] for side in (sources, targets))
+
+
+def content(pairs: Pairs) -> list[tuple[list[int], list[int]]]:
+    return [(pairs.source(n).tolist(), pairs.target(n).tolist()) for n in range(len(pairs))]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD", 30)
+
+
+def test_files_hold_what_memory_holds(tmp_path: Path):
+    inside = encode_pairs(PAIRS, encode, longest=5)
+    for _ in range(2):  # written, then opened
+        outside = cached_pairs(tmp_path / "pairs", lambda: PAIRS, encode, longest=5)
+        assert content(outside) == content(inside)
+        assert outside.counts == inside.counts
+        assert (outside.lengths == inside.lengths).all()
+    assert len(outside.shards) == 4
+
+
+def test_pairs_are_left_out_for_an_empty_side_or_too_many_subwords_and_counted():
+    lengths = [(n % 7, n % 5) for n in range(100)]
+    kept = [pair for pair in lengths if min(pair) and max(pair) <= 5]
+    pairs = encode_pairs(PAIRS, encode, longest=5)
+    assert pairs.lengths.tolist() == [list(pair) for pair in kept]
+    assert pairs.lengths.dtype == np.int64
+    empty = sum(not min(pair) for pair in lengths)
+    assert pairs.counts == {"dropped_empty": empty, "dropped_long": 100 - empty - len(kept)}
+    assert encode_pairs([("a", "b" * 1), ("a " * 10_000, "b")], encode, longest=64).counts["dropped_long"] == 1
+
+
+def test_an_opened_file_is_mapped(tmp_path: Path):
+    cached_pairs(tmp_path, lambda: PAIRS, encode)
+    pairs = cached_pairs(tmp_path, lambda: pytest.fail("read again"), encode)
+    assert not pairs.source(3).flags.owndata
+    assert not pairs.source(3).flags.writeable
+
+
+def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Path):
+    encoded = []
+
+    def once(sources: list[str], targets: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(sources))
+        return encode(sources, targets)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_pairs(tmp_path, lambda: PAIRS, once)
+    first = (tmp_path / "00000.arrow").stat().st_mtime_ns
+    assert not (tmp_path / "whole.json").exists()
+    encoded.clear()
+    encoded.append(0)  # one shard is encoded, then it is interrupted again
+    with pytest.raises(KeyboardInterrupt):
+        cached_pairs(tmp_path, lambda: PAIRS, once)
+    assert content(cached_pairs(tmp_path, lambda: PAIRS, encode)) == content(encode_pairs(PAIRS, encode))
+    assert (tmp_path / "00000.arrow").stat().st_mtime_ns == first
+
+
+def test_a_place_outside_is_an_index_error():
+    pairs = encode_pairs([("a", "b")], encode)
+    for place in (-1, 1):
+        with pytest.raises(IndexError, match=f"pair {place} of 1"):
+            pairs.source(place)
+
+
+def test_no_pair_left_is_told_with_the_reasons():
+    pairs = encode_pairs([("a " * 9, "b"), ("a", "")], encode, longest=3)
+    assert pairs.lengths.shape == (0, 2)
+    with pytest.raises(UserError, match=r"no pair is left of train: 1 have an empty side, 1 more than data.longest=3"):
+        refuse_none_left(pairs, "train", 3)
+
+
+def test_pandas_is_left_alone():
+    code = """
+import sys
+from g2lstm.data.pairs import encode_pairs
+encode_pairs([("a", "b")], lambda sources, targets: ([[1]], [[2]])).lengths
+assert "pyarrow" in sys.modules and "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
