@@ -1,0 +1,248 @@
+"""Corpora of sentence pairs: folders, files, the Hub's layout, counts, and what of a text is used."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+import torch
+
+from g2lstm.data import parallel
+from g2lstm.data.batching import padding_share, plan_batches
+from g2lstm.data.numbers import number_pairs
+from g2lstm.data.parallel import ParallelCorpus, load_parallel
+from g2lstm.data.subwords import Subwords
+from g2lstm.errors import UserError
+
+SPLITS = {key: pairs[:count] for (key, pairs), count in zip(number_pairs(300).items(), (20, 30, 300), strict=True)}
+
+
+@pytest.fixture(autouse=True)
+def no_corpora_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    for variable in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    if "corpus" not in request.keywords:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("G2LSTM_DATA", raising=False)
+
+
+def write(folder: Path, splits: dict[str, list[tuple[str, str]]], languages: tuple[str, str] = ("source", "target")) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, pairs in splits.items():
+        for side, language in enumerate(languages):
+            lines = "".join(f"{pair[side]}\n" for pair in pairs)
+            (folder / f"{split}.{language}").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def load(name: str = "parallel", **options: object) -> ParallelCorpus:
+    return load_parallel(name, **{"vocabulary_size": 120, "joint": True, "download": False} | options)
+
+
+def refused(*parts: str):
+    return pytest.raises(UserError, match=r"\A[^\n]*" + r"[^\n]*".join(parts) + r"[^\n]*\Z")
+
+
+def test_a_folder_of_files_becomes_pairs(tmp_path: Path):
+    corpus = load(data_dir=write(tmp_path / "mine", SPLITS))
+    assert [len(split) for split in (corpus.train, corpus.valid, corpus.test)] == [300, 30, 20]
+    for split in ("valid", "test"):
+        assert list(zip(*corpus.lines[split], strict=True)) == SPLITS[split]
+    decoded = [corpus.subwords.decode(corpus.train.target(n).tolist()) for n in range(300)]
+    assert decoded == [target for _, target in SPLITS["train"]]
+    assert corpus.origin == f"parallel under {tmp_path / 'mine'}: 300 pairs, 300 of them to train on"
+    assert corpus.counts["train_pairs"] == 300
+
+
+def test_files_columns_and_packed_ones_give_the_same(tmp_path: Path):
+    expected = load(data_dir=write(tmp_path / "mine", SPLITS))
+    files: dict[str, list[Path]] = {}
+    for split, pairs in SPLITS.items():
+        columns = tmp_path / f"{split}.tsv.gz"
+        columns.write_bytes(gzip.compress("".join(f"{source}\t{target}\r\n" for source, target in pairs).encode()))
+        files[split] = [columns]
+    for corpus in (load(data_dir=tmp_path), load(files=files), load("wmt14", files=files)):
+        assert corpus.lines == expected.lines
+        assert corpus.subwords.text() == expected.subwords.text()
+        assert (corpus.train.lengths == expected.train.lengths).all()
+
+
+def test_the_second_reading_learns_and_encodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = load(data_dir=write(tmp_path / "mine", SPLITS))
+    monkeypatch.setattr(Subwords, "train", None)
+    again = load(data_dir=tmp_path / "mine")
+    assert again.subwords.digest == first.subwords.digest
+    assert not again.train.source(0).flags.owndata
+    assert load(data_dir=tmp_path / "mine", subwords=first.subwords).subwords is first.subwords
+
+
+def test_a_changed_text_has_another_digest_and_is_encoded_anew(tmp_path: Path):
+    folder = write(tmp_path / "mine", SPLITS)
+    first = load(data_dir=folder)
+    write(folder, {"train": SPLITS["train"][::-1]})
+    again = load(data_dir=folder, subwords=first.subwords)
+    assert again.digests["train"] != first.digests["train"]
+    assert again.digests["valid"] == first.digests["valid"]
+    assert again.train.source(0).tolist() == first.train.source(299).tolist()
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path):
+    bad = [("", "one"), ("eins", " "), ("", ""), ("eins " * 10_000, "one"), ("eins", "one " * 10_000)]
+    held_out = {split: [*SPLITS[split], ("", "one"), ("eins " * 70, "one")] for split in ("valid", "test")}
+    corpus = load(data_dir=write(tmp_path / "mine", held_out | {"train": SPLITS["train"] + bad}))
+    assert corpus.counts == {
+        "train_pairs": 300, "valid_pairs": 31, "test_pairs": 21,
+        "dropped_empty": 3, "dropped_long": 2, "held_out_dropped_empty": 2,
+    }  # fmt: skip
+    assert len(corpus.lines["test"][0]) == len(corpus.test) == 21  # long pairs stay there
+
+
+def test_every_pair_too_long_is_told(tmp_path: Path):
+    with refused("no pair is left of train: 0 have an empty side, 300 more than data.longest=1 sub-words"):
+        load(data_dir=write(tmp_path / "mine", SPLITS), longest=1)
+
+
+def test_raw_text_is_tokenised_and_its_lines_stay_as_they_were_found(tmp_path: Path):
+    splits = {
+        split: [(f"{source.title()}, Ja.", f"{target}.") for source, target in pairs] for split, pairs in SPLITS.items()
+    }
+    folder = write(tmp_path / "mine", splits, ("de", "en"))
+    corpus = load(data_dir=folder, languages=("de", "en"), lowercase=True)
+    assert not corpus.tokenised
+    assert corpus.languages == ("de", "en")
+    assert corpus.lines["valid"][1][0] == splits["valid"][0][1]
+    assert corpus.subwords.decode(corpus.valid.target(0).tolist()) == f"{SPLITS['valid'][0][1]} ."
+    assert "".join(corpus.subwords.source_labels[4:]).islower()
+    as_it_is = load(data_dir=folder, languages=("de", "en"), tokenised=True)
+    assert as_it_is.subwords.decode(as_it_is.valid.target(0).tolist()) == splits["valid"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"name": "books"}, ["'books'", "iwslt14, wmt14, parallel, numbers"]),
+        ({"data_dir": "nowhere"}, ["looked in nowhere", "no such folder", "train.source and .target", "or .tsv"]),
+        ({}, ["no parallel corpus", "data.dir="]),
+        ({"name": "iwslt14", "split": "mine"}, ["data.split=mine", "mixer, fairseq"]),
+        ({"name": "iwslt14", "split": "fairseq", "extra": True}, ["data.extra=true", "set data.split=mixer"]),
+        ({"name": "numbers", "data_dir": "x"}, ["task=numbers", "task=parallel"]),
+        ({"files": {"train": ["a", "b"]}}, ["data.files has no valid, test"]),
+    ],
+)
+def test_options_that_name_no_text_are_one_line(options: dict, parts: list[str]):
+    with refused(*parts):
+        load(**options)
+
+
+def test_a_folder_without_a_split_is_told(tmp_path: Path):
+    folder = write(tmp_path / "mine", {"train": SPLITS["train"], "test": SPLITS["test"]})
+    with refused(str(folder), "no valid"):
+        load(data_dir=folder)
+
+
+@pytest.fixture
+def iwslt14(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of that corpus' layout, whose whole training text would have 400 pairs and whose known part has 300."""
+    counts = {"train": (400, 420, 300), "valid": (30,), "test": (20,), "valid-fairseq": (34,), "test-fairseq": (20,)}
+    monkeypatch.setitem(parallel.COUNTS, "iwslt14", counts)
+    monkeypatch.setitem(parallel.WORDS, "iwslt14", {})
+    extra = [*SPLITS["valid"], SPLITS["test"][0], SPLITS["train"][0], ("neu", "new"), ("neu", "new")]
+    splits = SPLITS | {"valid-fairseq": extra, "test-fairseq": SPLITS["test"]}
+    return write(tmp_path / "data" / "iwslt14", splits, ("de", "en"))
+
+
+def test_a_known_part_of_a_corpus_is_taken_and_its_counts_stand_beside_the_whole(iwslt14: Path):
+    corpus = load("iwslt14", tokenised=True)
+    assert corpus.counts["train_pairs"] == 300
+    assert corpus.counts["train_pairs_of_whole"] == 400
+    assert len(corpus.valid) == 30
+    assert len(load("iwslt14", split="fairseq", tokenised=True).valid) == 34
+
+
+def test_extra_pairs_are_those_that_no_split_holds(iwslt14: Path):
+    corpus = load("iwslt14", extra=True, tokenised=True)
+    assert corpus.counts["train_pairs_extra"] == 1
+    assert corpus.subwords.decode(corpus.train.target(300).tolist()) == "new"
+    assert corpus.digests["train"] != load("iwslt14", tokenised=True).digests["train"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_other_counts_than_the_published_ones_are_refused(iwslt14: Path, split: str):
+    write(iwslt14, {split: SPLITS[split][1:]}, ("de", "en"))
+    with refused(f"{split}.de has {len(SPLITS[split]) - 1} pairs, expected", "task=parallel"):
+        load("iwslt14")
+
+
+def test_other_words_than_the_published_ones_are_refused(iwslt14: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(parallel.WORDS, "iwslt14", {"test": (20, 1)})
+    monkeypatch.setattr(parallel, "looks_tokenised", lambda _: True)
+    with refused("test.de has 20 and", "words, expected 20 and 1: "):
+        load("iwslt14")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local folder with parquet files as WMT14 has them on the Hub, in the place of that."""
+    pytest.importorskip("datasets")
+    import pyarrow.parquet
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "wmt14"
+    (folder / "de-en").mkdir(parents=True)
+    for split, published in (("train", "train"), ("valid", "validation"), ("test", "test")):
+        rows = [{"de": f"{source.title()},\nja.", "en": f"{target}."} for source, target in SPLITS[split]]
+        shape = pyarrow.struct([("de", pyarrow.string()), ("en", pyarrow.string())])
+        table = pyarrow.table({"translation": pyarrow.array(rows, shape)})
+        pyarrow.parquet.write_table(table, folder / "de-en" / f"{published}-00000-of-00001.parquet")
+    source = parallel.SOURCES["wmt14"]
+    monkeypatch.setitem(
+        parallel.SOURCES,
+        "wmt14",
+        parallel.ParallelSource(
+            source.languages, source.files, parallel.HubFiles(str(folder), None, source.hub.data_files, source.hub.column)
+        ),
+    )
+    return folder
+
+
+def test_parquet_files_of_the_hub_become_files_that_are_there_the_next_time(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with refused("no wmt14 corpus", "expected", "4508785"):
+        load("wmt14", download=True)
+    monkeypatch.setitem(parallel.HUB_COUNTS, "wmt14", {"train": 300, "valid": 30, "test": 20})
+    corpus = load("wmt14", download=True)
+    assert corpus.languages == ("en", "de")
+    assert not corpus.tokenised
+    source, target = SPLITS["test"][0]
+    assert [side[0] for side in corpus.lines["test"]] == [f"{target}.", f"{source.title()}, ja."]
+    monkeypatch.setattr(parallel, "open_hub", None)
+    assert load("wmt14").digests == corpus.digests
+
+
+def test_number_words_need_no_files(tmp_path: Path):
+    corpus = load("numbers")
+    assert [len(split) for split in (corpus.train, corpus.valid, corpus.test)] == [26_000, 2000, 2000]
+    assert corpus.tokenised
+    assert not list((tmp_path / "home").rglob("*.arrow"))
+    assert corpus.subwords.digest == load("numbers").subwords.digest
+
+
+def test_subwords_are_learned_from_a_part_of_a_large_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parallel, "_SAMPLE", 100)
+    every_third = SPLITS["train"][::3]
+    expected = Subwords.train(*([pair[side] for pair in every_third] for side in (0, 1)), size=100, joint=True)
+    assert load(data_dir=write(tmp_path / "mine", SPLITS), vocabulary_size=100).subwords.digest == expected.digest
+
+
+@pytest.mark.corpus
+def test_the_real_iwslt14_has_its_counts_and_little_padding():
+    try:
+        corpus = load("iwslt14", vocabulary_size=4000, extra=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    assert corpus.tokenised
+    assert (len(corpus.valid), len(corpus.test)) == (6_969, 6_750)
+    batches = plan_batches(corpus.train.lengths, generator=torch.Generator().manual_seed(1), tokens=1500)
+    assert padding_share(corpus.train.lengths, batches) < 0.06
+    assert len(corpus.train) > 0.9 * (corpus.counts["train_pairs"] + corpus.counts["dropped_long"])
+    assert corpus.counts["train_pairs"] + corpus.counts["dropped_long"] in (65_737, 160_268, 167_211)
