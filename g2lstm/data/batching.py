@@ -48,8 +48,10 @@ def plan_batches(
 
 
 def evaluation_batches(lengths: np.ndarray, tokens: int) -> list[list[int]]:
-    """All pairs sorted by source length, in batches of at most `tokens` steps on either side (one pair may have more)."""
-    return _cut(np.lexsort((lengths[:, 1], lengths[:, 0])), lengths.max(axis=1, initial=0) + 1, tokens, None)
+    """All pairs in batches of one target length and at most `tokens` steps on either side (one pair may have more)."""
+    order, steps = np.lexsort((lengths[:, 0], lengths[:, 1])), lengths.max(axis=1, initial=0) + 1
+    parts = np.split(order, np.flatnonzero(np.diff(lengths[order, 1])) + 1)
+    return [batch for part in parts for batch in _cut(part, steps, tokens, None)]
 
 
 def _cut(order: np.ndarray, steps: np.ndarray, tokens: int | None, sentences: int | None) -> list[list[int]]:

@@ -92,11 +92,11 @@ def _first(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> Iterator[str]:
-    return (" ".join(line.split()) for line in _decoded(path))
+    return (" ".join(line.split()) for line in decoded(_raw_lines(path), str(path)))
 
 
 def _read_columns(path: Path) -> Iterator[Pair]:
-    for number, line in enumerate(_decoded(path), 1):
+    for number, line in enumerate(decoded(_raw_lines(path), str(path)), 1):
         columns = line.rstrip("\r\n").split("\t")
         if len(columns) != 2:
             raise UserError(
@@ -107,14 +107,18 @@ def _read_columns(path: Path) -> Iterator[Pair]:
         yield " ".join(source.split()), " ".join(target.split())
 
 
-def _decoded(path: Path) -> Iterator[str]:
-    """The lines of a file. They end at a line feed and nowhere else: U+2028 and U+0085 are white space within one."""
-    for number, line in enumerate(_raw_lines(path), 1):
+def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """The lines of a file called `name`. They end at a line feed alone: U+2028 and U+0085 are white space within one.
+
+    Raises:
+        UserError: a byte is not UTF-8.
+    """
+    for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path} is not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1:,} of line {number:,}: "
+                f"{name} is not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1:,} of line {number:,}: "
                 "convert it, for example with iconv -f ISO-8859-1 -t UTF-8"
             ) from None
         yield text.removeprefix("\ufeff") if number == 1 else text

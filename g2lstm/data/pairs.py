@@ -4,7 +4,8 @@ Files are written shard by shard: memory stays bounded, and what was killed goes
 N pairs.
 """
 
-import json
+import math
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from g2lstm.data.lines import Pair
+from g2lstm.data.lines import Pair, Text
 from g2lstm.data.subwords import missing
 from g2lstm.errors import UserError
-from g2lstm.files import read_json, write_atomically
+from g2lstm.files import write_atomically
 
 SHARD = 50_000  # pairs
+PROCESSES = 4  # at most: each has 0.5 GiB, so that all stay below 4
 DROPPED = ("dropped_empty", "dropped_long")
 # source and target lines, one by one, to their ids
 Encode = Callable[[Sequence[str], Sequence[str]], tuple[list[list[int]], list[list[int]]]]
@@ -96,27 +98,36 @@ def encode_pairs(pairs: Iterable[Pair], encode: Encode, *, longest: int | None =
     return Pairs.of(shard(block, encode, longest) for block in _blocks(pairs))
 
 
-def cached_pairs(folder: Path, pairs: Callable[[], Iterable[Pair]], encode: Encode, *, longest: int | None = None) -> Pairs:
-    """`encode_pairs` through files in a folder that only these pairs, this encoding and `longest` have.
+def cached_pairs(folder: Path, text: Text, encode: Encode, *, longest: int | None = None) -> Pairs:
+    """`encode_pairs` through files in a folder that only this text, this encoding and `longest` have.
 
     Raises:
         UserError: the folder can't be written.
     """
-    whole = folder / "whole.json"
-    if not whole.is_file():
-        written = 0
-        for number, block in enumerate(_blocks(pairs())):
-            path = _path(folder, number)
-            if not path.is_file():
-                write_atomically(path, shard(block, encode, longest))
-            written = number + 1
-        write_atomically(whole, json.dumps({"shards": written}))
-    shards = read_json(whole, dict, advice=f"delete {folder}")["shards"]
-    return Pairs.of(_path(folder, number) for number in range(shards))
+    paths = [folder / f"{number:05}.arrow" for number in range(math.ceil(text.pairs / SHARD))]
+    absent = {path for path in paths if not path.is_file()}
+    if absent:
+        named = ((path, block) for path, block in zip(paths, _blocks(text.read()), strict=True) if path in absent)
+        _write(named, len(absent), encode, longest)
+    return Pairs.of(paths)
 
 
-def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number:05}.arrow"
+def _write(blocks: Iterator[tuple[Path, list[Pair]]], count: int, encode: Encode, longest: int | None) -> None:
+    """Writes some shards, many of them with several processes; each is there whole or not at all."""
+
+    def write(path: Path, block: list[Pair]) -> None:
+        write_atomically(path, shard(block, encode, longest))
+
+    processes = min(PROCESSES, os.cpu_count() or 1)
+    if count <= 2 * processes or processes == 1:  # a process takes seconds to start
+        for path, block in blocks:
+            write(path, block)
+        return
+    import joblib
+
+    with joblib.Parallel(n_jobs=processes) as run:
+        for several in iter(lambda: list(islice(blocks, processes)), []):
+            run(joblib.delayed(write)(path, block) for path, block in several)
 
 
 def _blocks(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

@@ -209,15 +209,17 @@ def load_parallel(
     def encode(sources: Sequence[str], targets: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         return subwords.encode_source(form.source(sources)), subwords.encode_target(form.target(targets))
 
-    if keep:
-        folder = cache_folder("parallel") / _key(train.digest, subwords.digest, form, longest)
-        pairs = {"train": cached_pairs(folder, train.read, encode, longest=longest)}
-    else:
-        pairs = {"train": encode_pairs(train.read(), encode, longest=longest)}
+    def encoded(text: Text, longest: int | None) -> Pairs:
+        if not keep:
+            return encode_pairs(text.read(), encode, longest=longest)
+        folder = cache_folder("parallel") / _key(text.digest, subwords.digest, form, longest)
+        return cached_pairs(folder, text, encode, longest=longest)
+
+    pairs = {"train": encoded(train, longest)}
     lines = {}
     for key in ("valid", "test"):
         whole = [pair for pair in texts[key].read() if all(pair)]
-        pairs[key] = encode_pairs(whole, encode)
+        pairs[key] = encoded(text_of(whole), None)
         lines[key] = ([source for source, _ in whole], [target for _, target in whole])
     for key in SPLITS:
         refuse_none_left(pairs[key], key, longest)

@@ -28,6 +28,9 @@ class Encoder:
     tokenizer: "Tokenizer"
     _ids: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> tuple[type["Encoder"], tuple["Tokenizer"]]:
+        return Encoder, (self.tokenizer,)  # what other processes need; the words they see themselves
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The sub-words by id."""

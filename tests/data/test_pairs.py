@@ -1,5 +1,6 @@
 """Encoded pairs: in memory and in files the same; what was interrupted goes on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from g2lstm.data import pairs as module
+from g2lstm.data.lines import Text, text_of
 from g2lstm.data.pairs import Pairs, cached_pairs, encode_pairs, refuse_none_left
+from g2lstm.data.subwords import Subwords
 from g2lstm.errors import UserError
 
 PAIRS = [("a " * (n % 7), "b " * (n % 5)) for n in range(100)]
@@ -31,11 +34,24 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_hold_what_memory_holds(tmp_path: Path):
     inside = encode_pairs(PAIRS, encode, longest=5)
     for _ in range(2):  # written, then opened
-        outside = cached_pairs(tmp_path / "pairs", lambda: PAIRS, encode, longest=5)
+        outside = cached_pairs(tmp_path / "pairs", text_of(PAIRS), encode, longest=5)
         assert content(outside) == content(inside)
         assert outside.counts == inside.counts
         assert (outside.lengths == inside.lengths).all()
     assert len(outside.shards) == 4
+
+
+def test_several_processes_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "SHARD", 9)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    subwords = Subwords.train(["a"], ["b"], size=8, joint=True)
+
+    def encode_words(sources: list[str], targets: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+        return subwords.encode_source(sources), subwords.encode_target(targets)
+
+    outside = cached_pairs(tmp_path, text_of(PAIRS), encode_words)
+    assert len(outside.shards) == 12
+    assert content(outside) == content(encode_pairs(PAIRS, encode_words))
 
 
 def test_pairs_are_left_out_for_an_empty_side_or_too_many_subwords_and_counted():
@@ -50,13 +66,14 @@ def test_pairs_are_left_out_for_an_empty_side_or_too_many_subwords_and_counted()
 
 
 def test_an_opened_file_is_mapped(tmp_path: Path):
-    cached_pairs(tmp_path, lambda: PAIRS, encode)
-    pairs = cached_pairs(tmp_path, lambda: pytest.fail("read again"), encode)
+    cached_pairs(tmp_path, text_of(PAIRS), encode)
+    pairs = cached_pairs(tmp_path, Text(lambda: pytest.fail("read again"), len(PAIRS), ""), encode)
     assert not pairs.source(3).flags.owndata
     assert not pairs.source(3).flags.writeable
 
 
-def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Path):
+def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     encoded = []
 
     def once(sources: list[str], targets: list[str]) -> tuple[list[list[int]], list[list[int]]]:
@@ -66,14 +83,13 @@ def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Pat
         return encode(sources, targets)
 
     with pytest.raises(KeyboardInterrupt):
-        cached_pairs(tmp_path, lambda: PAIRS, once)
+        cached_pairs(tmp_path, text_of(PAIRS), once)
     first = (tmp_path / "00000.arrow").stat().st_mtime_ns
-    assert not (tmp_path / "whole.json").exists()
     encoded.clear()
     encoded.append(0)  # one shard is encoded, then it is interrupted again
     with pytest.raises(KeyboardInterrupt):
-        cached_pairs(tmp_path, lambda: PAIRS, once)
-    assert content(cached_pairs(tmp_path, lambda: PAIRS, encode)) == content(encode_pairs(PAIRS, encode))
+        cached_pairs(tmp_path, text_of(PAIRS), once)
+    assert content(cached_pairs(tmp_path, text_of(PAIRS), encode)) == content(encode_pairs(PAIRS, encode))
     assert (tmp_path / "00000.arrow").stat().st_mtime_ns == first
 
 
