@@ -84,11 +84,10 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
     """
     if name not in CORPORA:
         raise UserError(f"no corpus is called {name!r}: choose one of {', '.join(sorted([*CORPORA, 'builtin']))}")
-    corpus, root, tried = CORPORA[name], os.environ.get("G2LSTM_DATA"), []
+    corpus, tried = CORPORA[name], []
     if data_dir:
         return _read_folder(name, corpus, Path(data_dir).expanduser())
-    folders = [Path(root).expanduser() / name] if root else []
-    for folder in dict.fromkeys([*folders, Path.cwd() / "data" / name, cache_folder(name)]):
+    for folder in local_folders(name):
         missing = [split for split in SPLITS if split not in find_splits(folder, corpus)]
         if not missing:
             return _read_folder(name, corpus, folder)
@@ -104,6 +103,13 @@ def load_lines(name: str, *, data_dir: str | Path | None = None, download: bool 
     if corpus.hub or corpus.raw:
         ways += "; or " + ("try again with a network" if download else "allow the download with data.download=true")
     raise UserError(f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: {ways}")
+
+
+def local_folders(name: str) -> list[Path]:
+    """Where a corpus may lie on this machine: `$G2LSTM_DATA/<name>`, `data/<name>`, the cache folder."""
+    root = os.environ.get("G2LSTM_DATA")
+    folders = [Path(root).expanduser() / name] if root else []
+    return list(dict.fromkeys([*folders, Path.cwd() / "data" / name, cache_folder(name)]))
 
 
 def find_splits(folder: Path, corpus: Corpus | None = None) -> dict[str, Path]:
