@@ -60,10 +60,11 @@ def detokenised_scores(hypotheses: Sequence[str], references: Sequence[str]) -> 
 
 def signatures() -> dict[str, str]:
     """What sacrebleu calls each of the scores; the case is the text's own."""
-    found = {"bleu": _bleu("none"), "bleu_detokenised": _bleu("13a"), "chrf": _chrf()}
-    for scorer in found.values():
-        scorer.corpus_score(["a"], [["a"]])  # a scorer knows its signature once it has seen references
-    return {f"{name}_signature": str(scorer.get_signature()) for name, scorer in found.items()}
+    found = {}
+    for name, scorer in {"bleu": _bleu("none"), "bleu_detokenised": _bleu("13a"), "chrf": _chrf()}.items():
+        score = scorer.corpus_score(["a"], [["a"]])  # a scorer knows its signature once it has seen references
+        found[f"{name}_signature"] = f"{score.name}|{scorer.get_signature()}"
+    return found
 
 
 def paired_bootstrap(first: Tensor, second: Tensor, *, draws: int = 1000, seed: int = 0) -> BootstrapResult:

@@ -1,0 +1,116 @@
+"""Translates lines: python experiments/translate.py run=runs/iwslt14_cpu/gumbel-seed1 < text.de > text.en."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import interrupts  # noqa: F401 first of all
+import torch
+from rich.console import Console
+from torch import nn
+
+from g2lstm import cli
+from g2lstm.commands.evaluate import find_models
+from g2lstm.errors import UserError
+from g2lstm.files import decoded_lines
+from g2lstm.reporting.attention import draw_attention
+from g2lstm.reporting.figures import save_figure
+from g2lstm.runs.run import blamed
+from g2lstm.training.progress import say
+
+MOST_FIGURES = 20
+
+
+def translate(arguments: list[str]) -> int:
+    options, console = _parser().parse_options(arguments), Console(stderr=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    task, models = _loaded(options)
+    search = {"beam": options.beam, "length_penalty": options.length_penalty, "coverage_penalty": options.coverage_penalty}
+    search = {f"eval.{name}": value for name, value in search.items() if value is not None}
+    search_options = task.search_options({name.removeprefix("eval."): value for name, value in search.items()})
+    refused, drawn, number = 0, 0, 0
+    with _opened(options.input) as source, _written(options.output) as out:
+        size = options.batch or (1 if source.isatty() else 64)
+        for lines in _chunks(decoded_lines(source, options.input or "standard input"), size):
+            found = task.translate(models, lines, search_options, n_best=options.n_best, attention=bool(options.attention))
+            for line, best in zip(lines, found, strict=True):
+                number += 1
+                if best is None:
+                    refused += 1
+                    say(console, f"line {number} has more sub-words than are translated at once: split it; its line is empty")
+                    best = [task.NOTHING] * options.n_best
+                for text, hypothesis in best:
+                    out.write((f"{hypothesis.score:.4f}\t{text}" if options.scores else text) + "\n")
+                if options.attention and drawn < MOST_FIGURES and best[0][1].tokens:
+                    drawn += 1
+                    labels = task.attention_labels(line, best[0][1])
+                    save_figure(draw_attention(best[0][1].attention, *labels), options.attention, f"attention-{number}")
+            out.flush()
+    if drawn:
+        say(console, f"drew {drawn} figures in {options.attention}")
+    return 1 if refused else 0
+
+
+def _loaded(options: Any) -> tuple[Any, list[nn.Module]]:
+    """The task of the first model, and all models.
+
+    Raises:
+        UserError: a run translates nothing, or they have other sub-words.
+    """
+    found, task, models = [one for text in options.run for one in find_models(text, cli.overrides(options))], None, []
+    for one in found:
+        with blamed(one):
+            own = one.task(data=False)
+            if not hasattr(own, "translate"):
+                raise UserError(f"its task is {one.config.run.task.name}, which translates nothing: name a translation run")
+            if task is not None and own.files() != task.files():
+                raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them (data.subwords=RUN)")
+            task = task or own
+            models.append(one.model(own))
+    return task, models
+
+
+def _chunks(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    part: list[str] = []
+    for line in lines:
+        part.append(line)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _opened(path: Path | None) -> Any:
+    return nullcontext[BinaryIO](sys.stdin.buffer) if path is None else path.open("rb")
+
+
+def _written(path: Path | None) -> Any:
+    return nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8")
+
+
+def _parser() -> cli.OptionParser:
+    parser = cli.OptionParser(
+        ("threads", "device", "data.dir"),
+        prog="experiments/translate.py",
+        description="Translates each line of a text, raw as people write it. Lines in are lines out (n_best lines for each).",
+    )
+    add = parser.add_argument
+    add("--run", required=True, action="append", metavar="RUN", help="a run's folder or a model.g2; several are an ensemble")
+    add("--input", type=Path, metavar="FILE", help="standard input without it")
+    add("--output", type=cli.file, metavar="FILE", help="standard output without it")
+    add("--beam", type=cli.positive, metavar="N", help="the run's own without it; 1 is greedy")
+    add("--length_penalty", type=cli.not_negative, metavar="A", help="scores are divided by length to this power")
+    add("--coverage_penalty", type=cli.not_negative, metavar="B", help="against repeating and leaving out")
+    add("--n_best", type=cli.positive, default=1, metavar="N", help="so many translations of each line")
+    add("--scores", type=cli.flag, default=False, help="true: score and tab before each translation")
+    add("--attention", type=cli.folder, metavar="DIR", help=f"draw what the first {MOST_FIGURES} lines looked at")
+    add("--batch", type=cli.positive, metavar="N", help="lines at a time; 64, and 1 at a terminal, without it")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(translate)

@@ -1,0 +1,19 @@
+"""What a translation looked at: a figure of the attention weights, a row a target sub-word, a column a source sub-word."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from g2lstm.reporting.figures import figure
+
+
+def draw_attention(weights: Any, source: list[str], target: list[str]) -> Figure:
+    """(T, S) weights in [0, 1] with the labels of their columns and rows."""
+    drawn, axes = figure(1.5 + 0.32 * len(source), 1.2 + 0.28 * len(target))
+    image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(source)), source, rotation=90)
+    axes.set_yticks(range(len(target)), target)
+    axes.set_xlabel("source")
+    axes.set_ylabel("translation")
+    drawn.colorbar(image, label="attention")
+    return drawn
