@@ -6,17 +6,19 @@ S source steps, T target steps, B batch, N pairs, V vocabulary of the target sid
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from g2lstm.data import moses
-from g2lstm.data.batching import Batch, evaluation_batches, padded, padded_sources, plan_batches
-from g2lstm.data.parallel import Pairs, ParallelCorpus, load_parallel
-from g2lstm.data.subwords import PAD, Subwords
+from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
+from g2lstm.data.lines import detokenize, tokenize
+from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
+from g2lstm.data.pairs import Pairs
+from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
 from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
 from g2lstm.errors import UserError
@@ -31,21 +33,24 @@ IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
 # Sentences of our own.
 EXAMPLES = {"numbers": "dreiundzwanzigtausendvierhundertelf", "de": "wir wissen noch nicht , ob das auch im winter funktioniert ."}
-EVALUATION_WORDS = 4000  # target sub-words that are read at a time
+EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 SEARCHED = 64  # sentences that are translated at a time
+LONGEST_LINE = 1000  # sub-words of a line to translate
 
 
 @section
 class DataConfig:
-    """`data`: which pairs, and their sub-words."""
+    """`data`: which pairs, and their sub-words; None leaves an option to the corpus."""
 
     name: Literal["iwslt14", "wmt14", "parallel", "numbers"]
     dir: Folder | None = None
     download: bool = True
+    files: dict[Literal["train", "valid", "test"], tuple[str, ...]] | None = None
+    languages: tuple[str, str] | None = None
     split: Literal["mixer", "fairseq"] = "mixer"
     extra: bool = False
-    source: str
-    target: str
+    tokenised: bool | None = None
+    lowercase: bool | None = None
     vocabulary_size: Count
     joint: bool
     longest: Count
@@ -64,9 +69,9 @@ class ModelConfig:
     encoder_layers: Count
     decoder_layers: Count
     dropout: Share
-    dropout_readout: Share
+    readout_dropout: Share | None
     word_dropout: Share
-    forget_bias: float | None = None
+    forget_bias: Annotated[float, Field(allow_inf_nan=False)]
     engine: EngineName = "auto"
 
 
@@ -85,7 +90,7 @@ class TranslationConfig:
 
     data: DataConfig
     model: ModelConfig
-    batch_words: Count | None
+    batch_tokens: Count | None
     batch_size: Count | None
     loss_per: Literal["word", "sentence"]
     label_smoothing: Share
@@ -94,23 +99,27 @@ class TranslationConfig:
 
 @dataclass(frozen=True)
 class TranslationTask:
-    """The task on its pairs.
+    """The task on its pairs, which are looked up when they are first needed: to translate takes sub-words alone.
 
     Attributes:
-        corpus: pairs of sentences as sub-words.
+        subwords: of both languages.
+        form: the languages, and what becomes of a line before it is cut into sub-words.
+        text: digest of the training text.
         gate: of the layers.
         device: where the batches go.
         config: how the model is built, trained and searched with.
     """
 
     Config: ClassVar[type] = TranslationConfig
-    FILES: ClassVar[tuple[str, ...]] = ("subwords.json",)
+    FILES: ClassVar[tuple[str, ...]] = ("subwords.json", "text.json")
     metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False)
     variants: ClassVar[tuple[str, ...]] = ("", "greedy")
-    epoch_variant: ClassVar[str] = "greedy"  # the beam takes too long for each epoch
+    epoch_variant: ClassVar[str] = "greedy"  # a beam after each epoch would take longer than the epoch
     gate_variant: ClassVar[str] = "forced"
 
-    corpus: ParallelCorpus
+    subwords: Subwords
+    form: TextForm
+    text: str
     gate: Gate
     device: torch.device
     config: TranslationConfig
@@ -119,20 +128,33 @@ class TranslationTask:
     def from_config(
         cls, config: TranslationConfig, *, gate: Gate, device: torch.device, files: Mapping[str, str] | None = None
     ) -> "TranslationTask":
-        if (config.batch_words is None) == (config.batch_size is None):
-            raise UserError("batch_words and batch_size exclude each other: set one of them, and the other to null")
-        subwords = None if files is None else Subwords.parse(files["subwords.json"])
-        data = values_of(config.data)
-        corpus = load_parallel(data.pop("name"), data_dir=data.pop("dir"), subwords=subwords, **data)
-        return cls(corpus, gate, device, config)
+        if (config.batch_tokens is None) == (config.batch_size is None):
+            raise UserError("set batch_tokens or batch_size, and the other to null")
+        if files is None:
+            corpus = _load(config.data)
+            task = cls(corpus.subwords, corpus.form, corpus.digests["train"], gate, device, config)
+            task.__dict__["corpus"] = corpus
+            return task
+        subwords = Subwords.parse(files["subwords.json"])
+        try:
+            found = json.loads(files["text.json"])
+            form = TextForm(tuple(found["languages"]), bool(found["tokenised"]), bool(found["lowercase"]))
+            return cls(subwords, form, str(found["train"]), gate, device, config)
+        except (ValueError, TypeError, KeyError):
+            raise UserError("text.json does not say what the text is: copy it again from its run, or rerun") from None
+
+    @cached_property
+    def corpus(self) -> ParallelCorpus:
+        """The pairs; a UserError where they can't be had."""
+        return _load(self.config.data, self.subwords, self.form)
 
     @property
     def origin(self) -> str:
-        return f"{self.corpus.origin}: {len(self.corpus.train):,} pairs to train on"
+        return self.corpus.origin
 
     @property
     def facts(self) -> dict[str, Any]:
-        return dict(self.corpus.counts) | scores.signatures()
+        return self.corpus.counts | scores.signatures()
 
     @property
     def published(self) -> Mapping[str, Mapping[str, float]]:
@@ -140,33 +162,35 @@ class TranslationTask:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.corpus.subwords.target_labels
+        return self.subwords.target_labels
 
     def files(self) -> dict[str, str]:
-        return {"subwords.json": self.corpus.subwords.text()}
+        text = json.dumps(asdict(self.form) | {"train": self.text}, indent=1)
+        return {"subwords.json": self.subwords.text(), "text.json": text + "\n"}
 
     def build_model(self) -> Translator:
-        subwords = self.corpus.subwords
+        sizes = len(self.subwords.source_labels), len(self.subwords.target_labels)
         try:
-            return Translator(
-                len(subwords.source_labels), len(subwords.target_labels), **values_of(self.config.model), gate=self.gate
-            )
+            return Translator(*sizes, **values_of(self.config.model), gate=self.gate)
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
     def plan(self, generator: torch.Generator) -> list[list[int]]:
         """The pairs of each batch of an epoch."""
+        if self.corpus.digests["train"] != self.text:
+            raise UserError(f"the training text of {self.corpus.origin} has changed since the run began: put it back")
         options = self.config
         return plan_batches(
-            self.corpus.train.lengths, generator=generator, tokens=options.batch_words, sentences=options.batch_size
+            self.corpus.train.lengths, generator=generator, tokens=options.batch_tokens, sentences=options.batch_size
         )
 
     def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:
         assert isinstance(model, Translator)
-        batch = padded(self.corpus.train, item).to(self.device)
+        batch = padded(self.corpus.train, item)
+        count = int((batch.targets != PAD).sum())
+        batch = batch.to(self.device)
         features = model(batch.source, batch.source_lengths, batch.inputs)
         loss = model.loss(features, batch.targets, smoothing=self.config.label_smoothing)
-        count = int((batch.targets != PAD).sum())
         objective = loss * (count / len(item)) if self.config.loss_per == "sentence" else loss
         return LossResult(objective, loss, count, None)
 
@@ -186,17 +210,16 @@ class TranslationTask:
 
         Variants are "" for the beam of `eval`, "greedy", and "forced", in which nothing is translated.
         """
-        losses, words = self._reference_losses(model, split, limit, reading)
-        loss = (losses.sum() / words).item()
+        losses = self._reference_losses(model, split, limit, reading)
+        pairs, count = getattr(self.corpus, split), len(losses)
+        loss = losses.double().sum().item() / (int(pairs.lengths[:count, 1].sum()) + count)
         metrics = {"loss": loss, "perplexity": perplexity(loss)}
         if variant == self.gate_variant:
             return Evaluation(metrics, losses)
-        pairs = getattr(self.corpus, split)
         options = replace(self.config.eval, beam=1) if variant == "greedy" else self.config.eval
-        found = self.search([model], [pairs.source(i) for i in range(_count(pairs, limit))], options)
-        texts = [self.corpus.subwords.decode(best[0].tokens) for best in found]
-        references = self.corpus.lines[split][1][: len(texts)]
-        own, statistics = self._scores(texts, references, detokenise=variant == "")
+        found = self.search([model], [pairs.source(index) for index in range(count)], options)
+        texts = [self.subwords.decode(best[0].tokens) for best in found]
+        own, statistics = self._scores(texts, self._references(split, count), detokenise=variant == "")
         return Evaluation(metrics | own, losses, statistics)
 
     def search(
@@ -211,35 +234,40 @@ class TranslationTask:
         for start in range(0, len(order), SEARCHED):
             part = order[start : start + SEARCHED]
             source, lengths = padded_sources([sources[index] for index in part])
-            results = beam_search(models, source.to(self.device), lengths, **values_of(options) | given)
+            results = beam_search(models, source.to(self.device), lengths, **values_of(options) | given)  # type: ignore[arg-type]
             for index, hypotheses in zip(part, results, strict=True):
                 found[index] = hypotheses
         return found
 
     def translate(
         self, models: Sequence[nn.Module], lines: Sequence[str], options: EvalConfig, **given: Any
-    ) -> list[list[tuple[str, Hypothesis]]]:
-        """Lines of raw text in the source language -> translations as people write them, best first, as `search` finds them.
+    ) -> list[list[tuple[str, Hypothesis]] | None]:
+        """Lines of raw text in the source language -> translations as people write them, best first, as `search` has them.
 
-        A line without words has one translation without words.
+        A line without words has a translation without words, and one of more than `LONGEST_LINE` sub-words has None.
         """
-        source_language, language = self.corpus.languages
-        texts = moses.tokenised(lines, source_language) if self.corpus.tokenised else list(lines)
-        texts = [text.lower() for text in texts] if self.corpus.lowercased else texts
-        sources = self.corpus.subwords.encode_source(texts)
-        found: list[list[tuple[str, Hypothesis]]] = [[("", Hypothesis([], 0.0, None))] for _ in lines]
-        full = [index for index, source in enumerate(sources) if source]
+        sources = self.subwords.encode_source(self._read_by_model(lines))
+        found: list[list[tuple[str, Hypothesis]] | None] = [[("", Hypothesis([], 0.0))] for _ in lines]
+        for index, source in enumerate(sources):
+            if len(source) > LONGEST_LINE:
+                found[index] = None
+        full = [index for index, source in enumerate(sources) if 0 < len(source) <= LONGEST_LINE]
         for index, best in zip(full, self.search(models, [sources[i] for i in full], options, **given), strict=True):
-            decoded = [self.corpus.subwords.decode(one.tokens) for one in best]
-            found[index] = list(zip(moses.detokenised(decoded, language) if self.corpus.tokenised else decoded, best, strict=True))
+            texts = detokenize([self.subwords.decode(one.tokens) for one in best], self.form.languages[1])
+            found[index] = list(zip(texts, best, strict=True))
         return found
 
+    def attention_labels(self, line: str, hypothesis: Hypothesis) -> tuple[list[str], list[str]]:
+        """The source and target sub-words that the columns and rows of a translation's attention stand for."""
+        (source,) = self.subwords.encode_source(self._read_by_model([line]))
+        columns = [self.subwords.source_labels[token] for token in source]
+        rows = [self.subwords.target_labels[token] for token in hypothesis.tokens]
+        return [*columns, "</s>"], [*rows, "</s>"]
+
     def digest(self, split: str, limit: int | None = None) -> str:
-        pairs = getattr(self.corpus, split)
-        content = hashlib.sha256(json.dumps(values_of(self.config.eval), sort_keys=True).encode())
-        for index in range(_count(pairs, limit)):
-            content.update(pairs.source(index).tobytes() + b"|" + pairs.target(index).tobytes() + b";")
-        return content.hexdigest()[:20]
+        """Of the text, of its sub-words, and of how translations are searched."""
+        parts = [self.corpus.digests[split], self.subwords.digest, asdict(self.form), values_of(self.config.eval), limit]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
         pairs = getattr(self.corpus, split)
@@ -247,70 +275,71 @@ class TranslationTask:
         return f"{count:,} pairs ({int(pairs.lengths[:count, 1].sum()) + count:,} target sub-words)"
 
     def read(self, model: nn.Module, text: str | None) -> ReadText:
-        """The model translates a sentence of the source language, tokenised as the corpus is, and reads its translation.
-
-        What stands at the decoder's steps is the sub-word read there, so that a gate is shown at the word it sees.
+        """The model translates a sentence of the source language and reads its own translation.
 
         Raises:
             UserError: the text has no words.
         """
-        subwords = self.corpus.subwords
-        shown = self._example() if text is None else text
-        (source,) = subwords.encode_source([shown])
+        assert isinstance(model, Translator)
+        (source,) = self.subwords.encode_source(self._read_by_model([self._example() if text is None else text]))
         if not source:
             raise UserError("text has no words: set text='...' to a sentence in the source language")
         ((best, *_),) = self.search([model], [source], self.config.eval)
-        batch = Batch.of([source], [best.tokens]).to(self.device)
-        assert isinstance(model, Translator)
+        words = [BOS, *best.tokens]
+        given, lengths = padded_sources([source])
         with torch.no_grad():
-            model(batch.source, batch.source_lengths, batch.inputs)
-        labels = [self.labels[token] for token in batch.inputs.flatten().tolist()]
-        unknown = [subwords.source_labels[token] for token in source if subwords.source_labels[token] == "<unk>"]
-        return ReadText(labels, unknown, module="decoder")
+            model(given.to(self.device), lengths, torch.tensor(words, device=self.device).unsqueeze(1))
+        unknown = [self.subwords.source_labels[token] for token in source if token == UNK]
+        return ReadText([self.labels[token] for token in words], unknown, module="first")
+
+    def _read_by_model(self, lines: Sequence[str]) -> list[str]:
+        """Raw text in the words that the corpus has."""
+        return tokenize(lines, self.form.languages[0], lower=self.form.lowercase)
+
+    def _references(self, split: str, count: int) -> list[str]:
+        return self.corpus.lines[split][1][:count]
 
     def _reference_losses(
         self, model: nn.Module, split: str, limit: int | None, reading: Callable[[Tensor], None] | None
-    ) -> tuple[Tensor, int]:
-        """(N,) nats of each reference in reading order, and how many sub-words they have in all.
-
-        A batch is of one target length: the decoder takes no step on padding.
-        """
+    ) -> Tensor:
+        """(N,) nats of each reference, in reading order."""
         assert isinstance(model, Translator)
         pairs = getattr(self.corpus, split)
-        count = _count(pairs, limit)
-        losses, words = torch.zeros(count), 0
-        for indices in evaluation_batches(pairs.lengths[:count], EVALUATION_WORDS):
+        losses = torch.zeros(_count(pairs, limit))
+        for indices in evaluation_batches(pairs.lengths[: len(losses)], EVALUATION_TOKENS):
             batch = padded(pairs, indices).to(self.device)
             if reading is not None:
                 reading(batch.inputs)
             with torch.no_grad():
                 features = model(batch.source, batch.source_lengths, batch.inputs)
-                found = model.loss(features, batch.targets, reduction="none")
-            losses[indices] = found.sum(0).float().cpu()
-            words += batch.targets.numel()
-        return losses, words
+                losses[indices] = model.loss(features, batch.targets, reduction="none").sum(0).float().cpu()
+        return losses
 
-    def _scores(
-        self, texts: list[str], references: list[str], *, detokenise: bool
-    ) -> tuple[dict[str, float], Tensor]:
+    def _scores(self, texts: list[str], references: list[str], *, detokenise: bool) -> tuple[dict[str, float], Tensor]:
         """BLEU of tokenised text and the numbers of each sentence that it comes from, and with `detokenise` all scores."""
-        both, (_, language), tokenised = (texts, references), self.corpus.languages, self.corpus.tokenised
-        statistics = scores.bleu_statistics(*(both if tokenised else [moses.tokenised(lines, language) for lines in both]))
+        tokenised, language = list(self.form.target(references)), self.form.languages[1]
+        statistics = scores.bleu_statistics(texts, tokenised)
         found = {"bleu": float(scores.bleu_of(statistics.double().sum(0)))}
         if self.config.data.name == "numbers":
-            equal = sum(text == reference for text, reference in zip(texts, references, strict=True))
-            found["exact_match"] = 100 * equal / len(references)
+            found["exact_match"] = 100 * sum(map(str.__eq__, texts, tokenised)) / len(texts)
         if detokenise:
-            plain = [moses.detokenised(lines, language) for lines in both] if tokenised else both
-            found |= scores.detokenised_scores(*plain)
+            plain = detokenize(tokenised, language) if self.form.tokenised or self.form.lowercase else references
+            found |= scores.detokenised_scores(detokenize(texts, language), plain)
         return found, statistics
 
     def _example(self) -> str:
-        data = self.config.data
-        if data.name in EXAMPLES or data.source in EXAMPLES:
-            return EXAMPLES.get(data.name, EXAMPLES.get(data.source, ""))
-        sources, _ = self.corpus.lines["valid"]
+        name, language = self.config.data.name, self.form.languages[0]
+        if name in EXAMPLES or language in EXAMPLES:
+            return EXAMPLES.get(name) or EXAMPLES[language]
+        sources = self.corpus.lines["valid"][0]
         return next((line for line in sources if 8 <= len(line.split()) <= 20), sources[0])
+
+
+def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None) -> ParallelCorpus:
+    options = values_of(data) | {"subwords": subwords}
+    options |= {} if form is None else asdict(form)
+    name, folder = options.pop("name"), options.pop("dir")
+    return load_parallel(name, data_dir=folder, **options)
 
 
 def _count(pairs: Pairs, limit: int | None) -> int:
