@@ -132,7 +132,7 @@ def corpus_statistics(
 
     try:
         with watched(model, add, SHOWN):
-            task.evaluate(model, split, limit=limit, reading=reading)
+            task.evaluate(model, split, task.gate_variant, limit=limit, reading=reading)
     except ValueError as error:
         raise UserError(str(error)) from error
     return statistics

@@ -52,12 +52,14 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
 
     try:
         with torch.no_grad(), watched(model, keep, SHOWN):
-            words, unknown = task.read(model, text)
+            read = task.read(model, text)
     except ValueError as error:
         raise UserError(str(error)) from error
-    layer = chosen_layer(found, layer)
-    gates = {gate: torch.cat(steps)[-len(words) :].cpu() for gate, steps in found[layer].items()}
-    return Reading(gate, layer, [f"{word}*" if word in unknown else word for word in words], unknown, gates)
+    own = {name: gates for name, gates in found.items() if not read.module or name.startswith(f"{read.module}.")}
+    layer = chosen_layer(own, layer)
+    gates = {gate: torch.cat(steps)[-len(read.labels) :].cpu() for gate, steps in own[layer].items()}
+    words = [f"{word}*" if word in read.unknown else word for word in read.labels]
+    return Reading(gate, layer, words, read.unknown, gates)
 
 
 def read_runs(

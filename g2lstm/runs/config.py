@@ -64,7 +64,7 @@ class GateSection:
 class OptimizerSection:
     """`optimizer`: as `g2lstm.training.optim` has them; clip may be infinite."""
 
-    name: Literal["sgd", "adamw"]
+    name: Literal["sgd", "adamw", "adadelta"]
     lr: Positive
     weight_decay: NotNegative
     betas: tuple[Share, Share]

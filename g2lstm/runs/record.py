@@ -35,6 +35,8 @@ def evaluate_model(
         found |= {metric_key(name, split, variant): value for name, value in evaluation.metrics.items() if name != "loss"}
         if losses is not None and evaluation.losses is not None:
             losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.half()
+        if losses is not None and evaluation.statistics is not None:
+            losses[metric_key("statistics", split, variant)] = evaluation.statistics
     return found
 
 

@@ -285,6 +285,7 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         "gate_noise_p": getattr(gate, "noise_p", None),
         "seed": config.run.seed,
         "metric": task.metric.name,
+        **task.facts,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": position.evaluated_epochs,
         "best_epoch": position.best_epoch,

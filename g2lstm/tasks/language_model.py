@@ -21,7 +21,7 @@ from g2lstm.gates import Gate
 from g2lstm.layers.regularization import activation_regularization, temporal_activation_regularization
 from g2lstm.models.language_model import LanguageModel, detached
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
-from g2lstm.training.task import Evaluation, LossResult, Metric
+from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 MOST_WORDS = 200  # of a text that is shown
 # A sentence of our own in words that the Penn Treebank has.
@@ -112,6 +112,9 @@ class LanguageModelTask:
     Config: ClassVar[type] = LanguageModelConfig
     FILES: ClassVar[tuple[str, ...]] = ("vocabulary.json",)
     metric: ClassVar[Metric] = Metric("perplexity", "words", of_loss=perplexity)
+    epoch_variant: ClassVar[str] = ""
+    gate_variant: ClassVar[str] = ""
+    facts: ClassVar[Mapping[str, Any]] = {}
 
     corpus: TextCorpus
     gate: Gate
@@ -211,7 +214,7 @@ class LanguageModelTask:
         sentences = int((tokens == self.corpus.vocabulary.index[EOS]).sum())
         return f"{sentences:,} sentences ({len(tokens):,} words)"
 
-    def read(self, model: nn.Module, text: str | None) -> tuple[list[str], list[str]]:
+    def read(self, model: nn.Module, text: str | None) -> ReadText:
         """Words between white space; the text starts and ends like a sentence of the corpus.
 
         Raises:
@@ -227,7 +230,7 @@ class LanguageModelTask:
         tokens = [vocabulary.index[EOS], *vocabulary.encode(" ".join(shown[:-1]), where="text=")]
         with torch.no_grad():
             model(torch.tensor(tokens, device=self.device).unsqueeze(1))
-        return shown, unknown
+        return ReadText(shown, unknown)
 
     def _example(self) -> list[str]:
         """Our own sentence, or one of valid where the model does not know its words."""

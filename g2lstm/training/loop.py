@@ -211,7 +211,7 @@ class Trainer:
         weights.eval()
         set_temperature(weights, self.at.tau)
         with self.stop.at_once(), torch.no_grad():  # in float32, whatever the precision of training
-            metrics = self.task.evaluate(weights, "valid").metrics
+            metrics = self.task.evaluate(weights, "valid", self.task.epoch_variant).metrics
         self._check(math.isfinite(metrics["loss"]), "the valid loss", self.at.step, self.optimizer.param_groups[0]["lr"])
         self._tick(training=False)
         self._log("valid", metrics | {"averaged": self.at.averaging})

@@ -58,9 +58,9 @@ def build_optimizer(
     """An optimizer over a model's trainable parameters, tied ones once.
 
     Args:
-        name: "sgd" or "adamw".
+        name: "sgd", "adamw" or "adadelta".
         weight_decay: as AWD-LSTM has it, on all parameters for sgd; on matrices only, not on biases, for adamw.
-        betas: decay rates of adamw's two moments.
+        betas: decay rates of adamw's two moments; the first is adadelta's rho.
 
     Raises:
         ValueError: on an unknown name.
@@ -74,4 +74,6 @@ def build_optimizer(
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]))
-    raise ValueError(f"the optimizer must be sgd or adamw, got {name!r}")
+    if name == "adadelta":  # eps as the paper's translation code has it
+        return torch.optim.Adadelta(parameters, lr=lr, rho=betas[0], eps=1e-7, weight_decay=weight_decay)
+    raise ValueError(f"the optimizer must be sgd, adamw or adadelta, got {name!r}")

@@ -58,10 +58,27 @@ class Evaluation:
     Attributes:
         metrics: "loss" (lower is better, what the best weights are chosen by) and the metric by name, perhaps others.
         losses: (N,) loss of each item in reading order, or None where there is none.
+        statistics: (N, K) integers of each item whose sums over items give the metric, or None where there are none.
     """
 
     metrics: dict[str, float]
     losses: Tensor | None = None
+    statistics: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """What a model read of a text.
+
+    Attributes:
+        labels: what stands at each of the last steps that it read.
+        unknown: what of the text it does not know.
+        module: the part of the model that read the labels; "" is all of it.
+    """
+
+    labels: list[str]
+    unknown: list[str]
+    module: str = ""
 
 
 class Task(Protocol):
@@ -71,7 +88,10 @@ class Task(Protocol):
     FILES: ClassVar[tuple[str, ...]]  # what it saves in a run's folder
     metric: ClassVar[Metric]
     variants: tuple[str, ...]  # of evaluation; "" is the plain one and comes first
+    epoch_variant: str  # of evaluation after each epoch of training
+    gate_variant: str  # of evaluation in which a model does no more than read all of a split
     origin: str  # where its data come from and how much they are, in a line
+    facts: Mapping[str, Any]  # what a summary says of the data and how they are scored
     published: Mapping[str, Mapping[str, float]]  # the paper's values by gate and key of the summary; {} on other data
     labels: Sequence[str] | None  # what the numbers that a model reads stand for, where it reads symbols
 
@@ -108,7 +128,7 @@ class Task(Protocol):
         Args:
             model: as `build_model` gives it.
             split: "train", "valid" or "test".
-            variant: one of `variants`.
+            variant: one of `variants`, `epoch_variant` or `gate_variant`.
             limit: the first so many sentences, images, ...; all without it.
             reading: called before each forward pass with the (T, B) numbers that the model reads in it.
         """
@@ -119,12 +139,8 @@ class Task(Protocol):
     def size(self, split: Split, limit: int | None = None) -> str:
         """How much an evaluation reads, as "3,370 sentences (73,760 words)"."""
 
-    def read(self, model: nn.Module, text: str | None) -> tuple[list[str], list[str]]:
-        """The model reads one text, or an example of the task's where it is None; gates can be watched meanwhile.
-
-        Returns:
-            what stands at each of the last steps it read, and what of it the model doesn't know.
-        """
+    def read(self, model: nn.Module, text: str | None) -> ReadText:
+        """The model reads one text, or an example of the task's where it is None; gates can be watched meanwhile."""
 
 
 class LossModule(nn.Module):
