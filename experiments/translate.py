@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from g2lstm import cli
 from g2lstm.commands.evaluate import find_models
+from g2lstm.data.lines import decoded
 from g2lstm.errors import UserError
-from g2lstm.files import decoded_lines
 from g2lstm.reporting.attention import draw_attention
 from g2lstm.reporting.figures import save_figure
 from g2lstm.runs.run import blamed
@@ -28,23 +29,24 @@ def translate(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     task, models = _loaded(options)
-    search = {"beam": options.beam, "length_penalty": options.length_penalty, "coverage_penalty": options.coverage_penalty}
-    search = {f"eval.{name}": value for name, value in search.items() if value is not None}
-    search_options = task.search_options({name.removeprefix("eval."): value for name, value in search.items()})
+    given = {name: getattr(options, name) for name in ("beam", "length_penalty", "coverage_penalty")}
+    search = replace(task.config.eval, **{name: value for name, value in given.items() if value is not None})
+    wanted = {"n_best": options.n_best, "attention": options.attention is not None}
     refused, drawn, number = 0, 0, 0
     with _opened(options.input) as source, _written(options.output) as out:
         size = options.batch or (1 if source.isatty() else 64)
-        for lines in _chunks(decoded_lines(source, options.input or "standard input"), size):
-            found = task.translate(models, lines, search_options, n_best=options.n_best, attention=bool(options.attention))
+        for lines in _chunks(decoded(source, str(options.input or "standard input")), size):
+            found = task.translate(models, lines, search, **wanted)
             for line, best in zip(lines, found, strict=True):
                 number += 1
                 if best is None:
                     refused += 1
                     say(console, f"line {number} has more sub-words than are translated at once: split it; its line is empty")
-                    best = [task.NOTHING] * options.n_best
-                for text, hypothesis in best:
-                    out.write((f"{hypothesis.score:.4f}\t{text}" if options.scores else text) + "\n")
-                if options.attention and drawn < MOST_FIGURES and best[0][1].tokens:
+                best = best or []
+                for place in range(options.n_best):  # as many lines for each, also where a search finds fewer
+                    text, score = (best[place][0], best[place][1].score) if place < len(best) else ("", 0.0)
+                    out.write((f"{score:.4f}\t{text}" if options.scores else text) + "\n")
+                if options.attention and drawn < MOST_FIGURES and best and best[0][1].tokens:
                     drawn += 1
                     labels = task.attention_labels(line, best[0][1])
                     save_figure(draw_attention(best[0][1].attention, *labels), options.attention, f"attention-{number}")
@@ -60,26 +62,32 @@ def _loaded(options: Any) -> tuple[Any, list[nn.Module]]:
     Raises:
         UserError: a run translates nothing, or they have other sub-words.
     """
-    found, task, models = [one for text in options.run for one in find_models(text, cli.overrides(options))], None, []
+    found = [one for text in options.run for one in find_models(text, cli.overrides(options))]
+    task, models = None, list[nn.Module]()
     for one in found:
         with blamed(one):
-            own = one.task(data=False)
+            own = one.task()
             if not hasattr(own, "translate"):
                 raise UserError(f"its task is {one.config.run.task.name}, which translates nothing: name a translation run")
             if task is not None and own.files() != task.files():
-                raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them (data.subwords=RUN)")
+                raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them")
             task = task or own
             models.append(one.model(own))
     return task, models
 
 
 def _chunks(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    """So many lines at a time; what stands before a line that can't be read is translated first."""
     part: list[str] = []
-    for line in lines:
-        part.append(line)
-        if len(part) == size:
-            yield part
-            part = []
+    try:
+        for line in lines:
+            part.append(line)
+            if len(part) == size:
+                yield part
+                part = []
+    except UserError:
+        yield part
+        raise
     if part:
         yield part
 

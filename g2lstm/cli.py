@@ -1,6 +1,7 @@
 """Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -80,6 +81,19 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 positive = whole(1)
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text[:50]!r}")
+    return value
+
+
 threads = whole(1, MOST_THREADS)
 seed = whole(0, LARGEST_SEED)
 

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data.X", metavar="VALUE", help="as data.dir=DIR, if the data are not where the run found them")
     options, others = parser.parse_with_others(arguments)
     overrides = {name: value_of(name, text) for name, text in others.items()} | {"device": options.device or "auto"}
-    chosen = [model for text in options.run for model in _find(text, overrides)]
+    chosen = [model for text in options.run for model in find_models(text, overrides)]
     for one in chosen:
         with blamed(one):
             _ = one.config  # every mistake before the first evaluation
@@ -63,7 +63,7 @@ def _results(text: str) -> Path:
     return path
 
 
-def _find(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]:
+def find_models(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]:
     """The runs and the compressed models that comma-separated names and patterns name."""
     found: list[Run | StoredModel] = []
     for name in text.split(","):
