@@ -41,7 +41,9 @@ def translate(arguments: list[str]) -> int:
                 number += 1
                 if best is None:
                     refused += 1
-                    say(console, f"line {number} has more sub-words than are translated at once: split it; its line is empty")
+                    say(
+                        console, f"line {number} is too long and has an empty translation: split it"
+                    )
                 best = best or []
                 for place in range(options.n_best):  # as many lines for each, also where a search finds fewer
                     text, score = (best[place][0], best[place][1].score) if place < len(best) else ("", 0.0)
@@ -104,7 +106,7 @@ def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
         ("threads", "device", "data.dir"),
         prog="experiments/translate.py",
-        description="Translates each line of a text, raw as people write it. Lines in are lines out (n_best lines for each).",
+        description="Translates a text line by line, raw as people write it: lines in are lines out (n_best for each).",
     )
     add = parser.add_argument
     add("--run", required=True, action="append", metavar="RUN", help="a run's folder or a model.g2; several are an ensemble")

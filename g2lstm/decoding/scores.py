@@ -18,7 +18,7 @@ ORDER = 4  # the longest n-gram
 
 @dataclass(frozen=True)
 class BootstrapResult:
-    """Of the difference of two systems' BLEU: its value, its 95% interval, and the share of samples of the other sign, doubled."""
+    """Of the difference of two systems' BLEU: its value, 95% interval, and twice the share of samples of other sign."""
 
     difference: float
     low: float

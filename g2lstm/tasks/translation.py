@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
 from g2lstm.data.lines import detokenize, tokenize
-from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.pairs import Pairs
+from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
 from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
@@ -32,7 +32,10 @@ from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "gumbel": {"test_bleu": 31.95}}
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
 # Sentences of our own.
-EXAMPLES = {"numbers": "dreiundzwanzigtausendvierhundertelf", "de": "wir wissen noch nicht , ob das auch im winter funktioniert ."}
+EXAMPLES = {
+    "numbers": "dreiundzwanzigtausendvierhundertelf",
+    "de": "wir wissen noch nicht , ob das auch im winter funktioniert .",
+}
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 SEARCHED = 64  # sentences that are translated at a time
 LONGEST_LINE = 1000  # sub-words of a line to translate
@@ -184,7 +187,7 @@ class TranslationTask:
             self.corpus.train.lengths, generator=generator, tokens=options.batch_tokens, sentences=options.batch_size
         )
 
-    def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:
+    def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:  # noqa: ARG002
         assert isinstance(model, Translator)
         batch = padded(self.corpus.train, item)
         count = int((batch.targets != PAD).sum())
@@ -194,7 +197,7 @@ class TranslationTask:
         objective = loss * (count / len(item)) if self.config.loss_per == "sentence" else loss
         return LossResult(objective, loss, count, None)
 
-    def restore(self, carried: Any, device: torch.device) -> Any:
+    def restore(self, carried: Any, device: torch.device) -> Any:  # noqa: ARG002
         return None
 
     def evaluate(

@@ -64,13 +64,16 @@ def test_detokenised_scores_tokenise_again():
     same = detokenised_scores(["It's here, now."], ["It's here, now."])
     assert same == pytest.approx({"bleu_detokenised": 100, "chrf": 100})
     other = detokenised_scores(["It's here now and there"], ["It's here, now."])
-    assert 0 < other["bleu_detokenised"] < 60 and 0 < other["chrf"] < 100
+    assert 0 < other["bleu_detokenised"] < 60
+    assert 0 < other["chrf"] < 100
 
 
 def test_signatures_say_how_text_was_taken():
     found = signatures()
-    assert "tok:none" in found["bleu_signature"] and "case:mixed" in found["bleu_signature"]
-    assert "tok:13a" in found["bleu_detokenised_signature"] and "chrF2" in found["chrf_signature"]
+    assert "tok:none" in found["bleu_signature"]
+    assert "case:mixed" in found["bleu_signature"]
+    assert "tok:13a" in found["bleu_detokenised_signature"]
+    assert "chrF2" in found["chrf_signature"]
 
 
 def test_bootstrap_tells_a_better_system_from_an_equal_one():
@@ -78,9 +81,12 @@ def test_bootstrap_tells_a_better_system_from_an_equal_one():
     worse = bleu_statistics(hypotheses, references)
     better = bleu_statistics([*references[:20], *hypotheses[20:]], references)
     found = paired_bootstrap(better, worse)
-    assert found.low > 0 and found.p < 0.01 and found.low < found.difference < found.high
+    assert found.low > 0
+    assert found.p < 0.01
+    assert found.low < found.difference < found.high
     back = paired_bootstrap(worse, better)
-    assert back.difference == -found.difference and back.high < 0
+    assert back.difference == -found.difference
+    assert back.high < 0
     nothing = paired_bootstrap(worse, worse)
     assert (nothing.difference, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
 

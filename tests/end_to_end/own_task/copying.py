@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from g2lstm import G2LSTM
 from g2lstm.gates import Gate
 from g2lstm.schema import Count, section
-from g2lstm.training.task import Evaluation, LossResult, Metric
+from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 DIGITS = 10
 SPLITS = {"train": 0, "valid": 1, "test": 2}
@@ -54,6 +54,9 @@ class Copying:
     FILES: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[Metric] = Metric("accuracy", "digits", lower_is_better=False, digits=3)
     variants: ClassVar[tuple[str, ...]] = ("", "twice")
+    epoch_variant: ClassVar[str] = ""
+    gate_variant: ClassVar[str] = ""
+    facts: ClassVar[Mapping[str, Any]] = {}
     origin: ClassVar[str] = "digits, drawn"
     published: ClassVar[Mapping[str, Mapping[str, float]]] = {}
     labels: ClassVar[tuple[str, ...]] = (*map(str, range(DIGITS)), "_")
@@ -110,11 +113,11 @@ class Copying:
     def size(self, split: str, limit: int | None = None) -> str:
         return f"{self.config.batch_size} sequences"
 
-    def read(self, model: nn.Module, text: str | None) -> tuple[list[str], list[str]]:
+    def read(self, model: nn.Module, text: str | None) -> ReadText:
         digits = [sign for sign in (text or "3141") if sign.isdigit()]
         with torch.no_grad():
             model(torch.tensor([[int(sign)] for sign in digits] + [[DIGITS]] * len(digits), device=self.device))
-        return [*digits, *["_"] * len(digits)], []
+        return ReadText([*digits, *["_"] * len(digits)], [])
 
     def _batch(self, seed: int) -> tuple[Tensor, Tensor]:
         """(2T, B) numbers and the (T, B) digits that are to be said in the second half."""

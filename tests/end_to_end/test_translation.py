@@ -1,0 +1,194 @@
+"""Translation goes through everything that a run goes through; mistakes in text and options are one line."""
+
+import importlib
+import io
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from g2lstm import cli
+from g2lstm.training.checkpoint import load_checkpoint, load_tensors
+
+SIZES = {
+    **{"data.vocabulary_size": 48, "model.embedding_size": 12, "model.hidden_size": 12, "batch_tokens": 120},
+    **{"epochs": 2, "threads": 1, "log_every": 1, "checkpoint_minutes": 0, "eval.beam": 3},
+}
+
+
+def write_corpus(folder: Path) -> Path:
+    """Sentences of ten words of a source language, and the same backwards in a target language."""
+    draw, words = random.Random(3), ["da", "de", "di", "do", "du", "ba", "be", "bi", "bo", "bu"]
+    for split, count in (("train", 120), ("valid", 14), ("test", 9)):
+        pairs = [draw.choices(words, k=draw.randint(1, 7)) for _ in range(count)]
+        (folder / f"{split}.xx").write_text("".join(" ".join(pair) + "\n" for pair in pairs))
+        (folder / f"{split}.yy").write_text("".join(" ".join(f"{w}s" for w in reversed(pair)) + "\n" for pair in pairs))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def options(corpus) -> list[str]:
+    sizes = [f"{name}={value}" for name, value in SIZES.items()]
+    return ["task=parallel", f"data.dir={corpus}", "data.languages=[xx,yy]", *sizes]
+
+
+@pytest.fixture(scope="module")
+def runs(commands_in, options, tmp_path_factory) -> Path:
+    """A folder with a stacked and a conditional run."""
+    folder = tmp_path_factory.mktemp("runs")
+    commands = commands_in(folder)
+    commands.run(*options, "gate=gumbel", "run_dir=stacked")
+    commands.run(*options, "gate=sharpened", "model.decoder=conditional", "model.attention=additive", "run_dir=conditional")
+    return folder
+
+
+@pytest.fixture
+def here(runs, monkeypatch, capsys):
+    """Runs a command in this process, in the folder of the runs: its output, or of one that fails the line it says."""
+    monkeypatch.chdir(runs)
+
+    def command(name: str, *arguments: str, status: int = 0, given: bytes = b"") -> str:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
+        main = importlib.import_module(name)
+        function = getattr(main, "main", None) or getattr(main, name)
+        found = cli.guarded(lambda: function(list(arguments)))
+        output = capsys.readouterr()
+        assert found == status, output.err
+        return output.err if status == 2 else output.out
+
+    return command
+
+
+def test_a_summary_has_scores_counts_and_signatures(runs):
+    for name in ("stacked", "conditional"):
+        found = json.loads((runs / name / "summary.json").read_text())
+        assert found["train_pairs"] == 120
+        assert "tok:none" in found["bleu_signature"]
+        for split in ("valid", "test"):
+            assert all(0 <= found[f"{split}_{key}"] <= 100 for key in ("bleu", "bleu_greedy", "bleu_detokenised", "chrf"))
+        assert found["subwords_per_second"] > 0
+    losses = load_tensors(runs / "stacked" / "losses.safetensors")
+    assert losses["test_statistics"].shape == (9, 10)
+    assert losses["test"].shape == (9,)
+
+
+def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, tmp_path):
+    options = [*options, "gate=gumbel", "epochs=4"]
+    commands.run(*options, "run_dir=straight")
+    killed = commands.start(*options, "run_dir=killed")
+    curve = tmp_path / "killed" / "metrics.jsonl"
+    while not curve.exists() or curve.read_bytes().count(b"\n") < 12:
+        time.sleep(0.01)
+        assert "error" not in killed.text()
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    commands.run("resume=killed")
+    a, b = (load_checkpoint(tmp_path / name / "last.safetensors")["model"] for name in ("straight", "killed"))
+    assert all(a[name].equal(b[name]) for name in a)
+    one, other = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("straight", "killed"))
+    assert {key for key in one if one[key] != other[key]} <= {"seconds", "subwords_per_second"}
+
+
+def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    write_corpus(text)
+    commands.run(*options, f"data.dir={text}", "max_steps=2", "run_dir=run")
+    for language in ("xx", "yy"):
+        lines = (text / f"train.{language}").read_text().splitlines(keepends=True)
+        (text / f"train.{language}").write_text("".join(lines[1:]))
+    command = commands.start("resume=run", "max_steps=4")
+    assert command.wait() == 2
+    assert "has changed since the run began" in command.text()
+
+
+@pytest.mark.parametrize("run", ["stacked", "conditional"])
+def test_it_is_evaluated_swept_and_stored(here, run):
+    summary = json.loads(Path(run, "summary.json").read_text())
+    assert f"test bleu: {summary['test_bleu']:.2f}" in here("evaluate", f"run={run}", "split=test")
+    sweep = ["settings=svd:4,round:0.5+clip:1", "variants=greedy", "limit=6", f"out=sweep-{run}"]
+    table = here("compression_sweep", f"runs={run}", *sweep)
+    assert "svd:4" in table or "SVD 4" in table
+    here("compress", f"run={run}", "method=svd", "rank=6", f"out={run}.g2")
+    whole = here("translate", f"run={run}.g2", given=b"da de\nbo bi\n")
+    assert len(whole.splitlines()) == 2
+    assert "test bleu" in here("evaluate", f"run={run}.g2", "split=test")
+
+
+def test_a_stored_model_that_lost_nothing_translates_as_the_run(here):
+    text = Path(here.__closure__ and "stacked").parent  # the folder is the present one
+    del text
+    here("compress", "run=stacked", "method=none", "out=whole.g2")
+    given = b"da de bo\nbu\nbi bi ba\n"
+    assert here("translate", "run=whole.g2", given=given) == here("translate", "run=stacked", given=given)
+
+
+def test_gates_are_shown_at_the_words_that_are_said(here):
+    here("gate_histograms", "runs=stacked,conditional", "split=valid", "out=gates")
+    rows = json.loads(Path("gates", "gates.json").read_text())["rows"]
+    assert any("decoder" in row.get("layer", "") for row in rows)
+    here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
+    shown = json.loads(Path("map", "heatmap.json").read_text())["models"][0]
+    assert shown["words"][0] == "<s>"
+    assert shown["layer"].startswith("decoder")
+    assert len(shown["mean"]["f"]) == len(shown["words"])
+
+
+def test_lines_in_are_lines_out(here):
+    given = "da de\n\n   \nbo\u2028bi\r\n\U0001f600 da\nda".encode()
+    found = here("translate", "run=stacked", given=given)
+    assert len(found.split("\n")) == 7
+    assert found.split("\n")[1:3] == ["", ""]
+    best = here("translate", "run=stacked", "n_best=3", "scores=true", "beam=4", given=given).splitlines()
+    assert len(best) == 18
+    scores = [float(line.split("\t")[0]) for line in best[:3]]
+    assert scores == sorted(scores, reverse=True)
+    batched = here("translate", "run=stacked", "batch=1", given=given)
+    assert batched == found
+    assert len(here("translate", "run=stacked", "run=stacked", given=given).splitlines()) == 6
+    assert here("translate", "run=stacked", "run=stacked", given=given) == found  # an ensemble of one model twice
+
+
+def test_what_was_read_before_a_mistake_is_translated(here, capsys):
+    found = here("translate", "run=stacked", status=2, given=b"da de\nb\xff\n")
+    assert "is not UTF-8: byte 0xff at byte 2 of line 2" in found
+
+
+def test_a_line_of_ten_thousand_words_is_left_empty_and_said(here):
+    found = here("translate", "run=stacked", "beam=1", status=1, given=b"da\n" + b"da " * 10_000 + b"\nde\n")
+    assert len(found.splitlines()) == 3
+    assert found.splitlines()[1] == ""
+
+
+def test_attention_is_drawn(here):
+    here("translate", "run=conditional", "attention=seen", given=b"da de bo\n")
+    assert Path("seen", "attention-1.png").is_file()
+
+
+def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
+    commands.run(*tiny, "gate=sigmoid", "max_steps=2", f"run_dir={tmp_path}/words")
+    commands.run(*options, "data.vocabulary_size=40", "max_steps=1", f"run_dir={tmp_path}/other")
+    for arguments, said in {
+        (f"run={tmp_path}/words",): "translates nothing",
+        ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",
+        ("run=stacked", "beam=0"): "must be a whole number of at least 1",
+        ("run=stacked", "n_best=9"): "n_best",
+        ("run=stacked", "length_penalty=-1"): "at least 0",
+        ("run=nothing",): "nothing",
+        ("run=stacked", "input=nothing.txt"): "nothing.txt",
+    }.items():
+        line = here("translate", *arguments, status=2, given=b"da\n")
+        assert said in line, line
+        assert line.count("\n") == 1
+    assert "eval.cache.enabled" in here("evaluate", "run=stacked", "eval.cache.enabled=true", status=2)
+    assert here("translate", "run=stacked", "beam=500", given=b"da\n").count("\n") == 1  # more than there are sub-words
