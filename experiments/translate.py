@@ -41,9 +41,7 @@ def translate(arguments: list[str]) -> int:
                 number += 1
                 if best is None:
                     refused += 1
-                    say(
-                        console, f"line {number} is too long and has an empty translation: split it"
-                    )
+                    say(console, f"line {number} is too long and has an empty translation: split it")
                 best = best or []
                 for place in range(options.n_best):  # as many lines for each, also where a search finds fewer
                     text, score = (best[place][0], best[place][1].score) if place < len(best) else ("", 0.0)

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 
 from g2lstm import cli
-from g2lstm.training.checkpoint import load_checkpoint, load_tensors
+from g2lstm.training.checkpoint import load_checkpoint
 
 SIZES = {
     **{"data.vocabulary_size": 48, "model.embedding_size": 12, "model.hidden_size": 12, "batch_tokens": 120},
@@ -77,7 +78,7 @@ def test_a_summary_has_scores_counts_and_signatures(runs):
         for split in ("valid", "test"):
             assert all(0 <= found[f"{split}_{key}"] <= 100 for key in ("bleu", "bleu_greedy", "bleu_detokenised", "chrf"))
         assert found["subwords_per_second"] > 0
-    losses = load_tensors(runs / "stacked" / "losses.safetensors")
+    losses = load_file(runs / "stacked" / "losses.safetensors")
     assert losses["test_statistics"].shape == (9, 10)
     assert losses["test"].shape == (9,)
 
@@ -126,8 +127,6 @@ def test_it_is_evaluated_swept_and_stored(here, run):
 
 
 def test_a_stored_model_that_lost_nothing_translates_as_the_run(here):
-    text = Path(here.__closure__ and "stacked").parent  # the folder is the present one
-    del text
     here("compress", "run=stacked", "method=none", "out=whole.g2")
     given = b"da de bo\nbu\nbi bi ba\n"
     assert here("translate", "run=whole.g2", given=given) == here("translate", "run=stacked", given=given)
