@@ -141,12 +141,12 @@ class Translator(nn.Module):
         )
         self.initial = nn.Linear(memory_size, decoder_layers * hidden_size)
         reads, look = embedding_size * (1 + input_feeding), Attention(hidden_size, memory_size, attention)
-        self.first: StackedLayer | ConditionalLayer  # whose gates the paper's Figures 1, 3 and 4 show
+        self.decoder: StackedLayer | ConditionalLayer  # whose gates the paper's Figures 1, 3 and 4 show
         if decoder == "stacked":
-            self.first = StackedLayer(reads, hidden_size, look, gate=gate, engine=engine)
+            self.decoder = StackedLayer(reads, hidden_size, look, gate=gate, engine=engine)
         else:
-            self.first = ConditionalLayer(reads, hidden_size, memory_size, look, gate=gate)
-        self.upper = nn.ModuleList(
+            self.decoder = ConditionalLayer(reads, hidden_size, memory_size, look, gate=gate)
+        self.upper_decoder = nn.ModuleList(
             G2LSTM(hidden_size + memory_size, hidden_size, gate=gate, engine=engine) for _ in range(decoder_layers - 1)
         )
         self.readout = nn.Linear(hidden_size + embedding_size + memory_size, embedding_size)
@@ -205,11 +205,11 @@ class Translator(nn.Module):
             x = x.gather(0, turn.expand_as(x)) if backwards else x
             x = _read(layer, x, source_lengths)  # (S, B, 2H), then (S, B, H)
             x = x.gather(0, turn.expand_as(x)) if backwards else x
-        return self.first.attention.remember(x, inside)
+        return self.decoder.attention.remember(x, inside)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first word: h = tanh of the projected mean of the memory, c = 0."""
-        h = self.initial(memory.mean()).tanh().chunk(1 + len(self.upper), -1)  # (B, H) each
+        h = self.initial(memory.mean()).tanh().chunk(1 + len(self.upper_decoder), -1)  # (B, H) each
         c = torch.zeros_like(h[0], dtype=accumulation_dtype(h[0].dtype))
         fed = (h[0].new_zeros(len(c), self.decoder_weight.shape[1]),) if self.input_feeding else ()
         return tuple((part, c) for part in h), fed
@@ -252,9 +252,9 @@ class Translator(nn.Module):
         """(T, R, E) words, T = 1 where features are fed in again -> as `decode`."""
         states, fed = state
         x = torch.cat([words, fed[0].unsqueeze(0).to(words.dtype)], -1) if fed else words
-        h, context, weights, first = self.first(x, states[0], memory)
+        h, context, weights, first = self.decoder(x, states[0], memory)
         after, h, context = [first], self._dropped(h), self._dropped(context)
-        for layer, before in zip(self.upper, states[1:], strict=True):
+        for layer, before in zip(self.upper_decoder, states[1:], strict=True):
             h, last = _run(layer, torch.cat([h, context], -1), before)
             h = self._dropped(h)
             after.append(last)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from g2lstm.reporting.figures import grid
@@ -10,7 +11,7 @@ from g2lstm.reporting.figures import grid
 def draw_attention(weights: Any, source: list[str], target: list[str]) -> Figure:
     """(T, S) weights in [0, 1] with the labels of their columns and rows."""
     drawn, ((axes,),) = grid(1, 1, (2 + 0.3 * len(source), 1.5 + 0.25 * len(target)))
-    image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(np.asarray(weights), cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source)), source, rotation=90)
     axes.set_yticks(range(len(target)), target)
     axes.set_xlabel("source")

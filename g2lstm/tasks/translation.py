@@ -293,7 +293,7 @@ class TranslationTask:
         with torch.no_grad():
             model(given.to(self.device), lengths, torch.tensor(words, device=self.device).unsqueeze(1))
         unknown = [self.subwords.source_labels[token] for token in source if token == UNK]
-        return ReadText([self.labels[token] for token in words], unknown, module="first")
+        return ReadText([self.labels[token] for token in words], unknown, module="decoder")
 
     def _read_by_model(self, lines: Sequence[str]) -> list[str]:
         """Raw text in the words that the corpus has."""

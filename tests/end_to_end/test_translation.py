@@ -17,7 +17,7 @@ from g2lstm import cli
 from g2lstm.training.checkpoint import load_checkpoint
 
 SIZES = {
-    **{"data.vocabulary_size": 48, "model.embedding_size": 12, "model.hidden_size": 12, "batch_tokens": 120},
+    **{"data.vocabulary_size": 34, "model.embedding_size": 12, "model.hidden_size": 12, "batch_tokens": 120},
     **{"epochs": 2, "threads": 1, "log_every": 1, "checkpoint_minutes": 0, "eval.beam": 3},
 }
 
@@ -114,7 +114,7 @@ def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path)
 
 
 @pytest.mark.parametrize("run", ["stacked", "conditional"])
-def test_it_is_evaluated_swept_and_stored(here, run):
+def test_it_is_evaluated_swept_and_stored(here, run, corpus):
     summary = json.loads(Path(run, "summary.json").read_text())
     assert f"test bleu: {summary['test_bleu']:.2f}" in here("evaluate", f"run={run}", "split=test")
     sweep = ["settings=svd:4,round:0.5+clip:1", "variants=greedy", "limit=6", f"out=sweep-{run}"]
@@ -123,18 +123,18 @@ def test_it_is_evaluated_swept_and_stored(here, run):
     here("compress", f"run={run}", "method=svd", "rank=6", f"out={run}.g2")
     whole = here("translate", f"run={run}.g2", given=b"da de\nbo bi\n")
     assert len(whole.splitlines()) == 2
-    assert "test bleu" in here("evaluate", f"run={run}.g2", "split=test")
+    assert "test bleu" in here("evaluate", f"run={run}.g2", f"data.dir={corpus}", "split=test")
 
 
 def test_a_stored_model_that_lost_nothing_translates_as_the_run(here):
-    here("compress", "run=stacked", "method=none", "out=whole.g2")
+    here("compress", "run=stacked", "method=original", "out=whole.g2")
     given = b"da de bo\nbu\nbi bi ba\n"
     assert here("translate", "run=whole.g2", given=given) == here("translate", "run=stacked", given=given)
 
 
 def test_gates_are_shown_at_the_words_that_are_said(here):
     here("gate_histograms", "runs=stacked,conditional", "split=valid", "out=gates")
-    rows = json.loads(Path("gates", "gates.json").read_text())["rows"]
+    rows = json.loads(Path("gates", "gates.json").read_text())
     assert any("decoder" in row.get("layer", "") for row in rows)
     here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
     shown = json.loads(Path("map", "heatmap.json").read_text())["models"][0]
@@ -176,7 +176,7 @@ def test_attention_is_drawn(here):
 
 def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
     commands.run(*tiny, "gate=sigmoid", "max_steps=2", f"run_dir={tmp_path}/words")
-    commands.run(*options, "data.vocabulary_size=40", "max_steps=1", f"run_dir={tmp_path}/other")
+    commands.run(*options, "data.vocabulary_size=30", "max_steps=1", f"run_dir={tmp_path}/other")
     for arguments, said in {
         (f"run={tmp_path}/words",): "translates nothing",
         ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",

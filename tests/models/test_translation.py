@@ -71,25 +71,25 @@ def expected_features(m: Translator, source: Tensor, inputs: Tensor) -> Tensor:
         xs = read(xs, weights(layer), number % 2 == 1)
     values = torch.stack(xs)  # (S, M)
 
-    look = m.first.attention
-    initial = torch.tanh(m.initial(values.mean(0))).chunk(1 + len(m.upper))
+    look = m.decoder.attention
+    initial = torch.tanh(m.initial(values.mean(0))).chunk(1 + len(m.upper_decoder))
     states = [(h, torch.zeros(H)) for h in initial]
     features, fed = [], torch.zeros(E)
     for token in inputs:
         word = m.target_embedding.weight[token] * E**0.5
-        if token == BOS and hasattr(m.first, "word"):
+        if token == BOS and hasattr(m.decoder, "word"):
             word = torch.zeros(E)
         x = torch.cat([word, fed]) if m.input_feeding else word
-        h, c = cell(x, states[0], weights(m.first.word, "") if hasattr(m.first, "word") else weights(m.first.lstm))
+        h, c = cell(x, states[0], weights(m.decoder.word, "") if hasattr(m.decoder, "word") else weights(m.decoder.lstm))
         if look.kind == "dot":
             energies = (values @ look.key.weight.T) @ h
         else:
             energies = torch.tanh(values @ look.key.weight.T + look.query(h)) @ look.energy
         context = energies.softmax(0) @ values
-        if hasattr(m.first, "word"):
-            h, c = cell(context, (h, c), weights(m.first.context, ""))
+        if hasattr(m.decoder, "word"):
+            h, c = cell(context, (h, c), weights(m.decoder.context, ""))
         states[0] = h, c
-        for number, layer in enumerate(m.upper, 1):
+        for number, layer in enumerate(m.upper_decoder, 1):
             states[number] = cell(torch.cat([h, context]), states[number], weights(layer))
             h = states[number][0]
         fed = torch.tanh(m.readout(torch.cat([h, word, context])))
@@ -239,8 +239,8 @@ def test_a_conditional_layer_keeps_noise_over_steps_and_feeding_refuses_to(scope
 
 
 LAYERS = {
-    "conditional": ["encoder.0.l0", "encoder.1.l0", "first.word", "first.context", "upper.0.l0"],
-    "stacked": ["encoder.0.l0", "encoder.1.l0", "first.lstm.l0", "upper.0.l0"],
+    "conditional": ["encoder.0.l0", "encoder.1.l0", "decoder.word", "decoder.context", "upper_decoder.0.l0"],
+    "stacked": ["encoder.0.l0", "encoder.1.l0", "decoder.lstm.l0", "upper_decoder.0.l0"],
 }
 
 
@@ -283,7 +283,7 @@ def test_a_stored_model_translates_a_sentence(decoder, tmp_path):
 def test_gates_of_the_first_decoder_layer_can_be_watched(decoder):
     m = model(decoder=decoder).eval()
     source, lengths, inputs, _ = batch()
-    with recorded_gates(m.first) as records:
+    with recorded_gates(m.decoder) as records:
         m(source, lengths, inputs)
     values = {"conditional": 2 * len(inputs) * 4, "stacked": len(inputs) * 4}[decoder]
     assert sum(len(record.steps("f")) for record in records) == values
