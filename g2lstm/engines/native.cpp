@@ -589,10 +589,11 @@ inline float largest(Floats v) {
   return top;
 }
 
-// The loss of one row of V logits; these become softmax - onehot where `grad_bias`, to which they are added, is wanted.
+// The loss of one row of V logits, `smoothing` of the target's share spread over all words. The logits become the gradient,
+// softmax - (1 - smoothing) onehot - smoothing / V, where that is wanted; it is added to `grad_bias` where there is one.
 template <typename S>
-float row_loss(S* logits, int64_t V, int64_t target, bool gradient, float* grad_bias) {
-  const float target_logit = (float)logits[target], low = -std::numeric_limits<float>::infinity();
+float row_loss(S* logits, int64_t V, int64_t target, bool gradient, float* grad_bias, float smoothing) {
+  const float target_logit = (float)logits[target], everywhere = smoothing / V, low = -std::numeric_limits<float>::infinity();
   Floats top = all(low), total{};
   for (int64_t v = 0; v + W <= V; v += W) {
     const Floats l = load(logits + v, W);
@@ -606,42 +607,45 @@ float row_loss(S* logits, int64_t V, int64_t target, bool gradient, float* grad_
     for (int64_t k = count; k < W; ++k) e[k] = 0;  // lanes beyond the row
     total += e;
   }
-  const float norm = sum(total);
+  const float norm = sum(total), loss = std::log(norm) + maximum;
+  Floats logit_sum{};
+  for (int64_t v = 0; smoothing > 0 && v < V; v += W) logit_sum += load(logits + v, std::min(W, V - v));
   for (int64_t v = 0; gradient && v < V; v += W) {
     const int64_t count = std::min(W, V - v);
-    Floats p = exp(load(logits + v, count) - maximum) * (1.0f / norm);
-    if (target >= v && target < v + W) p[target - v] -= 1.0f;
+    Floats p = exp(load(logits + v, count) - maximum) * (1.0f / norm) - everywhere;
+    if (target >= v && target < v + W) p[target - v] -= 1.0f - smoothing;
     if (grad_bias) store(grad_bias + v, load(grad_bias + v, count) + p, count);
     store(logits + v, p, count);
   }
-  return std::log(norm) + maximum - target_logit;
+  return smoothing > 0 ? loss - (1.0f - smoothing) * target_logit - everywhere * sum(logit_sum) : loss - target_logit;
 }
 
 template <typename S>
-void loss_loop(Tensor& logits, const Tensor& targets, Tensor& losses, bool gradient, const std::optional<Tensor>& grad_bias) {
+void loss_loop(Tensor& logits, const Tensor& targets, Tensor& losses, bool gradient, const std::optional<Tensor>& grad_bias,
+               float smoothing) {
   const int64_t N = logits.size(0), V = logits.size(1), threads = at::get_num_threads();
   const int64_t* target = targets.const_data_ptr<int64_t>();
   std::vector<float> sums(grad_bias ? threads * V : 0);
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part)  // each part of the rows has its own sum, whoever computes it
       for (int64_t n = part * N / threads; n < (part + 1) * N / threads; ++n)
-        losses.data_ptr<float>()[n] =
-            row_loss(logits.data_ptr<S>() + n * V, V, target[n], gradient, grad_bias ? sums.data() + part * V : nullptr);
+        losses.data_ptr<float>()[n] = row_loss(logits.data_ptr<S>() + n * V, V, target[n], gradient,
+                                               grad_bias ? sums.data() + part * V : nullptr, smoothing);
   });
   if (grad_bias)
     for (int64_t part = 0; part < threads; ++part)
       for (int64_t v = 0; v < V; ++v) grad_bias->data_ptr<float>()[v] += sums[part * V + v];
 }
 
-// Losses (N) of logits (N, V), which become softmax - onehot where a gradient is wanted; their sum is added to grad_bias (V).
-Tensor softmax_loss(Tensor logits, const Tensor& targets, bool gradient, std::optional<Tensor> grad_bias) {
+// Losses (N) of logits (N, V), which become the gradient where one is wanted; its sum over rows is added to grad_bias (V).
+Tensor softmax_loss(Tensor logits, const Tensor& targets, bool gradient, std::optional<Tensor> grad_bias, double smoothing) {
   TORCH_CHECK(logits.is_contiguous() && targets.is_contiguous(), "logits and targets must be contiguous");
   const auto [lowest, highest] = targets.numel() ? at::aminmax(targets) : std::make_tuple(targets.sum(), targets.sum());
   TORCH_CHECK_INDEX(
       lowest.item<int64_t>() >= 0 && highest.item<int64_t>() < logits.size(1), "a target is not in [0, ", logits.size(1), ")");
   Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
   auto run = logits.scalar_type() == at::kFloat ? loss_loop<float> : loss_loop<BFloat16>;
-  run(logits, targets, losses, gradient, grad_bias);
+  run(logits, targets, losses, gradient, grad_bias, (float)smoothing);
   return losses;
 }
 
@@ -676,7 +680,7 @@ TORCH_LIBRARY(g2lstm, library) {
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_c, float[] scale,"
       " Tensor? lengths, int[] hard, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
-      "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias) -> Tensor");
+      "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias, float smoothing) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);
 }
 

@@ -7,6 +7,8 @@ the backward pass only multiplies them with the incoming one:
     loss_n     = log sum_v exp(l_nv) - l_n,target        l = x W^T + b
     dloss/dl   = softmax(l) - onehot(target)             dx = dl W,   dW = dl^T x,   db = sum_n dl
 
+With label smoothing e (Szegedy et al. 2016, arXiv 1512.00567) the target is (1 - e) onehot + e/V, in both lines.
+
 N rows (time and batch flattened), D input, V vocabulary.
 """
 
@@ -27,7 +29,14 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, chunk: int | None = None, reduction: str = "mean"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    reduction: str = "mean",
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Cross entropy of ``x @ weight.T + bias`` against ``targets``, exact, in memory for one chunk of rows.
 
@@ -43,23 +52,27 @@ def linear_cross_entropy(
         targets: (N) int64, each in [0, V).
         chunk: rows at a time; None takes about 4 million logits at a time, in chunks of equal size.
         reduction: "mean" or "sum" over the rows, or "none" for the loss of each row. "none" has no gradient.
+        smoothing: share in [0, 1) of the target that is spread evenly over the vocabulary.
 
     Returns:
         A scalar, or (N) for "none"; float32, or float64 for float64 arguments.
 
     Raises:
-        ValueError: on shapes that do not fit, an unknown reduction, a chunk below 1, a gradient of "none".
+        ValueError: on shapes that do not fit, an unknown reduction, a chunk below 1, smoothing outside [0, 1), a
+            gradient of "none".
     """
     _check(x, weight, bias, targets, chunk, reduction)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label smoothing must be in [0, 1), got {smoothing}")
     rows = chunk or _balanced_chunk(x.shape[0], weight.shape[0])
     dtype = _product_dtype(x, weight)
     wants_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     if reduction == "none" and wants_gradient:
         raise ValueError("reduction='none' has no gradient: call it under torch.no_grad(), or use 'mean' or 'sum'")
     if wants_gradient:
-        loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, targets, rows, dtype, reduction)
+        loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, targets, rows, dtype, reduction, smoothing)
         return loss
-    losses, *_ = _losses_and_gradients(x, weight, bias, targets, rows, dtype, (False, False, False))
+    losses, *_ = _losses_and_gradients(x, weight, bias, targets, rows, dtype, smoothing, (False, False, False))
     return _reduce(losses, reduction)
 
 
@@ -67,9 +80,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
-        rows: int, dtype: torch.dtype, reduction: str,
+        rows: int, dtype: torch.dtype, reduction: str, smoothing: float,
     ) -> Tensor:  # fmt: skip
-        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, rows, dtype, ctx.needs_input_grad[:3])
+        needs = ctx.needs_input_grad[:3]
+        losses, *gradients = _losses_and_gradients(x, weight, bias, targets, rows, dtype, smoothing, needs)
         ctx.save_for_backward(*gradients)
         ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
         # The mean's 1/N comes last, so that half-precision probabilities do not underflow in the products.
@@ -81,13 +95,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scale, saved = grad * ctx.scale, zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         gradients = [None if tensor is None else (tensor * scale).to(dtype) for tensor, dtype in saved]
-        return (*gradients, None, None, None, None)
+        return (*gradients, None, None, None, None, None)
 
 
 @torch.no_grad()
 def _losses_and_gradients(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
-    rows: int, dtype: torch.dtype, needs: tuple[bool, bool, bool],
+    rows: int, dtype: torch.dtype, smoothing: float, needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Losses (N) and the gradients of their sum, None where not needed: x (N, D), weight (V, D), bias (V)."""
     exact = torch.promote_types(dtype, torch.float32)
@@ -112,9 +126,10 @@ def _losses_and_gradients(
             else:
                 torch.addmm(bias, x[part], weight.mT, out=low)
             if fused:
-                losses[part] = torch.ops.g2lstm.softmax_loss(low, targets[part].contiguous(), any(needs), grad_bias)
+                chosen = targets[part].contiguous()
+                losses[part] = torch.ops.g2lstm.softmax_loss(low, chosen, any(needs), grad_bias, smoothing)
             else:
-                losses[part] = _losses_in_place(high.copy_(low), targets[part], gradient=any(needs))
+                losses[part] = _losses_in_place(high.copy_(low), targets[part], smoothing, gradient=any(needs))
                 if grad_bias is not None:
                     grad_bias += high.sum(0)
                 low.copy_(high)
@@ -127,15 +142,19 @@ def _losses_and_gradients(
     return losses, grad_x, grad_weight, grad_bias
 
 
-def _losses_in_place(logits: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
-    """Losses (n) of logits (n, V), which are overwritten: with softmax - onehot where the gradient is wanted."""
+def _losses_in_place(logits: Tensor, targets: Tensor, smoothing: float, *, gradient: bool) -> Tensor:
+    """Losses (n) of logits (n, V), which are overwritten, with the gradient where it is wanted."""
     target = targets.unsqueeze(1)
     target_logit = logits.gather(1, target)  # (n, 1)
+    if smoothing:
+        target_logit = (1 - smoothing) * target_logit + smoothing * logits.mean(1, keepdim=True)
     maximum = logits.amax(1, keepdim=True)
     total = logits.sub_(maximum).exp_().sum(1, keepdim=True)
     if gradient:
         logits.mul_(total.reciprocal())
-        logits.scatter_add_(1, target, torch.full_like(target_logit, -1.0))
+        logits.scatter_add_(1, target, torch.full_like(target_logit, smoothing - 1.0))
+        if smoothing:
+            logits.sub_(smoothing / logits.shape[1])
     return (total.log() + maximum - target_logit).squeeze(1)
 
 
