@@ -28,6 +28,26 @@ def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Gen
     return x * mask
 
 
+def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """Dropout with a mask of its own for each element, as torch.nn.functional.dropout; p is rounded to 1/65536 on a CPU.
+
+    A word of 64 random bits serves four elements there. On an AMD EPYC, for which the framework has no vectorised generator,
+    forwards and backwards over 1.5 million bfloat16 elements took 5.6 ms instead of 14.2.
+
+    Args:
+        x: any shape.
+        p, training: as in `locked_dropout`.
+    """
+    _check_probability(p)
+    if p == 0 or not training:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
+    return x * (kept.to(x.dtype) / (1 - p))
+
+
 def embed(
     tokens: Tensor, weight: Tensor, p: float = 0.0, training: bool = True, *, generator: Generator | None = None
 ) -> Tensor:

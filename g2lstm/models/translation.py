@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from g2lstm import gates, layout
@@ -24,7 +24,7 @@ from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layers.attention import Attention, Memory
 from g2lstm.layers.output import linear_cross_entropy
-from g2lstm.layers.regularization import embed
+from g2lstm.layers.regularization import dropout, embed
 from g2lstm.layout import State
 from g2lstm.lstm import G2LSTM
 
@@ -205,7 +205,7 @@ class Translator(nn.Module):
         turn = torch.where(inside, source_lengths.to(source.device).unsqueeze(1) - 1 - steps, steps).mT.unsqueeze(-1)
         for number, layer in enumerate(self.encoder):
             backwards = number % 2 == 1
-            x = _dropout(x, self.dropout, self.training and number > 0)
+            x = self._dropped(x) if number else x
             x = x.gather(0, turn.expand_as(x)) if backwards else x
             packed, _ = layer(pack_padded_sequence(x, source_lengths, enforce_sorted=False))
             x, _ = pad_packed_sequence(packed, total_length=len(source))  # (S, B, 2H), then (S, B, H)
@@ -258,18 +258,20 @@ class Translator(nn.Module):
         states, fed = state
         x = torch.cat([words, fed[0].unsqueeze(0).to(words.dtype)], -1) if fed else words
         h, context, weights, first = self.first(x, states[0], memory)
-        after = [first]
+        after, h, context = [first], self._dropped(h), self._dropped(context)
         for layer, before in zip(self.upper, states[1:], strict=True):
-            x = _dropout(torch.cat([h, context], -1), self.dropout, self.training)
-            h, last = _run(layer, x, before)
+            h, last = _run(layer, torch.cat([h, context], -1), before)
+            h = self._dropped(h)
             after.append(last)
-        read = _dropout(torch.cat([h, words.to(h.dtype), context], -1), self.dropout, self.training)
-        features = _dropout(self.readout(read).tanh(), self.readout_dropout, self.training)
+        features = self.readout(torch.cat([h, words.to(h.dtype), context], -1)).tanh()
+        features = dropout(features, self.readout_dropout, self.training)
         return features, weights, (tuple(after), (features[-1],) if fed else ())
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding) -> Tensor:
-        vectors = embed(tokens, embedding.weight, self.word_dropout, self.training)
-        return _dropout(vectors, self.dropout, self.training)
+        return self._dropped(embed(tokens, embedding.weight, self.word_dropout, self.training))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout, self.training)
 
     def _check_scope(self) -> None:
         gate = self.first_decoder_layer[0].gate
@@ -307,10 +309,6 @@ def _noise(cell: G2LSTMCell, x: Tensor) -> Tensor | list[None]:
         return [None] * len(x)
     dtype = accumulation_dtype(x.dtype)
     return gates.draw_noise(gate, len(x), x.shape[1], cell.hidden_size, dtype=dtype, device=x.device)
-
-
-def _dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    return dropout(x, p) if p and training else x
 
 
 def _check(decoder: str, tied: str, source_vocabulary: int, target_vocabulary: int, rates: tuple[float, ...]) -> None:
