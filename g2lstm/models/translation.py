@@ -130,7 +130,7 @@ class Translator(nn.Module):
         memory_size = 2 * hidden_size if encoder_layers == 1 else hidden_size
 
         self.target_embedding = nn.Embedding(target_vocabulary, embedding_size)
-        self.source_embedding = self.target_embedding if tied == "all" else nn.Embedding(source_vocabulary, embedding_size)
+        self.source_embedding = None if tied == "all" else nn.Embedding(source_vocabulary, embedding_size)
         self.output_weight = None if tied != "none" else nn.Parameter(torch.empty(target_vocabulary, embedding_size))
         self.output_bias = nn.Parameter(torch.zeros(target_vocabulary))
 
@@ -199,7 +199,8 @@ class Translator(nn.Module):
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> Memory:
         """Reads (S, B) sub-words of sentences of (B,) lengths, which are on the CPU."""
-        x = self._embed(source, self.source_embedding)  # (S, B, E)
+        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
+        x = self._embed(source, embedding)  # (S, B, E)
         steps = torch.arange(len(source), device=source.device)
         inside = steps < source_lengths.to(source.device).unsqueeze(1)  # (B, S)
         turn = torch.where(inside, source_lengths.to(source.device).unsqueeze(1) - 1 - steps, steps).mT.unsqueeze(-1)

@@ -26,13 +26,14 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("chunk", [1, 4, 13, 100, None])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
-def test_matches_cross_entropy_of_linear(dtype, tolerance, chunk, reduction):
+def test_matches_cross_entropy_of_linear(dtype, tolerance, chunk, reduction, smoothing):
     x, weight, bias, targets = make(dtype=dtype)
-    ours = linear_cross_entropy(x, weight, bias, targets, chunk=chunk, reduction=reduction)
-    theirs = F.cross_entropy(F.linear(x, weight, bias), targets, reduction=reduction)
+    ours = linear_cross_entropy(x, weight, bias, targets, chunk=chunk, reduction=reduction, smoothing=smoothing)
+    theirs = F.cross_entropy(F.linear(x, weight, bias), targets, reduction=reduction, label_smoothing=smoothing)
     assert ours.dtype == dtype
     assert relative_error(ours, theirs) < tolerance
     inputs = (x, weight, bias)
@@ -51,25 +52,28 @@ def test_passes_gradcheck_with_and_without_bias():
 def test_row_losses_match_cross_entropy():
     x, weight, bias, targets = make()
     with torch.no_grad():
-        ours = linear_cross_entropy(x, weight, bias, targets, chunk=5, reduction="none")
-        theirs = F.cross_entropy(F.linear(x, weight, bias), targets, reduction="none")
+        ours = linear_cross_entropy(x, weight, bias, targets, chunk=5, reduction="none", smoothing=0.2)
+        theirs = F.cross_entropy(F.linear(x, weight, bias), targets, reduction="none", label_smoothing=0.2)
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("words", [11, 16, 35, 10_001])
 @pytest.mark.parametrize("shift", [0.0, -60.0, 60.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "tensor code"])
-def test_losses_and_gradients_do_not_depend_on_a_common_shift_of_the_logits(words, shift, dtype, kernel, monkeypatch):
+def test_losses_and_gradients_do_not_depend_on_a_common_shift_of_the_logits(
+    words, shift, dtype, kernel, smoothing, monkeypatch
+):
     if not kernel:
         monkeypatch.setattr(compiled, "problem", lambda: "is switched off")
     x, weight, bias, targets = (t.detach() for t in make(rows=7, words=words, dtype=torch.float32))
     bias = bias + shift
     inputs = [t.requires_grad_() for t in (x, weight, bias)]
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = linear_cross_entropy(*inputs, targets, chunk=4)
+        loss = linear_cross_entropy(*inputs, targets, chunk=4, smoothing=smoothing)
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    expected = F.cross_entropy(F.linear(*exact), targets)
+    expected = F.cross_entropy(F.linear(*exact), targets, label_smoothing=smoothing)
     tolerance = 1e-5 if dtype == torch.float32 else 0.2 if shift else 0.03  # bfloat16 keeps 8 bits of a logit near 60
     assert relative_error(loss.double(), expected) < tolerance
     for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, exact), strict=True):
@@ -187,6 +191,7 @@ def test_automatic_chunk_keeps_the_logits_under_their_limit(monkeypatch):
     [
         ({"chunk": 0}, "chunk must be at least 1, got 0"),
         ({"reduction": "max"}, "got 'max'"),
+        ({"smoothing": 1.0}, r"label smoothing must be in \[0, 1\), got 1.0"),
         ({"reduction": "none"}, "torch.no_grad"),
         ({"targets": torch.zeros(3, dtype=torch.int64)}, r"targets must be \(13,\).*\(3,\)"),
         ({"bias": torch.zeros(3)}, r"bias must be \(11,\).*\(3,\)"),

@@ -5,6 +5,7 @@ import torch
 
 from g2lstm.layers.regularization import (
     activation_regularization,
+    dropout,
     embed,
     locked_dropout,
     temporal_activation_regularization,
@@ -36,8 +37,28 @@ def test_dropouts_zero_a_share_p_and_keep_the_mean(p):
     assert words.double().mean().item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_zeroes_elements_independently_and_scales_the_others(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(401, 3, 333, dtype=dtype, requires_grad=True)
+    out = dropout(x, p)
+    dropped = (out == 0).double()
+    assert dropped.mean().item() == pytest.approx(p, abs=0.005)
+    for shift in range(1, 5):  # several come from one random word
+        rows = dropped.flatten()
+        assert (rows[shift:] * rows[:-shift]).mean().item() == pytest.approx(p * p, abs=0.005)
+    scale = torch.tensor(1 / (1 - p), dtype=dtype)
+    torch.testing.assert_close(out[out != 0].unique(), scale.view(1))
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], out)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, p), out)
+
+
 def test_locked_dropout_returns_its_input_when_there_is_nothing_to_drop():
     x = torch.ones(2, 2, 2)
+    assert dropout(x, 0.0) is x
+    assert dropout(x, 0.5, training=False) is x
     assert locked_dropout(x, 0.0) is x
     assert locked_dropout(x, 0.5, training=False) is x
 
