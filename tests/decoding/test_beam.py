@@ -1,6 +1,6 @@
 """Beam search against all sequences of a small vocabulary, and what must never change a translation."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -129,7 +129,7 @@ def test_stopping_early_never_loses_the_best(a):
         late = beam_search([m], source, lengths, beam=4, n_best=4, length_penalty=a)
         assert texts(early) == [sentence[:1] for sentence in texts(late)]
         assert all(len(sentence) == 4 for sentence in late)
-        assert all(x.score >= y.score for sentence in late for x, y in zip(sentence, sentence[1:], strict=False))
+        assert all(x.score >= y.score for sentence in late for x, y in pairwise(sentence))
 
 
 def test_scores_are_what_a_translation_is_worth():
