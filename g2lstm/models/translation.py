@@ -208,8 +208,7 @@ class Translator(nn.Module):
             backwards = number % 2 == 1
             x = self._dropped(x) if number else x
             x = x.gather(0, turn.expand_as(x)) if backwards else x
-            packed, _ = layer(pack_padded_sequence(x, source_lengths, enforce_sorted=False))
-            x, _ = pad_packed_sequence(packed, total_length=len(source))  # (S, B, 2H), then (S, B, H)
+            x = _read(layer, x, source_lengths)  # (S, B, 2H), then (S, B, H)
             x = x.gather(0, turn.expand_as(x)) if backwards else x
         return self.first.attention.remember(x, inside)
 
@@ -295,6 +294,14 @@ class Translator(nn.Module):
                 bias = layout.weights(lstm, ending).bias_ih
                 assert bias is not None
                 bias[layout.rows("f", lstm.hidden_size)] += forget_bias
+
+
+def _read(lstm: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+    """(S, B, D) -> the states, 0 beyond a sentence's length."""
+    if bool((lengths == len(x)).all()):  # a layer in compressed form takes no packed sequences
+        return lstm(x)[0]
+    packed, _ = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    return pad_packed_sequence(packed, total_length=len(x))[0]
 
 
 def _run(lstm: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from g2lstm.compression import Method, Target, compress, compressed_copy
+from g2lstm.compression.deploy import deploy
+from g2lstm.compression.model_file import load_model, save_model
 from g2lstm.compression.targets import find_blocks
 from g2lstm.gates import GumbelGate, SharpenedGate, SigmoidGate
 from g2lstm.inspection.gates import recorded_gates
@@ -263,6 +265,17 @@ def test_a_compressed_copy_computes_with_the_compressed_weights(decoder):
         found = compressed_copy(m, method)(*given)
         assert torch.equal(found, rebuilt(*given))
         assert not torch.allclose(found, m(*given))
+
+
+@pytest.mark.parametrize("decoder", LAYERS)
+def test_a_stored_model_translates_a_sentence(decoder, tmp_path):
+    m = model(decoder=decoder, tied="all").eval()
+    save_model(tmp_path / "model.safetensors", deploy(m, Method.parse("round:0.5+clip:1")))
+    stored = load_model(tmp_path / "model.safetensors")
+    source, lengths, inputs, _ = batch(rows=[0])
+    expected = compressed_copy(m, Method.parse("round:0.5+clip:1"))(source, lengths, inputs)
+    torch.testing.assert_close(stored.model()(source, lengths, inputs), expected)
+    torch.testing.assert_close(stored.dense_model()(*batch()[:3])[:, 0][: len(expected)], expected[:, 0])
 
 
 @pytest.mark.parametrize("decoder", LAYERS)
