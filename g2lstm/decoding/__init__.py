@@ -1,1 +1,1 @@
-"""What is done with a trained model's predictions: the continuous cache pointer."""
+"""What is done with a trained model's predictions: the continuous cache pointer, and beam search."""
