@@ -268,7 +268,9 @@ class Translator(nn.Module):
         return features, weights, (tuple(after), (features[-1],) if fed else ())
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding) -> Tensor:
-        return self._dropped(embed(tokens, embedding.weight, self.word_dropout, self.training))
+        """Vectors with elements of about 1, though a table that the output layer shares starts small (1706.03762, 3.4)."""
+        vectors = embed(tokens, embedding.weight, self.word_dropout, self.training)
+        return self._dropped(vectors * embedding.embedding_dim**0.5)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -286,9 +288,9 @@ class Translator(nn.Module):
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Embedding):
-                module.weight.uniform_(-0.1, 0.1)
+                module.weight.normal_(std=module.embedding_dim**-0.5)
         if self.output_weight is not None:
-            self.output_weight.uniform_(-0.1, 0.1)
+            self.output_weight.normal_(std=self.output_weight.shape[1] ** -0.5)
         for _, lstm in layout.modules(self):
             for ending in (end for ends in layout.endings(lstm) for end in ends):
                 bias = layout.weights(lstm, ending).bias_ih

@@ -63,7 +63,7 @@ def expected_features(m: Translator, source: Tensor, inputs: Tensor) -> Tensor:
             out.append(state[0])
         return out[::-1] if backwards else out
 
-    xs = list((m.source_embedding or m.target_embedding).weight[source])
+    xs = list((m.source_embedding or m.target_embedding).weight[source] * E**0.5)
     first = m.encoder[0]
     both = zip(read(xs, weights(first), False), read(xs, weights(first, "_l0_reverse"), True), strict=True)
     xs = [torch.cat(pair) for pair in both]
@@ -76,7 +76,7 @@ def expected_features(m: Translator, source: Tensor, inputs: Tensor) -> Tensor:
     states = [(h, torch.zeros(H)) for h in initial]
     features, fed = [], torch.zeros(E)
     for token in inputs:
-        word = m.target_embedding.weight[token]
+        word = m.target_embedding.weight[token] * E**0.5
         if token == BOS and hasattr(m.first, "word"):
             word = torch.zeros(E)
         x = torch.cat([word, fed]) if m.input_feeding else word
