@@ -141,7 +141,7 @@ class Translator(nn.Module):
         )
         self.initial = nn.Linear(memory_size, decoder_layers * hidden_size)
         reads, look = embedding_size * (1 + input_feeding), Attention(hidden_size, memory_size, attention)
-        self.first: StackedLayer | ConditionalLayer
+        self.first: StackedLayer | ConditionalLayer  # whose gates the paper's Figures 1, 3 and 4 show
         if decoder == "stacked":
             self.first = StackedLayer(reads, hidden_size, look, gate=gate, engine=engine)
         else:
@@ -156,11 +156,6 @@ class Translator(nn.Module):
     def decoder_weight(self) -> Tensor:
         """(V, E) weight of the output layer."""
         return self.target_embedding.weight if self.output_weight is None else self.output_weight
-
-    @property
-    def first_decoder_layer(self) -> tuple[nn.Module, ...]:
-        """The layer, or the two cells, whose gates the paper's Figures 1, 3 and 4 show."""
-        return (self.first.lstm,) if isinstance(self.first, StackedLayer) else (self.first.word, self.first.context)
 
     def forward(self, source: Tensor, source_lengths: Tensor, inputs: Tensor) -> Tensor:
         """Features that predict the word after each input.
@@ -276,7 +271,7 @@ class Translator(nn.Module):
         return dropout(x, self.dropout, self.training)
 
     def _check_scope(self) -> None:
-        gate = self.first_decoder_layer[0].gate
+        gate = self.encoder[0].gate
         if self.training and isinstance(gate, GumbelGate) and gate.noise_scope != "step":
             raise ValueError(f"noise_scope={gate.noise_scope!r} outlasts a step: it needs input_feeding=False")
 

@@ -283,7 +283,7 @@ def test_a_stored_model_translates_a_sentence(decoder, tmp_path):
 def test_gates_of_the_first_decoder_layer_can_be_watched(decoder):
     m = model(decoder=decoder).eval()
     source, lengths, inputs, _ = batch()
-    with recorded_gates(m.first_decoder_layer) as records:
+    with recorded_gates(m.first) as records:
         m(source, lengths, inputs)
     values = {"conditional": 2 * len(inputs) * 4, "stacked": len(inputs) * 4}[decoder]
     assert sum(len(record.steps("f")) for record in records) == values
