@@ -51,6 +51,9 @@ class Deployed:
             _check_fits(state, model.state_dict())
         for name, options in self.lstms.items():
             result = _replaced(result, name, nn.LSTM(**options, device="meta"))
+        for module in result.modules():
+            if isinstance(module, Gated):  # a cell, whose own gate is folded into its weights
+                module.gate = SigmoidGate()
         result.load_state_dict(state, assign=True)
         return result.eval().requires_grad_(False)
 
@@ -129,8 +132,8 @@ def _rest(tensor: Tensor, rest: str) -> Form:
 
 
 def _scale(module: layout.LSTMModule) -> tuple[float, ...]:
-    """What a layer's gate multiplies the pre-activations of each block with; a cell's gate stays its own."""
-    if not isinstance(module, Gated) or not isinstance(module, nn.LSTM):
+    """What a gate multiplies the pre-activations of each block with."""
+    if not isinstance(module, Gated):
         return (1.0,) * len(layout.BLOCKS)
     if isinstance(module.gate, HardGate):
         raise ValueError("a hard gate can't be deployed: assign rnn.gate = SigmoidGate() first")

@@ -12,6 +12,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from g2lstm.compression.forms import Factors, Form
 from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, State, endings
@@ -58,13 +59,19 @@ class Direction(nn.Module):
         self.register_buffer("bias", sum(biases, torch.zeros(GATES, hidden)).unsqueeze(1))  # (4, 1, H)
         self.register_buffer("projection", weights[PROJECTION][0].matrix().mT if PROJECTION in weights else None)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """x (T, B, D), h (B, P), c (B, H) -> hidden states (T, B, P), and h and c after the last step."""
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, inside: Tensor | None, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (T, B, D), h (B, P), c (B, H) -> hidden states (T, B, P), and h and c after the last step.
+
+        A step that is not `inside` (T, B, 1) changes no state.
+        """
         time, batch, _ = x.shape
         pre = self.bias.repeat(1, time * batch, 1)  # (4, T * B, H)
         self.input.add_to(pre, x.reshape(time * batch, -1))
         steps, outputs = pre.view(GATES, time, batch, -1).unbind(1), []
-        for step in reversed(steps) if reverse else steps:
+        for t in reversed(range(time)) if reverse else range(time):
+            step, before = steps[t], (h, c)
             self.recurrent.add_to(step, h)
             i, f, g, o = step.unbind()
             step.narrow(0, 0, 2).sigmoid_()
@@ -72,12 +79,14 @@ class Direction(nn.Module):
             h = o.sigmoid_() * c.tanh()
             if self.projection is not None:
                 h = h @ self.projection
+            if inside is not None:
+                h, c = h.where(inside[t], before[0]), c.where(inside[t], before[1])
             outputs.append(h)
         return torch.stack(outputs[::-1] if reverse else outputs), h, c
 
 
 class InferenceLSTM(nn.Module):
-    """nn.LSTM in eval mode without gradients: its inputs, outputs and numbers, but for packed sequences.
+    """nn.LSTM in eval mode without gradients: its inputs, outputs and numbers.
 
     Args:
         lstm: whose arguments it has.
@@ -93,32 +102,42 @@ class InferenceLSTM(nn.Module):
         self.directions = nn.ModuleList(map(Direction, own))
 
     @torch.no_grad()
-    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
-        if not isinstance(input, Tensor):
-            raise ValueError(f"a compressed LSTM takes tensors, got {type(input).__name__}: pad the sequences")
+    def forward(self, input: Tensor | PackedSequence, hx: State | None = None) -> tuple[Tensor | PackedSequence, State]:
+        if isinstance(input, PackedSequence):
+            x, lengths = pad_packed_sequence(input)
+            inside = (torch.arange(len(x)).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
+            y, end = self._run(x, self._state(x) if hx is None else hx, inside)
+            return pack_padded_sequence(y, lengths, enforce_sorted=False), end
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if self.batch_first and batched else x  # (T, B, D)
         if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[0] < 1:
             raise ValueError(f"input must be (T, B, {self.input_size}) with T >= 1, got {tuple(x.shape)}")
-        if hx is None:
-            sizes = (self.proj_size or self.hidden_size, self.hidden_size)
-            h_0, c_0 = (x.new_zeros(len(self.directions), x.shape[1], size) for size in sizes)
-        else:
-            h_0, c_0 = hx if batched else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        if hx is not None and not batched:
+            hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
+        x, (h_n, c_n) = self._run(x, self._state(x) if hx is None else hx, None)
+        if not batched:
+            return x.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
+        return x.transpose(0, 1) if self.batch_first else x, (h_n, c_n)
+
+    def _state(self, x: Tensor) -> State:
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        h, c = (x.new_zeros(len(self.directions), x.shape[1], size) for size in sizes)
+        return h, c
+
+    def _run(self, x: Tensor, state: State, inside: Tensor | None) -> tuple[Tensor, State]:
+        """(T, B, D) through all layers."""
         ways, ends = 2 if self.bidirectional else 1, []
         for layer in range(self.num_layers):
             outputs = []
             for way in range(ways):
                 index = layer * ways + way
-                y, *end = self.directions[index](x, h_0[index], c_0[index], way == 1)
+                y, *end = self.directions[index](x, state[0][index], state[1][index], inside, way == 1)
                 outputs.append(y)
                 ends.append(end)
             x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
         h_n, c_n = (torch.stack(states) for states in zip(*ends, strict=True))
-        if not batched:
-            return x.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
-        return x.transpose(0, 1) if self.batch_first else x, (h_n, c_n)
+        return x, (h_n, c_n)
 
     def flatten_parameters(self) -> None:
         """Does nothing: for modules that call nn.LSTM's."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate
+from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate
 from g2lstm.compression import Method, Target, compress, compressed_copy
 from g2lstm.compression.deploy import REST, Deployed, deploy
 from g2lstm.compression.forms import Codes, Dense, Factors, Sparse
@@ -123,8 +123,20 @@ def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take() -
     torch.testing.assert_close(runner(x), lstm(x))
     with pytest.raises(ValueError, match=r"input must be \(T, B, 4\)"):
         runner(torch.randn(5, 2, 3))
-    with pytest.raises(ValueError, match="takes tensors, got PackedSequence"):
-        runner(nn.utils.rnn.pack_sequence([x[:, 0]]))
+    packed = nn.utils.rnn.pack_sequence([x[:2, 0], x[:, 1], x[:4, 0]], enforce_sorted=False)
+    (found, states), (expected, others) = runner(packed), lstm(packed)
+    torch.testing.assert_close(found.data, expected.data)
+    assert found.batch_sizes.equal(expected.batch_sizes)
+    assert found.unsorted_indices.equal(expected.unsorted_indices)
+    torch.testing.assert_close(states, others)
+
+
+def test_a_sharpened_cell_computes_the_same_when_it_is_stored() -> None:
+    model = nn.ModuleDict({"cell": G2LSTMCell(3, 4, gate=SharpenedGate(0.3))}).eval()
+    stored = deploy(model).model(model)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(stored["cell"](x), model["cell"](x))
+    assert isinstance(model["cell"].gate, SharpenedGate)
 
 
 def test_other_models_need_one_of_their_kind_to_run(tmp_path) -> None:
