@@ -120,7 +120,8 @@ def statistics_table(groups: Groups, margin: float | None = None) -> str:
     from the plain LSTM paired by seed, with tests. Within `margin` a difference counts as none, for one of equivalence.
     """
     tests: dict[str, Callable[[Sequence[float]], float]] = {"p": sign_flip_test}
-    footnote = "n runs that differ in their seed. p: exact test of all flips of the n signs, at least 2/2^n."
+    name = metric_of(groups).name.replace("_", " ").capitalize()
+    footnote = f"{name}; n runs that differ in their seed. p: exact test of all flips of the n signs, at least 2/2^n."
     if margin is not None:
         tests[f"p of {margin:g} or more"] = partial(equivalence_test, margin=margin)
         footnote += f" p of {margin:g} or more: two one-sided t-tests; below 0.05 it is less than that."
