@@ -13,6 +13,7 @@ from g2lstm.gates import SigmoidGate
 from g2lstm.models.language_model import LanguageModel
 from g2lstm.schema import checked, values_of
 from g2lstm.tasks.language_model import LanguageModelConfig, LanguageModelTask
+from g2lstm.training.task import ReadText
 
 V = 7
 TOP = ("batch_size", "bptt", "random_length")
@@ -171,14 +172,14 @@ def test_a_text_is_read_like_a_sentence_of_the_corpus():
     t = task()
     model, seen = model_of(t).eval(), []
     model.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    assert t.read(model, "a b") == (["a", "b", "<eos>"], [])
+    assert t.read(model, "a b") == ReadText(["a", "b", "<eos>"], [])
     assert seen == [(4, 1, 5)]  # after the end of the sentence before
     for text, message in (("", "no words"), ("a " * 300, "at most 199"), ("a xyz", "'xyz' .* is not in the vocabulary")):
         with pytest.raises(UserError, match=message):
             t.read(model, text)
-    words, unknown = t.read(model, None)  # a sentence of valid: the vocabulary lacks the example's words
-    assert set(words) <= set(t.labels)
-    assert unknown == []
+    read = t.read(model, None)  # a sentence of valid: the vocabulary lacks the example's words
+    assert set(read.labels) <= set(t.labels)
+    assert read.unknown == []
 
 
 def test_what_a_task_saves_builds_it_again(tmp_path):
