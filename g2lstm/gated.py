@@ -1,5 +1,6 @@
 """What `G2LSTM` and `G2LSTMCell` share: a gate, its present temperature, and what an engine is told of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,6 +41,11 @@ class Gated:
         if not gates.has_temperature(self._gate):
             raise ValueError(f"{type(self._gate).__name__} has no temperature: tau can't be set to {tau}")
         self._tau = gates.checked_temperature(float(tau))
+
+    def set_noise(self, noise_p: float) -> None:
+        """Gives a `GumbelGate` another `noise_p`, at its present temperature; other gates have none to set."""
+        if isinstance(self._gate, GumbelGate):
+            self._gate = replace(self._gate, noise_p=noise_p)
 
     def _hard_blocks(self) -> tuple[str, ...]:
         if isinstance(self._gate, HardGate) and self.training:

@@ -244,3 +244,11 @@ class TemperatureSchedule:
             return start ** (1 - progress) * end**progress
         share = (1 - math.cos(math.pi * progress)) / 2 if self.kind == "cosine" else progress
         return start * (1 - share) + end * share
+
+
+def noise_share(noise_p: float, kind: str, progress: float) -> float:
+    """The share of gate values that are perturbed when a share `progress` of training is done.
+
+    "constant" is `noise_p`; "last_third" falls from it to 0 on a straight line over the last third.
+    """
+    return noise_p if kind == "constant" else noise_p * min(1.0, 3 * (1 - min(progress, 1.0)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from g2lstm import GumbelGate, HardGate, SharpenedGate, SigmoidGate, TemperatureSchedule, gates
+from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate, TemperatureSchedule, gates
 
 SAMPLES = 10**6
 EVERY_GATE = [SigmoidGate(), SharpenedGate(), GumbelGate(), HardGate()]
@@ -248,3 +248,19 @@ def test_schedule_halfway_points():
 @pytest.mark.parametrize("kind", ["constant", "linear", "exponential", "cosine"])
 def test_schedule_without_an_end_is_constant(kind):
     assert [TemperatureSchedule(0.9, kind=kind)(progress) for progress in (0, 0.25, 1)] == pytest.approx([0.9] * 3)
+
+
+def test_noise_falls_to_nothing_over_the_last_third():
+    assert [gates.noise_share(0.2, "last_third", at) for at in (0.0, 0.5, 2 / 3)] == pytest.approx([0.2] * 3)
+    assert gates.noise_share(0.2, "last_third", 5 / 6) == pytest.approx(0.1)
+    assert gates.noise_share(0.2, "last_third", 1.0) == gates.noise_share(0.2, "last_third", 1.5) == 0
+    assert gates.noise_share(0.2, "constant", 1.0) == 0.2
+
+
+def test_a_layer_gets_another_share_of_noise_at_its_present_temperature():
+    rnn = G2LSTM(2, 3, gate=GumbelGate(tau=0.9, noise_p=0.2))
+    rnn.tau = 0.5
+    rnn.set_noise(0.0)
+    assert (rnn.gate.noise_p, rnn.tau) == (0.0, 0.5)
+    x = torch.randn(4, 2, 2)
+    assert rnn(x)[0].equal(rnn(x)[0])

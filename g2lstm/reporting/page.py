@@ -1,4 +1,4 @@
-"""A page in one file that loads nothing: sections of paragraphs, tables, drawings and heat maps, written by report.html."""
+"""A page in one file that loads nothing: sections of paragraphs, tables, drawings and heat maps, written by page.html."""
 
 import re
 import zlib
@@ -17,12 +17,12 @@ from g2lstm.reporting.heatmap import COLOURS, short
 
 # No character of these may stand in HTML.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-# The macros of report.html: heading, paragraph, beside, folded and table are used as they are.
+# The macros of page.html: heading, paragraph, beside, folded and table are used as they are.
 html: Any = (
     Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
-    ).get_template("report.html").module
+    ).get_template("page.html").module
 )  # fmt: skip
 
 

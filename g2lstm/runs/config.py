@@ -54,6 +54,7 @@ class GateSection:
     tau_schedule: SCHEDULES = "constant"
     tau_end: float | None = None
     noise_p: float | None = None
+    noise_p_schedule: Literal["constant", "last_third"] = "constant"
     noise_scope: str | None = None
     eps: float | None = None
     gates: tuple[str, ...] | None = None
@@ -195,7 +196,8 @@ class Config:
         run = self.run
         values = values_of(run) | values_of(run.optimizer) | {"optimizer": run.optimizer.name}
         values |= {"finetune_epochs": run.finetune_epochs if run.finetune else 0, "temperature": self.temperature}
-        values |= {"bfloat16": run.precision == "bfloat16"}
+        values |= {"bfloat16": run.precision == "bfloat16", "noise_p": getattr(self.gate, "noise_p", None)}
+        values |= {"noise_p_schedule": run.gate.noise_p_schedule}
         return Settings(**{field.name: values[field.name] for field in fields(Settings)})
 
     def build_task(self, device: torch.device, files: Mapping[str, str] | None = None) -> Any:

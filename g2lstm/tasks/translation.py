@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
@@ -74,7 +73,7 @@ class ModelConfig:
     dropout: Share
     readout_dropout: Share | None
     word_dropout: Share
-    forget_bias: Annotated[float, Field(allow_inf_nan=False)]
+    forget_bias: NotNegative
     engine: EngineName = "auto"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.gated import Gated
+from g2lstm.gates import noise_share
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -141,9 +142,14 @@ class Trainer:
     def _step(self, group: list[Any], progress: float) -> None:
         """One optimiser step over the batches of `group`."""
         settings = self.settings
+        whole = 1.0 if self.at.stage == "finetune" else progress
         if settings.temperature is not None:
-            self.at.tau = settings.temperature(1.0 if self.at.stage == "finetune" else progress)
+            self.at.tau = settings.temperature(whole)
             set_temperature(self.model, self.at.tau)
+        if settings.noise_p is not None and settings.noise_p_schedule != "constant":
+            for module in self.model.modules():
+                if isinstance(module, Gated):
+                    module.set_noise(noise_share(settings.noise_p, settings.noise_p_schedule, whole))
         total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0
         for item in group:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):

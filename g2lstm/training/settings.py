@@ -26,4 +26,6 @@ class Settings:
     seed: int  # of everything random in the run
     checkpoint_minutes: float  # how often the state is saved within an epoch
     temperature: TemperatureSchedule | None  # of the gates over the main stage, None where the gate has none
+    noise_p: float | None  # share of noise of the gates, None where they have none
+    noise_p_schedule: str  # "constant" or "last_third", over the main stage
     log_every: int  # steps between two lines of the curve

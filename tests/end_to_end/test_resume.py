@@ -106,6 +106,7 @@ def test_a_signal_saves_and_says_how_to_go_on(commands, everything, tmp_path, nu
 VARIANTS = {
     "adamw in bfloat16": ["optimizer=adamw", "optimizer.lr=0.01", "precision=bfloat16", "finetune=false"],
     "annealed temperature": ["gate.tau=1.0", "gate.tau_schedule=cosine", "gate.tau_end=0.4", "gate.noise_scope=mask"],
+    "noise that ends": ["gate.noise_p=0.5", "gate.noise_p_schedule=last_third"],
     "sharpened": ["gate=sharpened", "gate.tau_schedule=linear", "gate.tau_end=0.1"],
 }
 

@@ -135,7 +135,7 @@ MISTAKES = [
     ("gate=3", "gate=3 does not exist"),
     ("experiment=nope", "experiment=nope does not exist: choose one of"),
     ("task=null", "task=null does not exist"),
-    ("optimizer=lion", "optimizer=lion does not exist: choose one of adamw, sgd"),
+    ("optimizer=lion", "optimizer=lion does not exist: choose one of adadelta, adamw, sgd"),
     ("epochs=many", "epochs must be a whole number, got 'many'"),
     ("epochs=1.5", "epochs must be a whole number, got 1.5"),
     ("epochs=null", "epochs must be a whole number, got None"),

@@ -41,6 +41,8 @@ SETTINGS = Settings(
     seed=1,
     checkpoint_minutes=1e9,
     temperature=None,
+    noise_p=None,
+    noise_p_schedule="constant",
     log_every=1,
 )
 
@@ -56,6 +58,7 @@ class Scripted:
     carried: list[float] = field(default_factory=list)
     on_evaluate: object = None
     metric = Metric("perplexity", "words", of_loss=lambda loss: math.exp(min(loss, 700)))
+    epoch_variant = ""
 
     def build_model(self) -> nn.Module:
         return nn.Linear(3, 1)
@@ -72,7 +75,7 @@ class Scripted:
             loss = loss * math.nan
         return LossResult(loss, loss, 5, torch.tensor(float(item)), lr_scale=1 + item % 2)
 
-    def evaluate(self, model, split):
+    def evaluate(self, model, split, variant=""):
         assert not model.training
         self.weights.append(model.weight.detach().clone())
         if self.on_evaluate is not None:
@@ -87,7 +90,7 @@ class Scripted:
 class ByWeights(Scripted):
     """Validation losses that depend on the weights alone, as a real task's do, and are not monotone."""
 
-    def evaluate(self, model, split):
+    def evaluate(self, model, split, variant=""):
         loss = float((model.weight.double().abs().sum() * 1e4).sin() + 2)
         return Evaluation({"loss": loss, "perplexity": math.exp(loss)})
 

@@ -149,5 +149,22 @@ def test_constant_schedule_is_one():
 
 
 def test_an_unknown_optimizer_is_quoted():
-    with pytest.raises(ValueError, match="sgd or adamw, got 'lion'"):
+    with pytest.raises(ValueError, match="sgd, adamw or adadelta, got 'lion'"):
         build_optimizer("lion", Tied(), lr=1.0)
+
+
+def test_adadelta_is_zeilers():
+    """Each step is the root of the mean square of past steps over that of past gradients, times the gradient (alg. 1)."""
+    rho, eps, gradients = 0.95, 1e-7, [1.0, -2.0, 0.5]
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    optimizer = build_optimizer("adadelta", model, lr=1.0, betas=[rho, 0.999])
+    x, squares, steps = 0.0, 0.0, 0.0
+    for gradient in gradients:
+        model.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        squares = rho * squares + (1 - rho) * gradient**2
+        step = -math.sqrt(steps + eps) / math.sqrt(squares + eps) * gradient
+        steps = rho * steps + (1 - rho) * step**2
+        x += step
+    assert model.weight.item() == pytest.approx(x, rel=1e-5)
