@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def _with_hydra(arguments: list[str]) -> None:
         if traceback == "1" or isinstance(error, UserError):
             raise
         raise UserError(explain(error, [text for text in arguments if not text.startswith("-")])) from None
+    except BrokenProcessPool:
+        raise UserError("a process of the sweep was ended, perhaps for want of memory: the same command goes on") from None
     except RuntimeError as error:
         if "srun" not in str(error):
             raise

@@ -36,7 +36,8 @@ EXAMPLES = {
     "de": "wir wissen noch nicht , ob das auch im winter funktioniert .",
 }
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
-SEARCHED = 64  # sentences that are translated at a time
+SEARCHED = 320  # hypotheses that are searched at a time
+GLANCE = 1000  # sentences of valid that are translated after an epoch
 LONGEST_LINE = 1000  # sub-words of a line to translate
 
 
@@ -115,8 +116,8 @@ class TranslationTask:
     Config: ClassVar[type] = TranslationConfig
     FILES: ClassVar[tuple[str, ...]] = ("subwords.json", "text.json")
     metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False)
-    variants: ClassVar[tuple[str, ...]] = ("", "greedy")
-    epoch_variant: ClassVar[str] = "greedy"  # a beam after each epoch would take longer than the epoch
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    epoch_variant: ClassVar[str] = "glance"  # to translate all of valid after each epoch would take as long as the epoch
     gate_variant: ClassVar[str] = "forced"
 
     subwords: Subwords
@@ -210,7 +211,8 @@ class TranslationTask:
     ) -> Evaluation:
         """The loss of the references, and the scores of translations.
 
-        Variants are "" for the beam of `eval`, "greedy", and "forced", in which nothing is translated.
+        Variants are "" for the beam of `eval`, "glance", which translates the first `GLANCE` sentences greedily, and "forced",
+        in which nothing is translated.
         """
         losses = self._reference_losses(model, split, limit, reading)
         pairs, count = getattr(self.corpus, split), len(losses)
@@ -218,10 +220,12 @@ class TranslationTask:
         metrics = {"loss": loss, "perplexity": perplexity(loss)}
         if variant == self.gate_variant:
             return Evaluation(metrics, losses)
-        options = replace(self.config.eval, beam=1) if variant == "greedy" else self.config.eval
+        options, whole = self.config.eval, variant == ""
+        if not whole:
+            options, count = replace(options, beam=1), min(count, GLANCE)
         found = self.search([model], [pairs.source(index) for index in range(count)], options)
         texts = [self.subwords.decode(best[0].tokens) for best in found]
-        own, statistics = self._scores(texts, self._references(split, count), detokenise=variant == "")
+        own, statistics = self._scores(texts, self._references(split, count), detokenise=whole)
         return Evaluation(metrics | own, losses, statistics)
 
     def search(
@@ -231,10 +235,10 @@ class TranslationTask:
 
         Neighbours are of one length, so that few steps are spent on padding.
         """
-        order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+        order, size = sorted(range(len(sources)), key=lambda index: len(sources[index])), max(SEARCHED // options.beam, 1)
         found: list[list[Hypothesis]] = [[] for _ in sources]
-        for start in range(0, len(order), SEARCHED):
-            part = order[start : start + SEARCHED]
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
             source, lengths = padded_sources([sources[index] for index in part])
             results = beam_search(models, source.to(self.device), lengths, **values_of(options) | given)  # type: ignore[arg-type]
             for index, hypotheses in zip(part, results, strict=True):
