@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from g2lstm import gates, layout
 from g2lstm.cell import G2LSTMCell
 from g2lstm.engines.precision import accumulation_dtype
+from g2lstm.engines.products import product
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layers.attention import Attention, Memory
 from g2lstm.layers.output import linear_cross_entropy
@@ -245,7 +245,7 @@ class Translator(nn.Module):
             (R, V) log-probabilities in float32, (R, S) attention, the next state.
         """
         features, weights, state = self.decode(tokens.unsqueeze(0), state, memory)
-        logits = linear(features[0], self.decoder_weight.to(features.dtype), self.output_bias.to(features.dtype))
+        logits = product(features[0], self.decoder_weight.to(features.dtype), self.output_bias.to(features.dtype))
         return logits.to(accumulation_dtype(logits.dtype)).log_softmax(-1), weights[0], state
 
     def _steps(self, words: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, Tensor, DecoderState]:

@@ -211,8 +211,8 @@ class TranslationTask:
     ) -> Evaluation:
         """The loss of the references, and the scores of translations.
 
-        Variants are "" for the beam of `eval`, "glance", which translates the first `GLANCE` sentences greedily, and "forced",
-        in which nothing is translated.
+        Variants are "" for the beam of `eval`, "glance", which translates the first `GLANCE` sentences greedily, and
+        "forced", in which nothing is translated.
         """
         losses = self._reference_losses(model, split, limit, reading)
         pairs, count = getattr(self.corpus, split), len(losses)
