@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from g2lstm import cli
-from g2lstm.commands.evaluate import find_models
+from g2lstm.commands.evaluate import find_models, weighted
 from g2lstm.data.lines import decoded
 from g2lstm.errors import UserError
 from g2lstm.reporting.attention import draw_attention
@@ -72,7 +72,7 @@ def _loaded(options: Any) -> tuple[Any, list[nn.Module]]:
             if task is not None and own.files() != task.files():
                 raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them")
             task = task or own
-            models.append(one.model(own))
+            models.append(weighted(one, own, options.average))
     return task, models
 
 
@@ -102,7 +102,7 @@ def _written(path: Path | None) -> Any:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
-        ("threads", "device", "data.dir"),
+        ("average", "threads", "device", "data.dir"),
         prog="experiments/translate.py",
         description="Translates a text line by line, raw as people write it: lines in are lines out (n_best for each).",
     )

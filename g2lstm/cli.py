@@ -135,6 +135,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "layers": {"default": "all", "help": "numbers or names, comma-separated; all without it"},
     "layer": {"metavar": "NAME", "help": "the decoder's first layer, or the first, without it"},
     "threads": {"type": threads, "metavar": "N", "help": "CPU threads"},
+    "average": {"type": positive, "metavar": "N", "help": "the mean of the weights of the last N epochs (keep_epochs=N)"},
     "device": {"default": "auto"},
     "data.dir": {"metavar": "DIR", "help": "where the data are, if not where the run found them"},
 }

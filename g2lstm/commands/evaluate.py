@@ -6,8 +6,11 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from g2lstm import cli
 from g2lstm.compression.stored import StoredModel
+from g2lstm.errors import UserError
 from g2lstm.files import read_json, write_atomically
 from g2lstm.runs.config import value_of
 from g2lstm.runs.device import set_threads
@@ -20,7 +23,7 @@ DESCRIPTION = "Evaluates the best weights of runs, and compressed models, again.
 def main(arguments: list[str]) -> int:
     """The exit status of the command with its arguments."""
     epilog = "Any option of the run's config can be changed."
-    parser = cli.OptionParser(prog="evaluate.py", description=DESCRIPTION, epilog=epilog)
+    parser = cli.OptionParser(("average",), prog="evaluate.py", description=DESCRIPTION, epilog=epilog)
     runs = "a run's folder, a model.g2 or a pattern; more with run= again"
     parser.add_argument("--run", required=True, action="append", metavar="RUN", help=runs)
     parser.add_argument("--split", choices=("valid", "test", "both"), default="both")
@@ -40,7 +43,7 @@ def main(arguments: list[str]) -> int:
         set_threads(one.config.run.threads if "threads" in overrides else None)
         with blamed(one):
             task = one.task()
-            metrics = evaluate_model(task, one.model(task), splits)
+            metrics = evaluate_model(task, weighted(one, task, options.average), splits)
         for name, value in metrics.items():
             before = f"{one.path}: " if len(chosen) > 1 else ""
             print(f"{before}{name.replace('_', ' ')}: {value:.{task.metric.digits}f}")
@@ -48,6 +51,15 @@ def main(arguments: list[str]) -> int:
     if options.json:
         write_atomically(options.json, json.dumps(found if len(found) > 1 else found[0], indent=2) + "\n")
     return 0
+
+
+def weighted(chosen: Run | StoredModel, task: Any, average: int | None) -> nn.Module:
+    """The model with its best weights, or the mean of those of the last epochs."""
+    if average is None:
+        return chosen.model(task)
+    if isinstance(chosen, StoredModel):
+        raise UserError("average=... takes a run: a stored model has one set of weights")
+    return chosen.model(task, average=average)
 
 
 def _results(text: str) -> Path:

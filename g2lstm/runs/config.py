@@ -28,7 +28,7 @@ SCHEDULES = Literal["constant", "linear", "exponential", "cosine"]
 # a run and its checkpoints.
 _NO_NUMBERS = (
     *("run_dir", "device", "threads", "tracker", "record", "record_weights", "record_unfinished"),
-    *("checkpoint_minutes", "log_every", "profile"),
+    *("checkpoint_minutes", "log_every", "keep_epochs", "profile"),
 )
 _NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.download")
 _NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
@@ -110,6 +110,7 @@ class RunConfig:
     record_unfinished: bool = False
     checkpoint_minutes: NotNegative
     log_every: Count
+    keep_epochs: Annotated[int, Field(ge=0)] = 0
     profile: bool = False
     experiment_name: str = ""
     run_name: str = ""

@@ -91,10 +91,21 @@ class Run:
         with blamed(self):
             return self.config.build_task(build_device(self.config.run.device), self.files)
 
-    def model(self, task: Any) -> nn.Module:
-        """A model with its best weights and their temperature, in eval mode; a UserError where they are not its own."""
+    def model(self, task: Any, *, average: int | None = None) -> nn.Module:
+        """A model with its best weights and their temperature, in eval mode; a UserError where they are not its own.
+
+        With `average` it has the mean of the weights after so many of its latest epochs, which the run must have kept.
+        """
         model = task.build_model().to(build_device(self.config.run.device))
-        return load_weights(model, self._best(), self.identity)
+        if average is None:
+            return load_weights(model, self._best(), self.identity)
+        paths = self.folder.epochs()[-average:]
+        if len(paths) < average:
+            raise UserError(f"{self.path} kept the weights of {len(paths)} epochs: train with keep_epochs={average}")
+        found = [{k: v.clone() for k, v in load_weights(model, path, self.identity).state_dict().items()} for path in paths]
+        mean = {name: sum((one[name] for one in found[1:]), found[0][name]) / len(found) for name in found[0]}
+        model.load_state_dict(mean)
+        return model
 
     def bare_model(self, task: Any) -> nn.Module:
         """Its model without values, to look at its shapes."""

@@ -14,7 +14,7 @@ class RunFolder:
     `config.yaml` the resolved config, `environment.json` versions and hardware, what the task saved, `metrics.jsonl` the
     curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
     run, `summary.json` the results, `losses.safetensors` the loss of each evaluated word as float16, in reading order;
-    `trace.json.gz` and `profile.txt` where steps were profiled.
+    `trace.json.gz` and `profile.txt` where steps were profiled; `epoch-007.safetensors`, ... where epochs are kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,6 +38,10 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run directory (it has no config.yaml): name a folder that a run wrote")
         return cls(path)
+
+    def epochs(self) -> list[Path]:
+        """The weights of the epochs that are kept, in order."""
+        return sorted(self.path.glob("epoch-*.safetensors"))
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process left half written."""

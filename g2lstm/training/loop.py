@@ -6,6 +6,7 @@ It knows no model: a task (`g2lstm.training.task`) gives it a model, batches, a 
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ class Trainer:
             # within an epoch is not the best epoch, and its weights are kept only where no epoch has left any.
             metrics = self._evaluate() if self.at.batch else {}
             if metrics and self.at.best_epoch == 0:
-                self._save_weights(metrics)
+                self._save_weights(self.run.best, metrics)
         return self.at
 
     def _train_epoch(self) -> bool:
@@ -198,7 +199,11 @@ class Trainer:
         metrics = self._evaluate()
         if metrics["loss"] < at.best:  # of both stages: finetune starts from the best weights' loss
             at.best, at.best_epoch = metrics["loss"], at.epoch + 1
-            self._save_weights(metrics)
+            self._save_weights(self.run.best, metrics)
+        if settings.keep_epochs:
+            self._save_weights(self.run.path / f"epoch-{at.evaluated_epochs + 1:03}.safetensors", metrics)
+            for path in self.run.epochs()[: -settings.keep_epochs]:
+                path.unlink()
         fired = self.trigger.update(metrics["loss"])
         at.epoch, at.batch, at.evaluated_epochs = at.epoch + 1, 0, at.evaluated_epochs + 1
         if at.stage == "train" and fired and settings.average == "nonmonotone" and not at.averaging:
@@ -229,11 +234,11 @@ class Trainer:
         """The model whose weights count."""
         return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
 
-    def _save_weights(self, metrics: dict[str, float]) -> None:
+    def _save_weights(self, path: Path, metrics: dict[str, float]) -> None:
         at, model = self.at, self.evaluated_model
         content = {"model": model.state_dict()} | {name: getattr(model, name, None) for name in ("kind", "options")}
         content |= {"identity": self.identity, "tau": at.tau, "stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
-        save_checkpoint(self.run.best, content)
+        save_checkpoint(path, content)
 
     def _start_averaging(self) -> None:
         self.at.averaging, self.average = True, average_of(self.model)

@@ -28,4 +28,5 @@ class Settings:
     temperature: TemperatureSchedule | None  # of the gates over the main stage, None where the gate has none
     noise_p: float | None  # share of noise of the gates, None where they have none
     noise_p_schedule: str  # "constant" or "last_third", over the main stage
+    keep_epochs: int  # of the latest epochs whose weights are kept, to be averaged
     log_every: int  # steps between two lines of the curve

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from g2lstm import cli
+from g2lstm.runs.run import Run
 from g2lstm.training.checkpoint import load_checkpoint
 
 SIZES = {
@@ -48,7 +50,7 @@ def runs(commands_in, options, tmp_path_factory) -> Path:
     """A folder with a stacked and a conditional run."""
     folder = tmp_path_factory.mktemp("runs")
     commands = commands_in(folder)
-    commands.run(*options, "gate=gumbel", "run_dir=stacked")
+    commands.run(*options, "gate=gumbel", "epochs=3", "keep_epochs=2", "run_dir=stacked")
     commands.run(*options, "gate=sharpened", "model.decoder=conditional", "model.attention=additive", "run_dir=conditional")
     return folder
 
@@ -167,6 +169,17 @@ def test_a_line_of_ten_thousand_words_is_left_empty_and_said(here):
     found = here("translate", "run=stacked", "beam=1", status=1, given=b"da\n" + b"da " * 10_000 + b"\nde\n")
     assert len(found.splitlines()) == 3
     assert found.splitlines()[1] == ""
+
+
+def test_the_last_epochs_are_averaged(here):
+    two, three = (load_checkpoint(Path("stacked", f"epoch-00{number}.safetensors"))["model"] for number in (2, 3))
+    assert not Path("stacked", "epoch-001.safetensors").exists()
+    run = Run.open(Path("stacked"))
+    mean = run.model(run.task(), average=2).state_dict()
+    assert all(torch.allclose(mean[name], (two[name] + three[name]) / 2) for name in two)
+    assert "test bleu" in here("evaluate", "run=stacked", "average=2", "split=test")
+    assert len(here("translate", "run=stacked", "average=1", given=b"da\n").splitlines()) == 1
+    assert "train with keep_epochs=9" in here("evaluate", "run=stacked", "average=9", status=2)
 
 
 def test_attention_is_drawn(here):

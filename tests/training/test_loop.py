@@ -43,6 +43,7 @@ SETTINGS = Settings(
     temperature=None,
     noise_p=None,
     noise_p_schedule="constant",
+    keep_epochs=0,
     log_every=1,
 )
 
