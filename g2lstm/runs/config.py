@@ -30,9 +30,10 @@ _NO_NUMBERS = (
     *("run_dir", "device", "threads", "tracker", "record", "record_weights", "record_unfinished"),
     *("checkpoint_minutes", "log_every", "keep_epochs", "profile"),
 )
-_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.download")
+_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.download")
 _NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
 LONGEST_NAME = 160
+_PLACES = ("data.dir=", "data.files=", "run_dir=")  # on this machine
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
 
 
@@ -207,10 +208,10 @@ class Config:
 
     def anywhere(self) -> dict[str, Any]:
         """The values without what only this machine knows."""
-        overrides = [text for text in self.run.overrides if not text.startswith(("data.dir=", "run_dir="))]
+        overrides = [text for text in self.run.overrides if not text.startswith(_PLACES)]
         values = self.values | {"run_dir": None, "overrides": overrides}
-        if isinstance(data := values.get("data"), dict) and "dir" in data:
-            values["data"] = data | {"dir": None}
+        if isinstance(data := values.get("data"), dict):
+            values["data"] = {name: None if f"data.{name}=" in _PLACES else value for name, value in data.items()}
         return values
 
     def identity(self, files: Mapping[str, str]) -> str:

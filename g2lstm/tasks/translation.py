@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
 from g2lstm.data.lines import detokenize, tokenize
-from g2lstm.data.pairs import Pairs
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
 from g2lstm.decoding import scores
@@ -80,8 +79,9 @@ class ModelConfig:
 
 @section
 class EvalConfig:
-    """`eval`: how translations are searched."""
+    """`eval`: how much of valid and test is read, and how translations are searched."""
 
+    limit: Count | None = None
     beam: Count
     length_penalty: NotNegative
     coverage_penalty: NotNegative
@@ -240,7 +240,8 @@ class TranslationTask:
         for start in range(0, len(order), size):
             part = order[start : start + size]
             source, lengths = padded_sources([sources[index] for index in part])
-            results = beam_search(models, source.to(self.device), lengths, **values_of(options) | given)  # type: ignore[arg-type]
+            penalties = {"length_penalty": options.length_penalty, "coverage_penalty": options.coverage_penalty}
+            results = beam_search(models, source.to(self.device), lengths, beam=options.beam, **penalties, **given)  # type: ignore[arg-type]
             for index, hypotheses in zip(part, results, strict=True):
                 found[index] = hypotheses
         return found
@@ -276,8 +277,7 @@ class TranslationTask:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
-        pairs = getattr(self.corpus, split)
-        count = _count(pairs, limit)
+        pairs, count = getattr(self.corpus, split), self._count(split, limit)
         return f"{count:,} pairs ({int(pairs.lengths[:count, 1].sum()) + count:,} target sub-words)"
 
     def read(self, model: nn.Module, text: str | None) -> ReadText:
@@ -302,6 +302,11 @@ class TranslationTask:
         """Raw text in the words that the corpus has."""
         return tokenize(lines, self.form.languages[0], lower=self.form.lowercase)
 
+    def _count(self, split: str, limit: int | None) -> int:
+        """Pairs that are read of a split."""
+        limits = [limit, None if split == "train" else self.config.eval.limit]
+        return min([len(getattr(self.corpus, split)), *(one for one in limits if one is not None)])
+
     def _references(self, split: str, count: int) -> list[str]:
         return self.corpus.lines[split][1][:count]
 
@@ -311,7 +316,7 @@ class TranslationTask:
         """(N,) nats of each reference, in reading order."""
         assert isinstance(model, Translator)
         pairs = getattr(self.corpus, split)
-        losses = torch.zeros(_count(pairs, limit))
+        losses = torch.zeros(self._count(split, limit))
         for indices in evaluation_batches(pairs.lengths[: len(losses)], EVALUATION_TOKENS):
             batch = padded(pairs, indices).to(self.device)
             if reading is not None:
@@ -346,7 +351,3 @@ def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | N
     options |= {} if form is None else asdict(form)
     name, folder = options.pop("name"), options.pop("dir")
     return load_parallel(name, data_dir=folder, **options)
-
-
-def _count(pairs: Pairs, limit: int | None) -> int:
-    return len(pairs) if limit is None else min(limit, len(pairs))

@@ -1,0 +1,105 @@
+"""The translation task by itself: losses, batches, what an evaluation reads and what it depends on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from g2lstm.data.batching import padded
+from g2lstm.data.subwords import PAD
+from g2lstm.errors import UserError
+from g2lstm.gates import SigmoidGate
+from g2lstm.runs.compose import compose
+from g2lstm.schema import checked
+from g2lstm.tasks.translation import TranslationConfig, TranslationTask
+from tests.end_to_end.test_translation import SIZES, write_corpus
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TranslationConfig:
+    folder = write_corpus(tmp_path_factory.mktemp("pairs"))
+    values = compose(
+        ["task=parallel", f"data.dir={folder}", "data.languages=[xx,yy]", *(f"{k}={v}" for k, v in SIZES.items())]
+    )
+    own = {name: values[name] for name in TranslationConfig.__dataclass_fields__}
+    return checked(own, TranslationConfig)
+
+
+@pytest.fixture(scope="module")
+def task(config) -> TranslationTask:
+    return TranslationTask.from_config(config, gate=SigmoidGate(), device=CPU)
+
+
+def model_of(task: TranslationTask):
+    torch.manual_seed(1)
+    return task.build_model().eval()
+
+
+def test_the_loss_of_a_sentence_is_its_sum_and_that_of_a_word_the_mean(task):
+    model, item = model_of(task), [0, 3, 5]
+    plain = replace(task, config=replace(task.config, label_smoothing=0.0))
+    by_word = plain.loss(model, item, None)
+    by_sentence = replace(plain, config=replace(plain.config, loss_per="sentence")).loss(model, item, None)
+    batch = padded(task.corpus.train, item)
+    features = model(batch.source, batch.source_lengths, batch.inputs)
+    total = model.loss(features, batch.targets, reduction="sum")
+    torch.testing.assert_close(by_sentence.objective, total / 3)
+    torch.testing.assert_close(by_word.objective, total / by_word.count)
+    assert by_word.count == by_sentence.count == int((batch.targets != PAD).sum())
+    torch.testing.assert_close(by_sentence.loss, by_word.loss)
+
+
+def test_an_epoch_has_each_pair_once_and_is_drawn_again_alike(task):
+    first, second = (task.plan(torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    assert sorted(index for batch in first for index in batch) == list(range(len(task.corpus.train)))
+    assert first == task.plan(torch.Generator().manual_seed(1)) != second
+
+
+def test_the_losses_of_references_are_those_of_each_pair_alone(task):
+    model = model_of(task)
+    found = task.evaluate(model, "valid", "forced")
+    for index in (0, 4, 13):
+        batch = padded(task.corpus.valid, [index])
+        with torch.no_grad():
+            features = model(batch.source, batch.source_lengths, batch.inputs)
+            alone = model.loss(features, batch.targets, reduction="none").sum()
+        assert found.losses[index].item() == pytest.approx(alone.item(), abs=1e-4)
+    steps = int(task.corpus.valid.lengths[:, 1].sum()) + len(task.corpus.valid)
+    assert found.metrics["loss"] == pytest.approx(found.losses.sum().item() / steps)
+    assert "bleu" not in found.metrics
+
+
+def test_a_limit_reads_the_first_pairs_and_names_another_evaluation(task):
+    model = model_of(task)
+    few = task.evaluate(model, "test", limit=4)
+    assert few.losses.equal(task.evaluate(model, "test", "forced").losses[:4])
+    assert few.statistics.shape == (4, 10)
+    limited = replace(task, config=replace(task.config, eval=replace(task.config.eval, limit=4)))
+    assert limited.evaluate(model, "test").metrics == few.metrics
+    assert task.size("test", 4).startswith("4 pairs")
+    digests = {task.digest("test"), task.digest("test", 4), task.digest("valid"), limited.digest("test")}
+    assert len(digests) == 4
+
+
+def test_gates_see_no_padding(task):
+    seen = []
+    task.evaluate(model_of(task), "valid", "forced", reading=seen.append)
+    assert all((words != PAD).all() for words in seen)
+    assert sum(words.numel() for words in seen) == int(task.corpus.valid.lengths[:, 1].sum()) + len(task.corpus.valid)
+
+
+def test_a_run_keeps_what_it_needs_to_translate_without_its_text(task, config):
+    bare = replace(config, data=replace(config.data, dir="/nowhere"))
+    again = TranslationTask.from_config(bare, gate=SigmoidGate(), device=CPU, files=task.files())
+    (found,), (expected,) = (one.translate([model_of(task)], ["da de bo"], config.eval) for one in (again, task))
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    with pytest.raises(UserError, match="no parallel corpus"):
+        again.evaluate(model_of(task), "test")
+
+
+@pytest.mark.parametrize("sizes", [{"batch_tokens": None}, {"batch_size": 3}])
+def test_a_batch_has_one_size(config, sizes):
+    with pytest.raises(UserError, match="set batch_tokens or batch_size"):
+        TranslationTask.from_config(replace(config, **sizes), gate=SigmoidGate(), device=CPU)
