@@ -1,9 +1,11 @@
 """Translates lines: python experiments/translate.py run=runs/iwslt14_cpu/gumbel-seed1 < text.de > text.en."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,21 +24,26 @@ from g2lstm.runs.run import blamed
 from g2lstm.training.progress import say
 
 MOST_FIGURES = 20
+MOST_LABELS = 100  # sub-words of a side in a figure
 
 
 def translate(arguments: list[str]) -> int:
     options, console = _parser().parse_options(arguments), Console(stderr=True)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.input and options.output and options.input.resolve() == options.output.resolve():
+        raise UserError(f"output={options.output} is the input too, and would be lost: name another file")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     task, models = _loaded(options)
     given = {name: getattr(options, name) for name in ("beam", "length_penalty", "coverage_penalty")}
     search = replace(task.config.eval, **{name: value for name, value in given.items() if value is not None})
-    wanted = {"n_best": options.n_best, "attention": options.attention is not None}
     refused, drawn, number = 0, 0, 0
     with _opened(options.input) as source, _written(options.output) as out:
         size = options.batch or (1 if source.isatty() else 64)
         for lines in _chunks(decoded(source, str(options.input or "standard input")), size):
-            found = task.translate(models, lines, search, **wanted)
+            drawing = options.attention is not None and drawn < MOST_FIGURES
+            found = task.translate(models, lines, search, n_best=options.n_best, attention=drawing)
             for line, best in zip(lines, found, strict=True):
                 number += 1
                 if best is None:
@@ -44,11 +51,14 @@ def translate(arguments: list[str]) -> int:
                     say(console, f"line {number} is too long and has an empty translation: split it")
                 best = best or []
                 for place in range(options.n_best):  # as many lines for each, also where a search finds fewer
-                    text, score = (best[place][0], best[place][1].score) if place < len(best) else ("", 0.0)
+                    text, score = (best[place][0], best[place][1].score) if place < len(best) else ("", -math.inf)
                     out.write((f"{score:.4f}\t{text}" if options.scores else text) + "\n")
-                if options.attention and drawn < MOST_FIGURES and best and best[0][1].tokens:
-                    drawn += 1
+                if drawing and drawn < MOST_FIGURES and best and best[0][1].tokens:
                     labels = task.attention_labels(line, best[0][1])
+                    if max(map(len, labels)) > MOST_LABELS:
+                        say(console, f"line {number} is too long to draw its attention")
+                        continue
+                    drawn += 1
                     save_figure(draw_attention(best[0][1].attention, *labels), options.attention, f"attention-{number}")
             out.flush()
     if drawn:
@@ -66,10 +76,10 @@ def _loaded(options: Any) -> tuple[Any, list[nn.Module]]:
     task, models = None, list[nn.Module]()
     for one in found:
         with blamed(one):
-            own = one.task()
-            if not hasattr(own, "translate"):
+            if not hasattr(one.config.task_class, "translate"):
                 raise UserError(f"its task is {one.config.run.task.name}, which translates nothing: name a translation run")
-            if task is not None and own.files() != task.files():
+            own = one.task()
+            if task is not None and (own.subwords.text(), own.form) != (task.subwords.text(), task.form):
                 raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them")
             task = task or own
             models.append(weighted(one, own, options.average))
@@ -111,8 +121,8 @@ def _parser() -> cli.OptionParser:
     add("--input", type=Path, metavar="FILE", help="standard input without it")
     add("--output", type=cli.file, metavar="FILE", help="standard output without it")
     add("--beam", type=cli.positive, metavar="N", help="the run's own without it; 1 is greedy")
-    add("--length_penalty", type=cli.not_negative, metavar="A", help="scores are divided by length to this power")
-    add("--coverage_penalty", type=cli.not_negative, metavar="B", help="against repeating and leaving out")
+    add("--length_penalty", type=cli.penalty, metavar="A", help="scores are divided by length to this power")
+    add("--coverage_penalty", type=cli.penalty, metavar="B", help="against repeating and leaving out")
     add("--n_best", type=cli.positive, default=1, metavar="N", help="so many translations of each line")
     add("--scores", type=cli.flag, default=False, help="true: score and tab before each translation")
     add("--attention", type=cli.folder, metavar="DIR", help=f"draw what the first {MOST_FIGURES} lines looked at")

@@ -1,7 +1,6 @@
 """Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
 
 import argparse
-import math
 import os
 import re
 import signal
@@ -83,14 +82,14 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 positive = whole(1)
 
 
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
+def penalty(text: str) -> float:
+    """A number from 0 to 10."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text[:50]!r}")
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 10, got {text[:50]!r}")
     return value
 
 

@@ -30,14 +30,14 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Ten
     """Of each sentence of tokenised text its length, its reference's, and matching and possible n-grams for n = 1 to 4.
 
     Returns:
-        (N, 10) int16.
+        (N, 10) int32.
     """
     scorer = _bleu("none", effective_order=True)
     rows = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         found = scorer.sentence_score(hypothesis, [reference])
         rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
-    return torch.tensor(rows, dtype=torch.int16).view(-1, 2 + 2 * ORDER)
+    return torch.tensor(rows, dtype=torch.int32).view(-1, 2 + 2 * ORDER)
 
 
 def bleu_of(statistics: Tensor | np.ndarray) -> np.ndarray:

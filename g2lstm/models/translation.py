@@ -150,6 +150,8 @@ class Translator(nn.Module):
             G2LSTM(hidden_size + memory_size, hidden_size, gate=gate, engine=engine) for _ in range(decoder_layers - 1)
         )
         self.readout = nn.Linear(hidden_size + embedding_size + memory_size, embedding_size)
+        if input_feeding and isinstance(gate, GumbelGate) and gate.noise_scope != "step":
+            raise ValueError(f"noise_scope={gate.noise_scope!r} outlasts a step: it needs input_feeding=False")
         self._initialise(forget_bias)
 
     @property
@@ -225,7 +227,6 @@ class Translator(nn.Module):
             words = words.masked_fill((inputs == BOS).unsqueeze(-1), 0)
         if not self.input_feeding:
             return self._steps(words, state, memory)
-        self._check_scope()
         features, weights = [], []
         for word in words.split(1):
             step_features, step_weights, state = self._steps(word, state, memory)
@@ -270,11 +271,6 @@ class Translator(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
 
-    def _check_scope(self) -> None:
-        gate = self.encoder[0].gate
-        if self.training and isinstance(gate, GumbelGate) and gate.noise_scope != "step":
-            raise ValueError(f"noise_scope={gate.noise_scope!r} outlasts a step: it needs input_feeding=False")
-
     @torch.no_grad()
     def _initialise(self, forget_bias: float) -> None:
         for module in self.modules():
@@ -295,7 +291,7 @@ class Translator(nn.Module):
 
 def _read(lstm: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
     """(S, B, D) -> the states, 0 beyond a sentence's length."""
-    if bool((lengths == len(x)).all()):  # a layer in compressed form takes no packed sequences
+    if bool((lengths == len(x)).all()):  # nothing to leave out
         return lstm(x)[0]
     packed, _ = lstm(pack_padded_sequence(x, lengths, enforce_sorted=False))
     return pad_packed_sequence(packed, total_length=len(x))[0]

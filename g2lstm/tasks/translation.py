@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
@@ -29,10 +30,11 @@ from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 # The paper's Table 2.
 IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "gumbel": {"test_bleu": 31.95}}
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
-# Sentences of our own.
+# Pairs of our own, by task or by languages.
 EXAMPLES = {
-    "numbers": "dreiundzwanzigtausendvierhundertelf",
-    "de": "wir wissen noch nicht , ob das auch im winter funktioniert .",
+    "numbers": ("dreiundzwanzigtausendvierhundertelf", "twenty-three thousand four hundred eleven"),
+    "de-en": ("Wir wissen noch nicht, ob das im Winter funktioniert.", "We don't know yet whether this works in winter."),
+    "en-de": ("We don't know yet whether this works in winter.", "Wir wissen noch nicht, ob das im Winter funktioniert."),
 }
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 SEARCHED = 320  # hypotheses that are searched at a time
@@ -77,14 +79,17 @@ class ModelConfig:
     engine: EngineName = "auto"
 
 
+Penalty = Annotated[float, Field(ge=0, le=10)]
+
+
 @section
 class EvalConfig:
     """`eval`: how much of valid and test is read, and how translations are searched."""
 
     limit: Count | None = None
     beam: Count
-    length_penalty: NotNegative
-    coverage_penalty: NotNegative
+    length_penalty: Penalty
+    coverage_penalty: Penalty
 
 
 @section
@@ -223,8 +228,12 @@ class TranslationTask:
         options, whole = self.config.eval, variant == ""
         if not whole:
             options, count = replace(options, beam=1), min(count, GLANCE)
-        found = self.search([model], [pairs.source(index) for index in range(count)], options)
-        texts = [self.subwords.decode(best[0].tokens) for best in found]
+        short = [
+            index for index in range(count) if pairs.lengths[index, 0] <= LONGEST_LINE
+        ]  # a longer one has no translation
+        texts = [""] * count
+        for index, best in zip(short, self.search([model], [pairs.source(i) for i in short], options), strict=True):
+            texts[index] = self.subwords.decode(best[0].tokens)
         own, statistics = self._scores(texts, self._references(split, count), detokenise=whole)
         return Evaluation(metrics | own, losses, statistics)
 
@@ -281,21 +290,28 @@ class TranslationTask:
         return f"{count:,} pairs ({int(pairs.lengths[:count, 1].sum()) + count:,} target sub-words)"
 
     def read(self, model: nn.Module, text: str | None) -> ReadText:
-        """The model translates a sentence of the source language and reads its own translation.
+        """The model reads a pair as "source ||| target"; of a source alone it reads its own translation.
 
         Raises:
-            UserError: the text has no words.
+            UserError: the source has no words, or too many.
         """
         assert isinstance(model, Translator)
-        (source,) = self.subwords.encode_source(self._read_by_model([self._example() if text is None else text]))
-        if not source:
-            raise UserError("text has no words: set text='...' to a sentence in the source language")
-        ((best, *_),) = self.search([model], [source], self.config.eval)
-        words = [BOS, *best.tokens]
+        sides = self._example() if text is None else text.split("|||")
+        sources = self._read_by_model(sides[:1])
+        (source,) = self.subwords.encode_source(sources)
+        if not 0 < len(source) <= LONGEST_LINE:
+            way = "set text='source' or text='source ||| target'"
+            raise UserError(f"text has {len(source)} sub-words, which must be 1 to {LONGEST_LINE}: {way}")
+        if len(sides) > 1:
+            target = tokenize(sides[1:2], self.form.languages[1], lower=self.form.lowercase)
+            words = [BOS, *self.subwords.encode_target(target)[0]]
+        else:
+            words = [BOS, *self.search([model], [source], self.config.eval)[0][0].tokens]
         given, lengths = padded_sources([source])
         with torch.no_grad():
             model(given.to(self.device), lengths, torch.tensor(words, device=self.device).unsqueeze(1))
-        unknown = [self.subwords.source_labels[token] for token in source if token == UNK]
+        encoded = self.subwords.encode_source(sources[0].split())
+        unknown = [word for word, pieces in zip(sources[0].split(), encoded, strict=True) if UNK in pieces]
         return ReadText([self.labels[token] for token in words], unknown, module="decoder")
 
     def _read_by_model(self, lines: Sequence[str]) -> list[str]:
@@ -338,12 +354,17 @@ class TranslationTask:
             found |= scores.detokenised_scores(detokenize(texts, language), plain)
         return found, statistics
 
-    def _example(self) -> str:
-        name, language = self.config.data.name, self.form.languages[0]
-        if name in EXAMPLES or language in EXAMPLES:
-            return EXAMPLES.get(name) or EXAMPLES[language]
-        sources = self.corpus.lines["valid"][0]
-        return next((line for line in sources if 8 <= len(line.split()) <= 20), sources[0])
+    def _example(self) -> tuple[str, str]:
+        """A pair of our own, or one of valid; raw text."""
+        for name in (self.config.data.name, "-".join(self.form.languages)):
+            if name in EXAMPLES:
+                return EXAMPLES[name]
+        pairs = list(zip(*self.corpus.lines["valid"], strict=True))
+        source, target = next((pair for pair in pairs if 8 <= len(pair[0].split()) <= 20), pairs[0])
+        if not self.form.tokenised:
+            return source, target
+        first, second = self.form.languages
+        return detokenize([source], first)[0], detokenize([target], second)[0]
 
 
 def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None) -> ParallelCorpus:

@@ -134,7 +134,7 @@ def test_a_stored_model_that_lost_nothing_translates_as_the_run(here):
     assert here("translate", "run=whole.g2", given=given) == here("translate", "run=stacked", given=given)
 
 
-def test_gates_are_shown_at_the_words_that_are_said(here):
+def test_gates_are_shown_at_the_words_that_are_said(here, corpus):
     here("gate_histograms", "runs=stacked,conditional", "split=valid", "out=gates")
     rows = json.loads(Path("gates", "gates.json").read_text())
     assert any("decoder" in row.get("layer", "") for row in rows)
@@ -143,6 +143,13 @@ def test_gates_are_shown_at_the_words_that_are_said(here):
     assert shown["words"][0] == "<s>"
     assert shown["layer"].startswith("decoder")
     assert len(shown["mean"]["f"]) == len(shown["words"])
+    for given in ["text=da de ||| des das"], []:
+        here("gate_heatmap", "runs=stacked,conditional", *given, "words=none", "out=map")
+        both = json.loads(Path("map", "heatmap.json").read_text())["models"]
+        assert both[0]["words"] == both[1]["words"]
+        assert both[0]["layer"].startswith("decoder") and both[1]["layer"].startswith("decoder")  # noqa: PT018
+    assert "does not know" not in here("gate_heatmap", "runs=stacked", "text=da", "words=none", "out=map")
+    here("report", "runs=stacked,conditional", f"data.dir={corpus}", "out=page.html")
 
 
 def test_lines_in_are_lines_out(here):
@@ -183,8 +190,8 @@ def test_the_last_epochs_are_averaged(here):
 
 
 def test_attention_is_drawn(here):
-    here("translate", "run=conditional", "attention=seen", given=b"da de bo\n")
-    assert Path("seen", "attention-1.png").is_file()
+    here("translate", "run=conditional", "attention=seen", given=b"da de bo\n" + b"da " * 90 + b"\ndu\n")
+    assert [Path("seen", f"attention-{line}.png").is_file() for line in (1, 2, 3)] == [True, False, True]
 
 
 def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
@@ -195,7 +202,8 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
         ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",
         ("run=stacked", "beam=0"): "must be a whole number of at least 1",
         ("run=stacked", "n_best=9"): "n_best",
-        ("run=stacked", "length_penalty=-1"): "at least 0",
+        ("run=stacked", "length_penalty=-1"): "from 0 to 10",
+        ("run=stacked", "input=same.txt", "output=same.txt"): "would be lost",
         ("run=nothing",): "nothing",
         ("run=stacked", "input=nothing.txt"): "nothing.txt",
     }.items():
