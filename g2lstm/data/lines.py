@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ _CHUNK = 1 << 20  # bytes
 _REMEMBERED = 1 << 24  # bytes of a file from which on its digest is kept, so that it is read once and not at each start
 _BLOCK = 5_000  # lines that a process tokenises at a time
 _MOST_PROCESSES = 16
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b]")  # as the Moses tokeniser strips them, but for white space
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Text:
     """The pairs of one split, read anew each time; either line of a pair may be empty.
 
     Attributes:
-        read: starts at the first pair. Words of a line have one space between them.
+        read: starts at the first pair. Words of a line have one space between them, and no control characters.
         pairs: how many there are.
         digest: of all they say.
     """
@@ -92,19 +94,23 @@ def _first(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> Iterator[str]:
-    return (" ".join(line.split()) for line in decoded(_raw_lines(path), str(path)))
+    return (_words(line) for line in decoded(_raw_lines(path), str(path)))
 
 
 def _read_columns(path: Path) -> Iterator[Pair]:
     for number, line in enumerate(decoded(_raw_lines(path), str(path)), 1):
-        columns = line.rstrip("\r\n").split("\t")
+        columns = line.rstrip("\r\n").split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             raise UserError(
                 f"{path} line {number:,} has {len(columns)} columns, where source TAB target are 2: "
                 "mend the line, or keep two columns with cut -f1,2"
             )
         source, target = columns
-        yield " ".join(source.split()), " ".join(target.split())
+        yield _words(source), _words(target)
+
+
+def _words(line: str) -> str:
+    return " ".join(_CONTROL.sub("", line).split())
 
 
 def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:

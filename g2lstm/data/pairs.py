@@ -53,12 +53,15 @@ class Pairs:
 
     @classmethod
     def of(cls, shards: Iterable[Any]) -> "Pairs":
-        """From what `shard` gave, or paths of files with that."""
+        """From what `shard` gave, or paths of files with that; a UserError where one is cut."""
         arrow = _arrow()
         sides, counts = [], dict.fromkeys(DROPPED, 0)
         for shard in shards:
-            source = arrow.memory_map(str(shard)) if isinstance(shard, Path) else arrow.BufferReader(shard)
-            batch = arrow.ipc.open_file(source).get_batch(0)
+            try:
+                source = arrow.memory_map(str(shard)) if isinstance(shard, Path) else arrow.BufferReader(shard)
+                batch = arrow.ipc.open_file(source).get_batch(0)
+            except (arrow.ArrowException, OSError) as error:
+                raise UserError(f"{shard} is no whole file of pairs ({' '.join(str(error).split())}): remove it") from None
             counts = {key: counts[key] + int(batch.schema.metadata[key.encode()]) for key in DROPPED}
             sides.append(tuple(_side(column) for column in batch.columns))
         return cls(tuple(sides), counts)  # type: ignore[arg-type]
@@ -102,7 +105,7 @@ def cached_pairs(folder: Path, text: Text, encode: Encode, *, longest: int | Non
     """`encode_pairs` through files in a folder that only this text, this encoding and `longest` have.
 
     Raises:
-        UserError: the folder can't be written.
+        UserError: the folder can't be written, or a file in it is cut.
     """
     paths = [folder / f"{number:05}.arrow" for number in range(math.ceil(text.pairs / SHARD))]
     absent = {path for path in paths if not path.is_file()}

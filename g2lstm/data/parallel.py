@@ -79,14 +79,12 @@ SOURCES: dict[str, ParallelSource] = {
     "parallel": ParallelSource(languages=("source", "target"), files=_PLAIN),
 }
 
-# Pairs that a file of a corpus may hold, and the word counts of a tokenised one. The first is the whole of it.
-COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
+# Pairs that a file of a corpus may hold in each way to split it, and the word counts of a tokenised one. The first is the
+# whole of it, 58,795 the part that is passed around. fairseq's training text has much of mixer's valid in it.
+COUNTS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
     "iwslt14": {
-        "train": (153_326, 160_239, 58_795),  # as MIXER and fairseq cut it, and the part that is passed around
-        "valid": (6_969,),
-        "test": (6_750,),
-        "valid-fairseq": (7_283,),
-        "test-fairseq": (6_750,),
+        "mixer": {"train": (153_326, 58_795), "valid": (6_969,), "test": (6_750,)},
+        "fairseq": {"train": (160_239, 58_795), "valid-fairseq": (7_283,), "test-fairseq": (6_750,)},
     },
 }
 HUB_COUNTS = {
@@ -153,14 +151,6 @@ class ParallelCorpus:
     origin: str
     counts: dict[str, int]
     digests: dict[str, str]
-
-    @property
-    def languages(self) -> tuple[str, str]:
-        return self.form.languages
-
-    @property
-    def tokenised(self) -> bool:
-        return self.form.tokenised
 
 
 def load_parallel(
@@ -240,7 +230,11 @@ def _form(
     name: str, texts: Mapping[str, Text], languages: tuple[str, str] | None, tokenised: bool | None, lowercase: bool | None
 ) -> TextForm:
     if name == "numbers":
-        return TextForm(("de", "en"), tokenised=True, lowercase=False)
+        form = TextForm(("de", "en"), tokenised=True, lowercase=False)
+        for option, value in {"languages": languages, "tokenised": tokenised, "lowercase": lowercase}.items():
+            if value not in (None, getattr(form, option)):
+                raise UserError(f"data.{option}={value} is of no use to task=numbers, which has its own text: leave it out")
+        return form
     source = _source(name)
     if tokenised is None:
         tokenised = looks_tokenised(target for _, target in texts["valid"].read())
@@ -279,6 +273,11 @@ def _find(
     extra: bool,
 ) -> tuple[dict[str, Text], str, dict[str, int]]:
     """The text of each split, where it comes from, and the counts that only its source knows."""
+    if (extra or split != "mixer") and (name != "iwslt14" or files):
+        given = "data.extra=true" if extra else f"data.split={split}"
+        raise UserError(
+            f"{given} is for iwslt14 in its own folder alone: leave it out, or set data.extra=false data.split=mixer"
+        )
     if name == "numbers":
         if data_dir or files:
             raise UserError(
@@ -287,6 +286,8 @@ def _find(
         return {key: text_of(pairs) for key, pairs in number_pairs().items()}, "number words, made here", {}
     source = _source(name)
     languages = languages or source.languages
+    if data_dir and files:
+        raise UserError("data.dir and data.files both name the text: set one to null")
     if extra and split != "mixer":
         raise UserError(f"data.extra=true with data.split={split}, which tests on that text: set data.split=mixer")
     if files:
@@ -299,12 +300,12 @@ def _find(
     if names is None:
         raise UserError(f"data.split={split} is no split of {name}: choose one of {', '.join(source.files)}")
     folder = _folder(name, names, languages, data_dir, download)
-    texts = {key: _open(name, folder, stem, languages) for key, stem in zip(SPLITS, names, strict=True)}
-    known = COUNTS.get(name, {}).get("train")
-    counts = {"train_pairs_of_whole": known[0]} if known else {}
+    texts = {key: _open(name, split, folder, stem, languages) for key, stem in zip(SPLITS, names, strict=True)}
+    known = COUNTS.get(name)
+    counts = {"train_pairs_of_whole": known[split]["train"][0]} if known else {}
     if extra:
         before = texts["train"].pairs
-        texts["train"] = _with_extra(texts, _open(name, folder, EXTRA, languages))
+        texts["train"] = _with_extra(texts, _open(name, "fairseq", folder, EXTRA, languages))
         counts["train_pairs_extra"] = texts["train"].pairs - before
     return texts, f"{name} under {folder}", counts
 
@@ -319,13 +320,14 @@ def _folder(
     name: str, stems: Sequence[str], languages: tuple[str, str], data_dir: str | Path | None, download: bool
 ) -> Path:
     """The first folder that has all files; else one that they are written to from the Hub."""
-    tried = []
+    tried, instead = [], ""
     for folder in [Path(data_dir).expanduser()] if data_dir else local_folders(name):
         absent = [stem for stem in stems if not find_text(folder, stem, languages)]
         if not absent:
             return folder
         tried.append(f"{folder} ({'no ' + ', '.join(absent) if folder.is_dir() else 'no such folder'})")
-    hub = _source(name).hub
+    source = _source(name)
+    hub = source.hub
     if hub and download and not data_dir:
         if set(stems) <= set(hub.data_files):
             try:
@@ -334,10 +336,12 @@ def _folder(
                 tried.append(str(error))
         else:
             tried.append(f"{hub.path} on the Hub (has no {' or '.join(sorted({*stems} - {*hub.data_files}))})")
+            there = [split for split, names in source.files.items() if set(names) <= set(hub.data_files)]
+            instead = "".join(f"; or set data.split={split}, which the Hub has" for split in there)
     wanted = ", ".join(f"{stem}.{languages[0]} and .{languages[1]}" for stem in stems)
     raise UserError(
         f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: set data.dir=FOLDER to one with {wanted}"
-        f"{' (or .tsv of both in columns)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}"
+        f"{' (or .tsv of both in columns)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}{instead}"
     )
 
 
@@ -360,16 +364,16 @@ def _from_hub(name: str, hub: HubFiles, languages: tuple[str, str]) -> Path:
     return folder
 
 
-def _open(name: str, folder: Path, stem: str, languages: tuple[str, str]) -> Text:
+def _open(name: str, split: str, folder: Path, stem: str, languages: tuple[str, str]) -> Text:
     """A split in a folder that has it, its counts checked."""
     files = find_text(folder, stem, languages)
     if not files:
         raise UserError(f"no {stem}.{languages[0]} under {folder}, nor {stem}.tsv: put it there")
     text = open_text(files)
-    pairs, words = COUNTS.get(name, {}).get(stem), WORDS.get(name, {}).get(stem)
+    pairs, words = COUNTS.get(name, {}).get(split, {}).get(stem), WORDS.get(name, {}).get(stem)
     wrong = None
     if pairs and text.pairs not in pairs:
-        wrong = f"{text.pairs:,} pairs, expected {' or '.join(f'{count:,}' for count in pairs)}"
+        wrong = f"{text.pairs:,} pairs, expected {' or '.join(f'{count:,}' for count in pairs)} with data.split={split}"
     elif words and looks_tokenised(target for _, target in text.read()):
         found = tuple(sum(len(line.split()) for line in side) for side in zip(*text.read(), strict=True))
         if found != words:

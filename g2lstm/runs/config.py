@@ -33,6 +33,7 @@ _NO_NUMBERS = (
 _NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.download")
 _NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
 LONGEST_NAME = 160
+_INSTEAD = {"data.dir": "files", "data.files": "dir"}  # a text has one place
 _PLACES = ("data.dir=", "data.files=", "run_dir=")  # on this machine
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
 
@@ -155,7 +156,10 @@ class Config:
         return cls.parse({str(key): value for key, value in values.items()}, where=str(path)).with_values(overrides or {})
 
     def with_values(self, overrides: Mapping[str, Any]) -> "Config":
-        """A copy with other values: {"data.dir": ...}; None changes nothing. A UserError where there is no such option."""
+        """A copy with other values: {"data.dir": ...}; None changes nothing. A UserError where there is no such option.
+
+        `data.dir` takes the place of the run's `data.files`, and the other way round.
+        """
         changed = copy.deepcopy(self.values)
         for name, value in overrides.items():
             if value is None:
@@ -167,6 +171,9 @@ class Config:
             if not isinstance(section, dict) or last not in section:
                 raise UserError(f"{self.run.task.name} has no option {name}: leave it out")
             section[last] = value
+            other = _INSTEAD.get(name)
+            if other in section and overrides.get(f"data.{other}") is None:
+                section[other] = None
         return self if json.dumps(changed) == json.dumps(self.values) else Config.parse(changed)  # 1 is not true
 
     @cached_property

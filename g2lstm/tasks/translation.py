@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
 from g2lstm.data.lines import detokenize, tokenize
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
+from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
 from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
@@ -112,7 +113,7 @@ class TranslationTask:
     Attributes:
         subwords: of both languages.
         form: the languages, and what becomes of a line before it is cut into sub-words.
-        text: digest of the training text.
+        text: digests of train, valid and test; a run of an older version has train alone.
         gate: of the layers.
         device: where the batches go.
         config: how the model is built, trained and searched with.
@@ -127,7 +128,7 @@ class TranslationTask:
 
     subwords: Subwords
     form: TextForm
-    text: str
+    text: Mapping[str, str]
     gate: Gate
     device: torch.device
     config: TranslationConfig
@@ -140,16 +141,18 @@ class TranslationTask:
             raise UserError("set batch_tokens or batch_size, and the other to null")
         if files is None:
             corpus = _load(config.data)
-            task = cls(corpus.subwords, corpus.form, corpus.digests["train"], gate, device, config)
+            text = {split: corpus.digests[split] for split in SPLITS}
+            task = cls(corpus.subwords, corpus.form, text, gate, device, config)
             task.__dict__["corpus"] = corpus
             return task
         subwords = Subwords.parse(files["subwords.json"])
         try:
             found = json.loads(files["text.json"])
             form = TextForm(tuple(found["languages"]), bool(found["tokenised"]), bool(found["lowercase"]))
-            return cls(subwords, form, str(found["train"]), gate, device, config)
+            text = {split: str(found[split]) for split in SPLITS if split in found or split == "train"}
         except (ValueError, TypeError, KeyError):
             raise UserError("text.json does not say what the text is: copy it again from its run, or rerun") from None
+        return cls(subwords, _form_at_hand(config.data, subwords, form), text, gate, device, config)
 
     @cached_property
     def corpus(self) -> ParallelCorpus:
@@ -173,7 +176,7 @@ class TranslationTask:
         return self.subwords.target_labels
 
     def files(self) -> dict[str, str]:
-        text = json.dumps(asdict(self.form) | {"train": self.text}, indent=1)
+        text = json.dumps(asdict(self.form) | dict(self.text), indent=1)
         return {"subwords.json": self.subwords.text(), "text.json": text + "\n"}
 
     def build_model(self) -> Translator:
@@ -185,8 +188,9 @@ class TranslationTask:
 
     def plan(self, generator: torch.Generator) -> list[list[int]]:
         """The pairs of each batch of an epoch."""
-        if self.corpus.digests["train"] != self.text:
-            raise UserError(f"the training text of {self.corpus.origin} has changed since the run began: put it back")
+        for split, digest in self.text.items():
+            if self.corpus.digests[split] != digest:
+                raise UserError(f"the {split} text of {self.corpus.origin} has changed since the run began: put it back")
         options = self.config
         return plan_batches(
             self.corpus.train.lengths, generator=generator, tokens=options.batch_tokens, sentences=options.batch_size
@@ -365,6 +369,22 @@ class TranslationTask:
             return source, target
         first, second = self.form.languages
         return detokenize([source], first)[0], detokenize([target], second)[0]
+
+
+def _form_at_hand(data: DataConfig, subwords: Subwords, form: TextForm) -> TextForm:
+    """What a run was trained on, in files that may have other endings or tokens now.
+
+    Raises:
+        UserError: an option differs that its sub-words or its training text have for good.
+    """
+    trained = {"lowercase": form.lowercase, "joint": subwords.joint, "vocabulary_size": len(subwords.target_labels)}
+    for name, value in trained.items():
+        if (given := getattr(data, name)) not in (None, value):
+            raise UserError(
+                f"data.{name}={json.dumps(given)}, but the run was trained with {json.dumps(value)}: leave it out"
+            )
+    tokenised = form.tokenised if data.tokenised is None else data.tokenised
+    return replace(form, languages=data.languages or form.languages, tokenised=tokenised)
 
 
 def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None) -> ParallelCorpus:

@@ -38,6 +38,7 @@ def refused(*parts: str):
         (b"  eins \t zwei \ndrei\n", "one\u00a0two\nthree\n".encode()),
         ("eins\u2028zwei\ndrei\n".encode(), "one\u0085two\nthree\n".encode()),  # no ends of lines
         (b"eins\x0czwei\ndrei\n", b"one\rtwo\nthree\n"),
+        (b"e\x00ins \x07 zwei\ndrei\n", b"one two\n\x1bthree\n"),  # control characters
     ],
 )
 def test_lines_end_at_line_feeds_and_words_have_one_space_between_them(tmp_path: Path, source: bytes, target: bytes):
@@ -123,6 +124,14 @@ def test_a_line_without_two_columns_is_told(tmp_path: Path, line: str, columns: 
     path.write_text(f"eins\tone\n{line}\n")
     with refused("a.tsv line 2 has", f"{columns} columns"):
         list(open_text([path]).read())
+
+
+def test_a_blank_line_of_columns_is_a_pair_without_words(tmp_path: Path):
+    path = tmp_path / "a.tsv"
+    path.write_text("eins\tone\n\n \t\n\t\t\nzwei\ttwo\n\n")
+    text = open_text([path])
+    assert list(text.read()) == [("eins", "one"), *[("", "")] * 3, ("zwei", "two"), ("", "")]
+    assert text.pairs == 6
 
 
 def test_a_side_that_is_missing_in_a_folder_is_told(tmp_path: Path):

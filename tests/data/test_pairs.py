@@ -72,6 +72,15 @@ def test_an_opened_file_is_mapped(tmp_path: Path):
     assert not pairs.source(3).flags.writeable
 
 
+@pytest.mark.parametrize("size", [0, 9, 300])
+def test_a_cut_file_is_told(tmp_path: Path, size: int):
+    cached_pairs(tmp_path, text_of(PAIRS), encode)
+    path = tmp_path / "00001.arrow"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"\A[^\n]*00001.arrow is no whole file of pairs [^\n]*: remove it\Z"):
+        cached_pairs(tmp_path, text_of(PAIRS), encode)
+
+
 def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     encoded = []

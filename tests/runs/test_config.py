@@ -253,6 +253,19 @@ def test_an_experiment_on_another_task_is_not_called_after_the_experiment():
     assert experiment_name(config.run.task.name, overrides) == "builtin"
 
 
+def test_another_place_of_the_text_is_instead_of_the_runs_own():
+    files = {"train": ["a.tsv"], "valid": ["b.tsv"], "test": ["c.tsv"]}
+    of_files = config_of("task=parallel").with_values({"data.files": files})
+    assert of_files.task.data.files["train"] == ("a.tsv",)
+    of_folder = of_files.with_values({"data.dir": "x"})
+    assert (of_folder.task.data.dir, of_folder.task.data.files) == ("x", None)
+    again = of_folder.with_values({"data.files": files})
+    assert (again.task.data.dir, again.values["data"]["files"]) == (None, files)
+    both = of_files.with_values({"data.dir": "x", "data.files": files})  # the task refuses them
+    assert both.task.data.dir
+    assert both.task.data.files
+
+
 def test_the_identity_is_of_what_the_numbers_depend_on():
     config = config_of("task=builtin")
     identity = config.identity({"vocabulary.json": "a"})

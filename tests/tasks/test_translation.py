@@ -99,6 +99,43 @@ def test_a_run_keeps_what_it_needs_to_translate_without_its_text(task, config):
         again.evaluate(model_of(task), "test")
 
 
+def reopened(task, config, **options) -> TranslationTask:
+    own = replace(config, data=replace(config.data, **options))
+    return TranslationTask.from_config(own, gate=SigmoidGate(), device=CPU, files=task.files())
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_run_goes_on_with_its_own_texts_alone(task, config, tmp_path, split):
+    write_corpus(tmp_path)
+    again = reopened(task, config, dir=str(tmp_path))
+    assert again.files() == task.files()
+    again.plan(torch.Generator())
+    for language in ("xx", "yy"):
+        path = tmp_path / f"{split}.{language}"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match=f"the {split} text of parallel under .* has changed since the run began"):
+        reopened(task, config, dir=str(tmp_path)).plan(torch.Generator())
+
+
+def test_a_run_that_kept_the_digest_of_train_alone_goes_on(task, config):
+    older = replace(task, text={"train": task.text["train"]})
+    again = reopened(older, config)
+    assert again.files() == older.files() != task.files()
+    again.plan(torch.Generator())
+
+
+@pytest.mark.parametrize("option", [{"lowercase": True}, {"vocabulary_size": 35}, {"joint": False}])
+def test_what_a_run_was_trained_with_stays(task, config, option):
+    with pytest.raises(UserError, match=rf"data.{next(iter(option))}=\w+, but the run was trained with \w+: leave it out"):
+        reopened(task, config, **option)
+
+
+def test_the_files_at_hand_may_have_other_tokens_and_endings(task, config):
+    again = reopened(task, config, tokenised=not task.form.tokenised, languages=("aa", "bb"))
+    assert (again.form.tokenised, again.form.languages) == (not task.form.tokenised, ("aa", "bb"))
+    assert reopened(task, config, languages=None).form == task.form
+
+
 @pytest.mark.parametrize("sizes", [{"batch_tokens": None}, {"batch_size": 3}])
 def test_a_batch_has_one_size(config, sizes):
     with pytest.raises(UserError, match="set batch_tokens or batch_size"):
