@@ -1,7 +1,7 @@
 """Tables and curves from recorded runs: python experiments/tables.py writes them into results/ and into the documents.
 
-With runs='runs/x/*' it prints the statistics of these runs instead, with losses=true their loss on the same words. How a
-document quotes a table is said in g2lstm/reporting/documents.py.
+With runs='runs/x/*' it prints the statistics of these runs instead, with losses=true their loss on the same words, or
+the BLEU of their translations of the same sentences. How a document quotes a table is said in g2lstm/reporting/documents.py.
 """
 
 import math
@@ -52,7 +52,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--runs", metavar="DIRS", help="print the statistics of these runs and write nothing")
     parser.add_argument("--margin", type=float, metavar="X", help="with runs=: test whether differences are below X")
     parser.add_argument(
-        "--losses", type=cli.flag, default=False, help="with runs=A,B,...: true compares losses token by token with A's"
+        "--losses", type=cli.flag, default=False, help="with runs=A,B,...: true compares losses by token, or BLEU, with A's"
     )
     return parser
 

@@ -4,6 +4,7 @@ A row has its "kind": "gates", "metric" or "words". The rows of kind "gates" and
 those of a run on a text.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -107,7 +108,7 @@ def measure_words(
     statistics = corpus_statistics(task, model, split, limit, words=len(task.labels))
     sums = statistics.tallies[layer, "f"].words
     assert sums is not None
-    types = word_rows(sums, task.labels, min_count)
+    types = word_rows(sums, task.labels, min_count, task.word_of)
     if not types:
         raise UserError(f"no word stands {min_count} times in {split}: set min_count lower, or words=train")
     row = {"kind": "words"} | _about(run, name, model) | {"layer": layer, "split": split, "size": task.size(split, limit)}
@@ -121,14 +122,19 @@ def corpus_statistics(
     task: Any, model: nn.Module, split: str, limit: int | None = None, *, words: int | None = None
 ) -> GateStatistics:
     """The statistics of the input and forget gates while a split is evaluated; of each of `words` words where given."""
-    statistics, numbers = GateStatistics(words=words), list[Tensor]()
+    statistics, numbers, calls = GateStatistics(words=words), list[Tensor](), Counter[str]()
 
     def reading(read: Tensor) -> None:
         numbers[:] = [read]
+        calls.clear()
 
     def add(record: GateRecord) -> None:
-        fitting = bool(numbers) and next(iter(record.values.values())).shape[:2] == numbers[0].shape
-        statistics.add(record, numbers[0] if words is not None and fitting else None)
+        shape, step = next(iter(record.values.values())).shape[:2], calls[record.layer_name]
+        calls[record.layer_name] += 1
+        read = numbers[0] if words is not None and numbers else None
+        if read is not None and shape[0] == 1:  # a cell, or a layer that is called for each step
+            read = read[step : step + 1]
+        statistics.add(record, read if read is not None and read.shape == shape else None)
 
     try:
         with watched(model, add, SHOWN):

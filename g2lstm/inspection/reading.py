@@ -78,9 +78,7 @@ def read_runs(
         if unknown := readings[-1].unknown:
             say(f"{run.path} does not know: {' '.join(unknown)}")
     if len({(*reading.words,) for reading in readings}) > 1:
-        raise UserError(
-            "the runs read different words: give runs of one vocabulary, or a text that says all that is read"
-        )
+        raise UserError("the runs read different words: give runs of one vocabulary, or a text that says all that is read")
     return readings
 
 

@@ -5,6 +5,7 @@ is tested over a corpus, with word types as the units of the test: the occurrenc
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 class WordRow:
     """A word's gate: mean over its occurrences of the mean over units, with a 95% confidence interval."""
 
-    word: str  # the word and its class, one of `CLASSES`
+    word: str  # what the task calls it, and its class, one of `CLASSES`
     kind: str
     count: int  # occurrences
     mean: float  # the mean and its interval, occurrences taken as independent
@@ -48,8 +49,10 @@ class WordRow:
     open: float
 
 
-def word_class(word: str) -> str:
-    """One of `CLASSES`. English; a word between letters that is not in a closed class counts as content."""
+def word_class(word: str | None) -> str:
+    """One of `CLASSES`, "other" for None. English; a word with letters that is not in a closed class counts as content."""
+    if word is None:
+        return "other"
     if word == EOS:
         return "sentence end"
     if word.lower() in FUNCTION_WORDS:
@@ -61,15 +64,21 @@ def word_class(word: str) -> str:
     return "other" if any(c in SYMBOLS for c in word) else "punctuation"
 
 
-def word_rows(sums: Tensor, words: tuple[str, ...], min_count: int = 20) -> list[WordRow]:
-    """The words seen at least `min_count` times, and twice, lowest mean first, from the (V, 6) sums of a `Tally`."""
+def word_rows(
+    sums: Tensor, labels: Sequence[str], min_count: int = 20, word_of: Callable[[str], str | None] = str
+) -> list[WordRow]:
+    """The labels seen at least `min_count` times, and twice, lowest mean first, from the (V, 6) sums of a `Tally`.
+
+    `word_of` gives the word that a label is, by which it is classed, as a task's does.
+    """
     columns = dict(zip(WORD_COLUMNS, sums.double().cpu().unbind(1), strict=True))
     rows = []
     for index in (columns["count"] >= max(min_count, 2)).nonzero().flatten().tolist():
         n, total, squared, below, above = (columns[name][index].item() for name in WORD_COLUMNS[:5])
         mean = total / n
         half = 1.96 * math.sqrt(max(squared / n - mean**2, 0.0) / (n - 1))
-        row = WordRow(words[index], word_class(words[index]), int(n), mean, mean - half, mean + half, below / n, above / n)
+        label, kind = labels[index], word_class(word_of(labels[index]))
+        row = WordRow(label, kind, int(n), mean, mean - half, mean + half, below / n, above / n)
         rows.append(row)
     return sorted(rows, key=lambda row: (row.mean, row.word))
 

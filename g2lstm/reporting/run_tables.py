@@ -11,19 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from g2lstm.decoding.scores import bleu_of, paired_bootstrap
 from g2lstm.errors import UserError
 from g2lstm.reporting.comparison import BLOCK, equivalence_test, loss_difference, mean_interval, sign_flip_test
 from g2lstm.reporting.figures import gate_kind, gate_label, gate_order
-from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
+from g2lstm.reporting.tables import SPREAD, interval, markdown, metric_title, number, spread
 from g2lstm.runs.run import Run, labels
 from g2lstm.training.task import Metric
 
 BASELINE = "sigmoid"
 NONE = "(no run is recorded yet)"
 NEEDED = {"parameters": int, "threads": int | None, "seconds": int | float, "hardware": str, "torch": str}  # of a summary
+DRAWS = 1000  # of the bootstrap over sentences
 ONE_SEED = "one seed: no interval"
 UNPAIRED = re.compile(r"_(without_finetune|recorded_weights)$")  # what a summary says of other weights
 Groups = dict[str, list[Run]]
@@ -101,7 +104,7 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
     hardware = _all_of((f"{s.get('hardware', '-')}, torch {s.get('torch', '-')}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
-    return markdown(lines, f"{metric.name.replace('_', ' ').capitalize()}{over}; measured on {hardware}.")
+    return markdown(lines, f"{metric_title(metric.name)}{over}; measured on {hardware}.")
 
 
 def difference_table(groups: Groups) -> str:
@@ -120,7 +123,7 @@ def statistics_table(groups: Groups, margin: float | None = None) -> str:
     from the plain LSTM paired by seed, with tests. Within `margin` a difference counts as none, for one of equivalence.
     """
     tests: dict[str, Callable[[Sequence[float]], float]] = {"p": sign_flip_test}
-    name = metric_of(groups).name.replace("_", " ").capitalize()
+    name = metric_title(metric_of(groups).name)
     footnote = f"{name}; n runs that differ in their seed. p: exact test of all flips of the n signs, at least 2/2^n."
     if margin is not None:
         tests[f"p of {margin:g} or more"] = partial(equivalence_test, margin=margin)
@@ -139,15 +142,17 @@ def statistics_table(groups: Groups, margin: float | None = None) -> str:
 
 
 def loss_table(runs: Sequence[Run]) -> str:
-    """Each run's loss of every token less the first run's, for each kind of evaluation that both keep.
+    """Each run's loss of every token less the first run's, for each kind of evaluation that both keep; BLEU of translations.
 
     Raises:
         UserError: a run keeps no losses, or of another text.
     """
     first, *others = [(run.path, _losses(run.folder.losses)) for run in runs]
+    if all(run.config.task_class.metric.name == "bleu" for run in runs):
+        return _bleu_table([first, *others])
     lines = [["run", "split", "tokens", "loss difference a token", "95% interval", "its exponential", "95% interval"]]
     for path, losses in others:
-        for name in (name for name in first[1] if name in losses):
+        for name in (name for name in first[1] if name in losses and "_statistics" not in name):
             try:
                 less, (low, high) = loss_difference(losses[name], first[1][name])
             except ValueError as error:
@@ -170,6 +175,24 @@ def _losses(file: Path) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError) as error:
         text = "runs recorded earlier keep no losses" if not file.exists() else f"it is damaged ({error})"
         raise UserError(f"can't read {file}: {text}; train again, or leave the run out") from None
+
+
+def _bleu_table(found: list[tuple[Path, dict[str, np.ndarray]]]) -> str:
+    """The BLEU of each run, and less that of the first on the same sentences."""
+    (first, sums), *_ = found
+    lines = [["run", "split", "sentences", "BLEU", "difference", "95% interval", "p"]]
+    for path, kept in found:
+        for name in (name for name in sums if name in kept and "_statistics" in name):
+            cells = [f"{len(kept[name]):,}", number(float(bleu_of(kept[name].sum(0, dtype=np.int64)))), "-", "-", "-"]
+            if path != first:
+                try:
+                    less = paired_bootstrap(torch.from_numpy(kept[name]), torch.from_numpy(sums[name]), draws=DRAWS)
+                except ValueError as error:
+                    raise UserError(f"{path} can't be compared with {first} on {name}: {error}") from None
+                cells[2:] = [number(less.difference, 2, "+"), interval(less.low, less.high, 2, "+"), f"{less.p:.3g}"]
+            lines.append([path.as_posix(), name.replace("_statistics", "").replace("_", " + "), *cells])
+    text = f"Less {first.as_posix()}; paired bootstrap, {DRAWS:,} draws of all sentences: of this text, not of seeds."
+    return markdown(lines, text, texts=2)
 
 
 def _differences(groups: Groups) -> dict[str, dict[str, list[float]]]:

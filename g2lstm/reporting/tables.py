@@ -20,6 +20,11 @@ def markdown(lines: Lines, footnote: str = "", *, texts: int = 1) -> str:
     return f"{table}\n\n{footnote}" if footnote else table
 
 
+def metric_title(name: str) -> str:
+    """What people call a metric, at the start of a sentence: "Perplexity", "BLEU"."""
+    return {"bleu": "BLEU", "chrf": "chrF"}.get(name, name.replace("_", " ").capitalize())
+
+
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """With commas between thousands; a dash for what was not measured."""
     return "-" if value is None else f"{value:{sign},.{digits}f}"

@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from g2lstm.files import write_atomically
@@ -27,14 +28,16 @@ def evaluate_model(
 ) -> dict[str, float]:  # fmt: skip
     """The metrics in float32 of each split in each variant of evaluation, all of the task's without `variants`.
 
-    The losses of the single items go to `losses` as float16, by split and variant, as "test_cache".
+    The losses of the single items go to `losses` by split and variant, as "test_cache": as float16, or as float32 where
+    they are sums over a sentence, which have statistics beside them.
     """
     found: dict[str, float] = {}
     for split, variant in product(splits, task.variants if variants is None else variants):
         evaluation = task.evaluate(model, split, variant)
         found |= {metric_key(name, split, variant): value for name, value in evaluation.metrics.items() if name != "loss"}
         if losses is not None and evaluation.losses is not None:
-            losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.half()
+            dtype = torch.float16 if evaluation.statistics is None else torch.float32
+            losses[split + (f"_{variant}" if variant else "")] = evaluation.losses.to(dtype)
         if losses is not None and evaluation.statistics is not None:
             losses[metric_key("statistics", split, variant)] = evaluation.statistics
     return found

@@ -214,6 +214,9 @@ class LanguageModelTask:
         sentences = int((tokens == self.corpus.vocabulary.index[EOS]).sum())
         return f"{sentences:,} sentences ({len(tokens):,} words)"
 
+    def word_of(self, label: str) -> str:
+        return label
+
     def read(self, model: nn.Module, text: str | None) -> ReadText:
         """Words between white space; the text starts and ends like a sentence of the corpus.
 

@@ -4,6 +4,7 @@ S source steps, T target steps, B batch, N pairs, V vocabulary of the target sid
 """
 
 import hashlib
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from g2lstm.data.lines import detokenize, tokenize
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
+from g2lstm.data.text import EOS
 from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
 from g2lstm.errors import UserError
@@ -174,6 +176,12 @@ class TranslationTask:
     @property
     def labels(self) -> tuple[str, ...]:
         return self.subwords.target_labels
+
+    def word_of(self, label: str) -> str | None:
+        """The word that a sub-word starts, without the mark of a start and Moses' escapes."""
+        if label == "</s>":
+            return EOS
+        return html.unescape(label[1:]) or None if label.startswith("\u2581") else None
 
     def files(self) -> dict[str, str]:
         text = json.dumps(asdict(self.form) | dict(self.text), indent=1)

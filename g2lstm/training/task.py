@@ -139,6 +139,9 @@ class Task(Protocol):
     def size(self, split: Split, limit: int | None = None) -> str:
         """How much an evaluation reads, as "3,370 sentences (73,760 words)"."""
 
+    def word_of(self, label: str) -> str | None:
+        """The word that one of `labels` is, "<eos>" where it ends a sentence, None where it is none, as a part of a word."""
+
     def read(self, model: nn.Module, text: str | None) -> ReadText:
         """The model reads one text, or an example of the task's where it is None; gates can be watched meanwhile."""
 

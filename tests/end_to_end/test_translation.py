@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from g2lstm import cli
+from g2lstm.inspection.words import word_class
 from g2lstm.runs.run import Run
 from g2lstm.training.checkpoint import load_checkpoint
 
@@ -83,6 +84,19 @@ def test_a_summary_has_scores_counts_and_signatures(runs):
     losses = load_file(runs / "stacked" / "losses.safetensors")
     assert losses["test_statistics"].shape == (9, 10)
     assert losses["test"].shape == (9,)
+    assert losses["test"].dtype == torch.float32
+
+
+def test_bleu_is_compared_and_named(here, runs):
+    table = here("tables", "runs=stacked,conditional", "losses=true").splitlines()
+    found = [json.loads((runs / name / "summary.json").read_text()) for name in ("stacked", "conditional")]
+    rows = [line.strip("| ").split(" | ") for line in table if "| test |" in line]
+    assert [row[:4] for row in rows] == [
+        [name, "test", "9", f"{one['test_bleu']:.2f}"] for name, one in zip(("stacked", "conditional"), found, strict=True)
+    ]
+    assert rows[1][4] == f"{found[1]['test_bleu'] - found[0]['test_bleu']:+.2f}"
+    assert "paired bootstrap, 1,000 draws" in table[-1]
+    assert "BLEU; n runs" in here("tables", "runs=stacked")
 
 
 def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, tmp_path):
@@ -138,6 +152,16 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus):
     here("gate_histograms", "runs=stacked,conditional", "split=valid", "out=gates")
     rows = json.loads(Path("gates", "gates.json").read_text())
     assert any("decoder" in row.get("layer", "") for row in rows)
+    here("gate_heatmap", "runs=conditional", "text=da de bo", "min_count=2", "out=words")
+    (words,) = (row for row in json.loads(Path("words", "gates.json").read_text()) if row["kind"] == "words")
+    found = {row["word"]: row for row in words["lowest_and_highest"]}
+    assert (found["<s>"]["kind"], found["<s>"]["count"]) == ("other", 14)  # once a sentence
+    task = Run.open(Path("stacked")).task()
+    for label, kind in {
+        **{"\u2581The": "function", "\u2581&apos;s": "function", "\u2581bus": "content", "\u2581,": "punctuation"},
+        **{"</s>": "sentence end", "the": "other", "\u2581": "other", "<unk>": "other"},
+    }.items():
+        assert word_class(task.word_of(label)) == kind, label
     here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
     shown = json.loads(Path("map", "heatmap.json").read_text())["models"][0]
     assert shown["words"][0] == "<s>"

@@ -147,7 +147,7 @@ def test_nothing_is_written_before_all_runs_have_read_the_text(capsys) -> None:
     (other / "vocabulary.json").write_text(words.replace('"w1"', '"v1"'))
     rebind(other)
     assert heatmap("runs=results/text/gumbel*,c/*", "text=w1", "words=train", "min_count=5", "out=none") == 2
-    assert "the runs know different words of the text" in capsys.readouterr().err
+    assert "the runs read different words" in capsys.readouterr().err
     assert not Path("none").exists()
 
 

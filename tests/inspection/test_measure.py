@@ -2,13 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from g2lstm.errors import UserError
 from g2lstm.inspection.gates import GateRecord
-from g2lstm.inspection.measure import ALL, joined, keep_first, of_one_text, open_store, recorded_rows, rows_of
+from g2lstm.inspection.measure import (
+    ALL,
+    corpus_statistics,
+    joined,
+    keep_first,
+    of_one_text,
+    open_store,
+    recorded_rows,
+    rows_of,
+)
 from g2lstm.inspection.statistics import GateStatistics
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -27,6 +38,27 @@ def test_rows_of_layers_add_up_to_the_row_of_all() -> None:
     for row in rows:
         assert sum(row["histogram"]) == pytest.approx(1.0, abs=1e-5)
         assert row["binary"] == pytest.approx(sum(row["histogram"][:5] + row["histogram"][-5:]), abs=1e-5)
+
+
+def test_a_cells_steps_are_counted_at_their_words_as_a_layers() -> None:
+    layer, cell = nn.LSTM(4, 3), nn.LSTMCell(4, 3)
+    cell.load_state_dict({name.removesuffix("_l0"): tensor for name, tensor in layer.state_dict().items()})
+    texts = [torch.randint(5, (steps, 2)) for steps in (6, 1, 4)]
+
+    def evaluate(model, split, variant, *, limit, reading) -> None:
+        for text in texts:
+            reading(text)
+            x, state = nn.functional.one_hot(text, 5)[..., :4].float(), None
+            for step in x if isinstance(model, nn.LSTMCell) else ():
+                state = model(step, state)
+            if state is None:
+                model(x)
+
+    task = SimpleNamespace(evaluate=evaluate, gate_variant="")
+    found = [corpus_statistics(task, model, "valid", words=5).tallies for model in (layer, cell)]
+    ((one, other),) = [[next(t.words for (_, gate), t in tallies.items() if gate == "f") for tallies in found]]
+    assert one[:, 0].tolist() == torch.cat(texts).flatten().bincount(minlength=5).tolist()
+    assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_bins_are_joined_in_order() -> None:

@@ -9,7 +9,8 @@ from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_
 @pytest.mark.parametrize(
     ("word", "kind"),
     [("<eos>", "sentence end"), (",", "punctuation"), ("'", "punctuation"), ("The", "function"), ("n't", "function"),
-     ("market", "content"), ("mr.", "content"), ("N", "other"), ("<unk>", "other"), ("$", "other"), ("1990s", "other")],
+     ("market", "content"), ("mr.", "content"), ("N", "other"), ("<unk>", "other"), ("$", "other"), ("1990s", "other"),
+     (None, "other")],
 )  # fmt: skip
 def test_classes(word, kind) -> None:
     assert word_class(word) == kind

@@ -61,7 +61,7 @@ def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatc
     monkeypatch.setattr("g2lstm.tasks.language_model.LanguageModelTask.metric", Metric("bleu", "pixels"))
     found = table(tmp_path / "x")
     assert found.startswith("| gate | valid | test | test + beam | seeds | parameters | threads | minutes | pixels/s |")
-    assert "\n\nBleu; measured on" in found
+    assert "\n\nBLEU; measured on" in found
 
 
 def test_any_runs_are_put_into_a_table(record_run, tmp_path, capsys) -> None:

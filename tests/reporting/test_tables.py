@@ -4,7 +4,7 @@ from statistics import stdev
 
 import pytest
 
-from g2lstm.reporting.tables import interval, markdown, number, spread
+from g2lstm.reporting.tables import interval, markdown, metric_title, number, spread
 
 
 def test_a_table_has_a_head_a_rule_and_its_footnote() -> None:
@@ -25,6 +25,15 @@ def test_a_table_has_a_head_a_rule_and_its_footnote() -> None:
 )
 def test_a_spread_is_the_mean_and_the_sample_standard_deviation(values, options, text) -> None:
     assert spread(values, **options) == text
+
+
+def test_a_metric_is_named_as_people_name_it() -> None:
+    assert [metric_title(name) for name in ("perplexity", "bleu", "chrf", "exact_match")] == [
+        "Perplexity",
+        "BLEU",
+        "chrF",
+        "Exact match",
+    ]
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -113,6 +113,9 @@ class Copying:
     def size(self, split: str, limit: int | None = None) -> str:
         return f"{self.config.batch_size} sequences"
 
+    def word_of(self, label: str) -> str | None:
+        return None if label == "_" else label
+
     def read(self, model: nn.Module, text: str | None) -> ReadText:
         digits = [sign for sign in (text or "3141") if sign.isdigit()]
         with torch.no_grad():
