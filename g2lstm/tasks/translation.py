@@ -246,7 +246,7 @@ class TranslationTask:
         texts = [""] * count
         for index, best in zip(short, self.search([model], [pairs.source(i) for i in short], options), strict=True):
             texts[index] = self.subwords.decode(best[0].tokens)
-        own, statistics = self._scores(texts, self._references(split, count), detokenise=whole)
+        own, statistics = self._scores(texts, self.corpus.lines[split][1][:count], detokenise=whole)
         return Evaluation(metrics | own, losses, statistics)
 
     def search(
@@ -334,9 +334,6 @@ class TranslationTask:
         """Pairs that are read of a split."""
         limits = [limit, None if split == "train" else self.config.eval.limit]
         return min([len(getattr(self.corpus, split)), *(one for one in limits if one is not None)])
-
-    def _references(self, split: str, count: int) -> list[str]:
-        return self.corpus.lines[split][1][:count]
 
     def _reference_losses(
         self, model: nn.Module, split: str, limit: int | None, reading: Callable[[Tensor], None] | None
