@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from g2lstm.data.pairs import Pairs
-from g2lstm.data.subwords import BOS, EOS, PAD
 from g2lstm.errors import UserError
+from g2lstm.models.translation import BOS, EOS, PAD
 
 # Sub-words by which a source may be out of order. On 65,737 pairs of IWSLT14 in batches of 1,500 target steps, 3 give 3.5%
 # of padding, and of two pairs in a batch 1 in 5 meets again in the next epoch's; without it 1.8%, and 2 in 5.

@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from g2lstm.errors import UserError
+from g2lstm.models.translation import UNK
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 _FORMAT = "g2lstm-subwords-1"
 _MOST_WORDS = 500_000  # whose ids are remembered: about 200 MB

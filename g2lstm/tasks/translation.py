@@ -19,13 +19,13 @@ from g2lstm.data.batching import evaluation_batches, padded, padded_sources, pla
 from g2lstm.data.lines import detokenize, tokenize
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.sources import SPLITS
-from g2lstm.data.subwords import BOS, PAD, UNK, Subwords
+from g2lstm.data.subwords import Subwords
 from g2lstm.data.text import EOS
 from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
-from g2lstm.models.translation import Translator
+from g2lstm.models.translation import BOS, PAD, UNK, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
@@ -240,9 +240,7 @@ class TranslationTask:
         options, whole = self.config.eval, variant == ""
         if not whole:
             options, count = replace(options, beam=1), min(count, GLANCE)
-        short = [
-            index for index in range(count) if pairs.lengths[index, 0] <= LONGEST_LINE
-        ]  # a longer one has no translation
+        short = [index for index in range(count) if pairs.lengths[index, 0] <= LONGEST_LINE]  # the others stay empty
         texts = [""] * count
         for index, best in zip(short, self.search([model], [pairs.source(i) for i in short], options), strict=True):
             texts[index] = self.subwords.decode(best[0].tokens)

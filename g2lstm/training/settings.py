@@ -12,7 +12,7 @@ class Settings:
     epochs: int  # of the main stage
     finetune_epochs: int  # at most, of the finetune stage, which averages from its start and begins at the best weights
     max_steps: int | None  # optimiser steps after which the run ends, whatever the epoch
-    optimizer: str  # "sgd" or "adamw"
+    optimizer: str  # "sgd", "adamw" or "adadelta"
     lr: float
     weight_decay: float
     betas: tuple[float, float]

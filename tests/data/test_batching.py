@@ -6,8 +6,8 @@ import torch
 
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, padding_share, plan_batches
 from g2lstm.data.pairs import encode_pairs
-from g2lstm.data.subwords import BOS, EOS, PAD
 from g2lstm.errors import UserError
+from g2lstm.models.translation import BOS, EOS, PAD
 
 
 def sentence_lengths(count: int, seed: int = 0) -> np.ndarray:

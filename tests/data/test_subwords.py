@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g2lstm.data.numbers import number_pairs
-from g2lstm.data.subwords import EOS, SPECIALS, UNK, Subwords
+from g2lstm.data.subwords import SPECIALS, Subwords
 from g2lstm.errors import UserError
+from g2lstm.models.translation import EOS, UNK
 
 PAIRS = number_pairs(400)["train"]
 GERMAN, ENGLISH = ([pair[side] for pair in PAIRS] for side in (0, 1))

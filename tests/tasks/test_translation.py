@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from g2lstm.data.batching import padded
-from g2lstm.data.subwords import PAD
 from g2lstm.errors import UserError
 from g2lstm.gates import SigmoidGate
+from g2lstm.models.translation import PAD
 from g2lstm.runs.compose import compose
 from g2lstm.schema import checked
 from g2lstm.tasks.translation import TranslationConfig, TranslationTask

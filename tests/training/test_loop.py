@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from g2lstm.cell import G2LSTMCell
 from g2lstm.errors import UserError
-from g2lstm.gates import TemperatureSchedule
+from g2lstm.gates import GumbelGate, TemperatureSchedule, noise_share
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -344,3 +345,29 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path):
     save_checkpoint(tmp_path / "last.safetensors", content | {"identity": "another"})
     with pytest.raises(UserError, match="belongs to another run"):
         trainer(tmp_path, resume=True)
+
+
+class Noisy(Scripted):
+    """Writes down the share of noise at each step."""
+
+    def build_model(self) -> nn.Module:
+        return nn.ModuleDict({"cell": G2LSTMCell(3, 1, gate=GumbelGate(noise_p=0.6))})
+
+    def loss(self, model, item, carried):
+        self.shares.append(model["cell"].gate.noise_p)
+        loss = model["cell"](torch.ones(2, 3))[0].square().mean()
+        return LossResult(loss, loss, 2, None)
+
+    def evaluate(self, model, split, variant=""):
+        return Evaluation({"loss": 1.0, "perplexity": math.e})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "last_third"])
+def test_the_share_of_noise_follows_its_schedule(tmp_path, schedule):
+    task = Noisy()
+    task.shares = []
+    trainer(tmp_path, task, noise_p=0.6, noise_p_schedule=schedule).fit()
+    assert len(task.shares) == SETTINGS.epochs * BATCHES
+    expected = [noise_share(0.6, schedule, step / len(task.shares)) for step in range(len(task.shares))]
+    assert task.shares == pytest.approx(expected)
+    assert (task.shares[-1] < 0.2) == (schedule == "last_third")
