@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from g2lstm.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -84,6 +87,21 @@ class Commands:
         status = command.wait()
         assert status == 0, command.text()
         return command.text()
+
+    def finished_and_killed(self, options: list[str], lines: int) -> list[Path]:
+        """Two folders of one run: never stopped, and killed after so many lines of its curve and gone on with."""
+        folders = [self.folder / "straight", self.folder / "killed"]
+        self.run(*options, "run_dir=straight")
+        killed, curve = self.start(*options, "run_dir=killed"), folders[1] / "metrics.jsonl"
+        while not curve.exists() or curve.read_bytes().count(b"\n") < lines:
+            time.sleep(0.01)
+            assert "error" not in killed.text()
+        killed.send(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+        self.run("resume=killed")
+        a, b = (load_checkpoint(folder / "last.safetensors")["model"] for folder in folders)
+        assert all(a[name].equal(b[name]) for name in a)
+        return folders
 
 
 def _ask(server: subprocess.Popen[str], request: dict[str, object]) -> str:

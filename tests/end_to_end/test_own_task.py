@@ -3,14 +3,11 @@
 import importlib
 import json
 import re
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from g2lstm import cli
-from g2lstm.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent / "own_task"
@@ -61,19 +58,8 @@ def test_a_joblib_sweep_of_which_a_process_was_killed_leaves_a_summary_a_run_whe
         assert found["finished"]
 
 
-def test_a_killed_run_ends_as_one_never_killed(commands, tmp_path):
-    options = [*OPTIONS, "gate=gumbel", "epochs=6", "log_every=1"]
-    commands.run(*options, "run_dir=straight")
-    killed = commands.start(*options, "run_dir=killed")
-    curve = tmp_path / "killed" / "metrics.jsonl"
-    while not curve.exists() or curve.read_bytes().count(b"\n") < 30:
-        time.sleep(0.01)
-        assert "error" not in killed.text()
-    killed.send(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    commands.run("resume=killed")
-    a, b = (load_checkpoint(tmp_path / name / "last.safetensors")["model"] for name in ("straight", "killed"))
-    assert all(a[name].equal(b[name]) for name in a)
+def test_a_killed_run_ends_as_one_never_killed(commands):
+    commands.finished_and_killed([*OPTIONS, "gate=gumbel", "epochs=6", "log_every=1"], lines=30)
 
 
 def test_it_is_evaluated_compressed_and_stored(here):

@@ -4,9 +4,7 @@ import importlib
 import io
 import json
 import random
-import signal
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,20 +97,9 @@ def test_bleu_is_compared_and_named(here, runs):
     assert "BLEU; n runs" in here("tables", "runs=stacked")
 
 
-def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, tmp_path):
-    options = [*options, "gate=gumbel", "epochs=4"]
-    commands.run(*options, "run_dir=straight")
-    killed = commands.start(*options, "run_dir=killed")
-    curve = tmp_path / "killed" / "metrics.jsonl"
-    while not curve.exists() or curve.read_bytes().count(b"\n") < 12:
-        time.sleep(0.01)
-        assert "error" not in killed.text()
-    killed.send(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    commands.run("resume=killed")
-    a, b = (load_checkpoint(tmp_path / name / "last.safetensors")["model"] for name in ("straight", "killed"))
-    assert all(a[name].equal(b[name]) for name in a)
-    one, other = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("straight", "killed"))
+def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options):
+    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=4"], lines=12)
+    one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert {key for key in one if one[key] != other[key]} <= {"seconds", "subwords_per_second"}
 
 
