@@ -73,7 +73,8 @@ def build_optimizer(
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]))
+        given = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(given, lr=lr, betas=(betas[0], betas[1]), fused=True)  # one pass over the weights
     if name == "adadelta":  # eps as the paper's translation code has it
         return torch.optim.Adadelta(parameters, lr=lr, rho=betas[0], eps=1e-7, weight_decay=weight_decay)
     raise ValueError(f"the optimizer must be sgd, adamw or adadelta, got {name!r}")
