@@ -1,4 +1,4 @@
-"""How far gradients reach in an RNN, an LSTM and a G2-LSTM: python experiments/gradient_flow.py; docs/background.md shows it."""
+"""How far gradients reach in an RNN, an LSTM and a G2-LSTM: python experiments/gradient_flow.py; see docs/background.md."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from g2lstm.training.progress import duration, say
 def gradient_flow(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     torch.set_num_threads(options.threads)
-    folder, console = Path("results" if options.record else "runs", "gradient_flow"), Console(stderr=True)
+    folder, console = options.out, Console(stderr=True)
     check_committed(folder)
     about = environment(torch.device("cpu"), "auto")
     facts = {"delay": options.delay, "steps": options.steps}
@@ -54,7 +54,7 @@ def _parser() -> cli.OptionParser:
     add("--delay", type=cli.whole(1, 1000), default=50, metavar="N", help="longest delay; %(default)s without it")
     add("--steps", type=cli.whole(1, 1_000_000), default=600, metavar="N", help="of training; %(default)s without it")
     add("--threads", type=cli.threads, default=1, metavar="N", help="CPU threads; %(default)s without it")
-    add("--record", type=cli.flag, default=False, help="true: write to results/ instead of runs/, from committed code")
+    add("--out", type=cli.folder, default=Path("runs/gradient_flow"), metavar="DIR", help="%(default)s without it")
     return parser
 
 

@@ -6,6 +6,7 @@ T time, B batch, H hidden units.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from g2lstm.lstm import G2LSTM
 from g2lstm.runs.store import Row
 
-MODELS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "sigmoid": nn.LSTM, "gumbel": G2LSTM}
+MODELS: dict[str, Callable[[int, int], nn.RNNBase]] = {"rnn": nn.RNN, "sigmoid": nn.LSTM, "gumbel": G2LSTM}
 SYMBOLS = DISTRACTORS = 8
 HIDDEN, BATCH, LEARNING_RATE, CLIP = 32, 64, 3e-3, 1.0
 TESTED, MEASURED = 512, 16  # sequences for the accuracy, and those of them for the norms
@@ -64,7 +65,8 @@ def measure_recall(name: str, seed: int, *, delay: int, steps: int) -> Row:
         delay, steps: the longest delay, at which everything is measured; batches of training.
 
     Returns:
-        for "before" and "after" the accuracy, and for each state the mean over sequences of the norms' log10 at t = 1 to `delay`.
+        for "before" and "after" the accuracy, and for each state the norms at t = 1 to `delay`: the mean over sequences of
+        their log10.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

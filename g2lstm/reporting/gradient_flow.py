@@ -21,8 +21,8 @@ def by_model(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Before training beside after it, h above c: the geometric mean over seeds, and a band from the lowest to the highest."""
-    figure, places = grid(2, 2, (9, 6.4), sharex=True, sharey=True)
+    """Before training beside after it, h above c: the geometric mean over seeds, a band from the lowest to the highest."""
+    figure, places = grid(2, 2, (9, 6.4), sharex=True, sharey="row")
     colours = looks(by_model(rows))
     for axes, (state, time) in zip(places.flat, product(STATES, TIMES), strict=True):
         for name, mine in by_model(rows).items():
