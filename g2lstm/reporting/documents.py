@@ -2,7 +2,8 @@
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
-compression/NAME:sweep or NAME:study for what experiments/compression_sweep.py or study.py wrote.
+compression/NAME:sweep, NAME:study or gradient_flow:norms for what experiments/compression_sweep.py, study.py or
+gradient_flow.py wrote.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The norms of d h_T / d h_t are those of a closed form and of the framework's Jacobians; the command that shows them."""
 
 import json
+from pathlib import Path
 
 import gradient_flow
 import pytest
@@ -97,6 +98,11 @@ def test_the_command_writes_rows_table_and_figure(tmp_path, capsys) -> None:
     assert "| plain RNN |" in table(rows)
     lines = [[len(axes.lines), len(axes.collections)] for axes in draw(rows).axes]
     assert lines == [[4, 3], [4, 3], [3, 2], [3, 2]]  # curves and a line at 1, bands
+
+
+def test_the_recorded_table_is_that_of_the_recorded_numbers() -> None:
+    folder = Path(gradient_flow.__file__).parent.parent / "results" / "gradient_flow"
+    assert table(json.loads((folder / "norms.json").read_text())) + "\n" == (folder / "norms.md").read_text()
 
 
 def test_what_a_commit_has_is_measured_once(tmp_path, monkeypatch) -> None:
