@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from g2lstm.data import parallel
+from g2lstm.data import download, pair_sources, parallel
 from g2lstm.data.batching import padding_share, plan_batches
 from g2lstm.data.numbers import number_pairs
 from g2lstm.data.parallel import ParallelCorpus, load_parallel
@@ -20,6 +20,7 @@ SPLITS = {key: pairs[:count] for (key, pairs), count in zip(number_pairs(300).it
 def no_corpora_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     for variable in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.setattr(download, "RETRIES", 0)
     if "corpus" not in request.keywords:
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("G2LSTM_DATA", raising=False)
@@ -131,7 +132,10 @@ def test_raw_text_is_tokenised_and_its_lines_stay_as_they_were_found(tmp_path: P
         ({"name": "numbers", "extra": True, "split": "fairseq"}, ["data.extra=true", "iwslt14", "leave it out"]),
         ({"name": "wmt14", "split": "fairseq"}, ["data.split=fairseq", "iwslt14"]),
         ({"name": "iwslt14", "extra": True, "files": {"train": ["a", "b"]}}, ["data.extra=true", "own folder"]),
-        ({"name": "iwslt14", "download": True}, ["has no test or valid", "set data.split=fairseq, which the Hub has"]),
+        (
+            {"name": "iwslt14", "download": True},
+            ["has no test or valid", "de-en.tgz", "set data.split=fairseq, which the Hub has"],
+        ),
     ],
 )
 def test_options_that_name_no_text_are_one_line(options: dict, parts: list[str]):
@@ -152,8 +156,8 @@ def iwslt14(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mixer": {"train": (400, 300), "valid": (30,), "test": (20,)},
         "fairseq": {"train": (299, 300), "valid-fairseq": (34,), "test-fairseq": (20,)},
     }
-    monkeypatch.setitem(parallel.COUNTS, "iwslt14", counts)
-    monkeypatch.setitem(parallel.WORDS, "iwslt14", {})
+    monkeypatch.setitem(pair_sources.COUNTS, "iwslt14", counts)
+    monkeypatch.setitem(pair_sources.WORDS, "iwslt14", {})
     extra = [*SPLITS["valid"], SPLITS["test"][0], SPLITS["train"][0], ("neu", "new"), ("neu", "new")]
     splits = SPLITS | {"valid-fairseq": extra, "test-fairseq": SPLITS["test"]}
     return write(tmp_path / "data" / "iwslt14", splits, ("de", "en"))
@@ -191,8 +195,8 @@ def test_other_counts_than_the_published_ones_are_refused(iwslt14: Path, split: 
 
 
 def test_other_words_than_the_published_ones_are_refused(iwslt14: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(parallel.WORDS, "iwslt14", {"test": (20, 1)})
-    monkeypatch.setattr(parallel, "looks_tokenised", lambda _: True)
+    monkeypatch.setitem(pair_sources.WORDS, "iwslt14", {"test": (20, 1)})
+    monkeypatch.setattr(pair_sources, "looks_tokenised", lambda _: True)
     with refused("test.de has 20 and", "words, expected 20 and 1: "):
         load("iwslt14")
 
@@ -211,12 +215,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shape = pyarrow.struct([("de", pyarrow.string()), ("en", pyarrow.string())])
         table = pyarrow.table({"translation": pyarrow.array(rows, shape)})
         pyarrow.parquet.write_table(table, folder / "de-en" / f"{published}-00000-of-00001.parquet")
-    source = parallel.SOURCES["wmt14"]
+    source = pair_sources.SOURCES["wmt14"]
     monkeypatch.setitem(
-        parallel.SOURCES,
+        pair_sources.SOURCES,
         "wmt14",
-        parallel.ParallelSource(
-            source.languages, source.files, parallel.HubFiles(str(folder), None, source.hub.data_files, source.hub.column)
+        pair_sources.ParallelSource(
+            source.languages,
+            source.files,
+            pair_sources.HubFiles(str(folder), None, source.hub.data_files, source.hub.column),
         ),
     )
     return folder
@@ -227,13 +233,13 @@ def test_parquet_files_of_the_hub_become_files_that_are_there_the_next_time(
 ):
     with refused("no wmt14 corpus", "expected", "4508785"):
         load("wmt14", download=True)
-    monkeypatch.setitem(parallel.HUB_COUNTS, "wmt14", {"train": 300, "valid": 30, "test": 20})
+    monkeypatch.setitem(pair_sources.HUB_COUNTS, "wmt14", {"train": 300, "valid": 30, "test": 20})
     corpus = load("wmt14", download=True)
     assert corpus.form.languages == ("en", "de")
     assert not corpus.form.tokenised
     source, target = SPLITS["test"][0]
     assert [side[0] for side in corpus.lines["test"]] == [f"{target}.", f"{source.title()}, ja."]
-    monkeypatch.setattr(parallel, "open_hub", None)
+    monkeypatch.setattr(pair_sources, "open_hub", None)
     assert load("wmt14").digests == corpus.digests
 
 
