@@ -40,7 +40,7 @@ def gate_heatmap(arguments: list[str]) -> int:
     ends = [word["word"] for row in words for word in row["lowest_and_highest"][:WORDS_AN_END]]
     if boxes := lacking([*(word for reading in shown for word in reading.words), *ends]):
         say(console, f"the font lacks {boxes}: set font.family in a matplotlibrc to one that has them")
-    models = json.dumps({"models": [reading.means() for reading in shown]}, indent=1, ensure_ascii=False)
+    models = json.dumps({"models": [reading.told() for reading in shown]}, indent=1, ensure_ascii=False)
     write_atomically(out / "heatmap.json", models + "\n")
     if words:
         print(word_table(words))

@@ -64,4 +64,4 @@ def _tokens(lines: list[str], language: str) -> list[str]:
 
 def _alike(source: int, target: int, longest: int) -> bool:
     shorter, longer = sorted((source, target))
-    return 0 < shorter and longer <= longest and longer <= RATIO * shorter
+    return shorter > 0 and longer <= longest and longer <= RATIO * shorter

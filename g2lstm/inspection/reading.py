@@ -26,11 +26,16 @@ class Reading:
     words: list[str]  # as figures show them, those that the model doesn't know with a star
     unknown: list[str]  # these, without it
     gates: dict[str, Tensor]  # (N, H) of each gate
+    source: Sequence[str] = ()  # what it looked at besides, and (N, source) weights with which it did
+    attention: Tensor | None = None
 
-    def means(self) -> dict[str, Any]:
-        """The mean over units of each gate at each word, as JSON has it."""
-        means = {gate: [round(value, 5) for value in values.mean(1).tolist()] for gate, values in self.gates.items()}
-        return {"gate": self.gate, "layer": self.layer, "words": self.words, "mean": means}
+    def told(self) -> dict[str, Any]:
+        """The mean over units of each gate at each word, and what the model looked at, as JSON has it."""
+        found = {"gate": self.gate, "layer": self.layer, "words": self.words}
+        found["mean"] = {gate: _rounded(values.mean(1)) for gate, values in self.gates.items()}
+        if self.attention is not None:
+            found |= {"source": list(self.source), "attention": [_rounded(weights) for weights in self.attention]}
+        return found
 
 
 def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: str | None = None) -> Reading:
@@ -59,7 +64,7 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
     layer = chosen_layer(own, layer)
     gates = {gate: torch.cat(steps)[-len(read.labels) :].cpu() for gate, steps in own[layer].items()}
     words = [f"{word}*" if word in read.unknown else word for word in read.labels]
-    return Reading(gate, layer, words, read.unknown, gates)
+    return Reading(gate, layer, words, read.unknown, gates, read.source, read.attention)
 
 
 def read_runs(
@@ -88,3 +93,7 @@ def cluster_order(values: Tensor) -> list[int]:
         return list(range(len(values)))
     tree = linkage(values.double().cpu().numpy(), "average", optimal_ordering=len(values) <= MOST_TURNED)
     return [int(leaf) for leaf in leaves_list(tree)]
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 5) for value in values.tolist()]

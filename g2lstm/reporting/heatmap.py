@@ -28,8 +28,12 @@ CLASS_STYLES = {
 
 
 def draw_heatmap(readings: list[Reading]) -> Figure:
-    """Words along the top, one row a model and gate with the mean over units in each cell; long texts go on below."""
+    """Words along the top, one row a model and gate with the mean over units in each cell; long texts go on below.
+
+    Below the gates of its words what each model looked at, if it did: a row a source sub-word.
+    """
     words, labels = readings[0].words, _labels(readings, 44)
+    looking = [reading for reading in readings if reading.attention is not None]
     values = np.array([row for _, row in rows_of(readings)])  # (rows, N)
     low, high = np.floor(10 * values.min()) / 10, np.ceil(10 * values.max()) / 10  # the colours' range
     starts, widest, longest = range(0, len(words), WORDS_A_LINE), min(len(words), WORDS_A_LINE), max(map(len, words))
@@ -37,20 +41,33 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
     high_row = 0.17 * max(2, *(label.count("\n") + 1 for label in labels)) + 0.02  # inches
     slanted = longest > 4
     above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
-    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + (high_row * len(labels) + above) * len(starts))
-    figure, panels = grid(len(starts), 1, size)
-    for axes, start in zip(panels[:, 0], starts, strict=True):
+    heights = [high_row * len(labels), *(0.17 * len(reading.source) for reading in looking)]
+    tall = sum(heights) + above + 0.4 * len(looking)
+    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + tall * len(starts))
+    figure, panels = grid(len(heights) * len(starts), 1, size, height_ratios=heights * len(starts))
+    lines = panels.reshape(len(starts), len(heights))
+    for (axes, *below), start in zip(lines, starts, strict=True):
         shown = values[:, start : start + widest]
-        part = np.pad(shown, ((0, 0), (0, widest - shown.shape[1])), constant_values=np.nan)
-        image = axes.imshow(part, vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
+        image = axes.imshow(_widened(shown, widest), vmin=low, vmax=high, cmap=COLOURS, aspect="auto")
         _words_above(axes, words[start : start + widest], slanted)
         axes.set_yticks(range(len(labels)), labels)
         axes.spines[:].set_visible(False)
         for (y, x), value in np.ndenumerate(shown):
             colour = "white" if value < (low + high) / 2 else "black"
             axes.text(x, y, short(value), ha="center", va="center", fontsize=7, color=colour)
+        for place, reading in zip(below, looking, strict=True):
+            assert reading.attention is not None
+            weights = reading.attention[start : start + widest].T.numpy()  # (S, words)
+            grey = place.imshow(_widened(weights, widest), vmin=0, vmax=1, cmap="Greys", aspect="auto")
+            place.set_title("\n".join(wrap(f"{gate_label(reading.gate)} looks at", 44)), fontsize="small", loc="left")
+            place.set_xticks([])
+            place.set_yticks(range(len(reading.source)), reading.source, fontsize=7, parse_math=False)
     aspect = max(8, 4 * len(labels))
-    figure.colorbar(image, ax=panels[:, 0].tolist(), label="gate, mean over units", pad=0.01, aspect=aspect)
+    first = lines[:1] if looking else lines  # two colour bars can't both go along all lines
+    label = "mean gate" if looking else "gate, mean over units"
+    figure.colorbar(image, ax=first[:, 0].tolist(), label=label, pad=0.01, aspect=aspect)
+    if looking:
+        figure.colorbar(grey, ax=first[0, 1:].tolist(), label="attention", pad=0.01, aspect=20)
     _head(figure, f"Gates of {readings[0].layer} at each word{note(readings)}")
     return figure
 
@@ -126,6 +143,11 @@ def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
     where = f"{row['split']}, seen {row['min_count']} times or more"
     _head(figure, f"Forget gate of {row['layer']}, {gate_label(row['gate'])}, by word ({where})")
     return figure
+
+
+def _widened(values: np.ndarray, width: int) -> np.ndarray:
+    """With empty columns behind, up to so many."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=np.nan)
 
 
 def _words_above(axes: Any, words: list[str], slanted: bool) -> None:

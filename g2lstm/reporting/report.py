@@ -13,6 +13,7 @@ from g2lstm.compression.sweep import of_one_target
 from g2lstm.compression.sweep import open_store as open_sweep
 from g2lstm.inspection.reading import Reading
 from g2lstm.reporting import run_tables
+from g2lstm.reporting.attention import draw_attention
 from g2lstm.reporting.curves import draw_curves, draw_training
 from g2lstm.reporting.figures import gate_label
 from g2lstm.reporting.gate_tables import gate_layer, gate_table, word_table
@@ -56,7 +57,14 @@ def report_page(
         at = f"of {readings[0].layer} at each word"
         text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
         caption = f"Gates {at}, mean over units{note(readings)}"
-        sections["Gates word by word"] = [heat(readings[0].words, rows_of(readings), caption)]
+        looks = [
+            drawing(
+                draw_attention(reading.attention, reading.source, reading.words), f"What {gate_label(reading.gate)} looks at"
+            )
+            for reading in readings
+            if reading.attention is not None
+        ]
+        sections["Gates word by word"] = [heat(readings[0].words, rows_of(readings), caption), *looks]
         sections["Unit by unit"] = [html.paragraph(text), drawing(draw_units(readings), f"Units {at}")]
         if words:
             sections["Which words shut the forget gate"] = from_markdown(word_table(words), "Forget gates of kinds of words")

@@ -25,24 +25,18 @@ from g2lstm.decoding import scores
 from g2lstm.decoding.beam import Hypothesis, beam_search
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
-from g2lstm.models.translation import BOS, PAD, UNK, Translator
+from g2lstm.models.translation import PAD, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
+from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 # The paper's Table 2.
 IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "gumbel": {"test_bleu": 31.95}}
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
-# Pairs of our own, by task or by languages.
-EXAMPLES = {
-    "numbers": ("dreiundzwanzigtausendvierhundertelf", "twenty-three thousand four hundred eleven"),
-    "de-en": ("Wir wissen noch nicht, ob das im Winter funktioniert.", "We don't know yet whether this works in winter."),
-    "en-de": ("We don't know yet whether this works in winter.", "Wir wissen noch nicht, ob das im Winter funktioniert."),
-}
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 SEARCHED = 320  # hypotheses that are searched at a time
 GLANCE = 1000  # sentences of valid that are translated after an epoch
-LONGEST_LINE = 1000  # sub-words of a line to translate
 
 
 @section
@@ -272,7 +266,7 @@ class TranslationTask:
 
         A line without words has a translation without words, and one of more than `LONGEST_LINE` sub-words has None.
         """
-        sources = self.subwords.encode_source(self._read_by_model(lines))
+        sources = self.subwords.encode_source(self.read_by_model(lines))
         found: list[list[tuple[str, Hypothesis]] | None] = [[("", Hypothesis([], 0.0))] for _ in lines]
         for index, source in enumerate(sources):
             if len(source) > LONGEST_LINE:
@@ -285,7 +279,7 @@ class TranslationTask:
 
     def attention_labels(self, line: str, hypothesis: Hypothesis) -> tuple[list[str], list[str]]:
         """The source and target sub-words that the columns and rows of a translation's attention stand for."""
-        (source,) = self.subwords.encode_source(self._read_by_model([line]))
+        (source,) = self.subwords.encode_source(self.read_by_model([line]))
         columns = [self.subwords.source_labels[token] for token in source]
         rows = [self.subwords.target_labels[token] for token in hypothesis.tokens]
         return [*columns, "</s>"], [*rows, "</s>"]
@@ -300,32 +294,12 @@ class TranslationTask:
         return f"{count:,} pairs ({int(pairs.lengths[:count, 1].sum()) + count:,} target sub-words)"
 
     def read(self, model: nn.Module, text: str | None) -> ReadText:
-        """The model reads a pair as "source ||| target"; of a source alone it reads its own translation.
-
-        Raises:
-            UserError: the source has no words, or too many.
-        """
+        """The model reads a pair as "source ||| target"; of a source alone it reads its own translation."""
         assert isinstance(model, Translator)
-        sides = self._example() if text is None else text.split("|||")
-        sources = self._read_by_model(sides[:1])
-        (source,) = self.subwords.encode_source(sources)
-        if not 0 < len(source) <= LONGEST_LINE:
-            way = "set text='source' or text='source ||| target'"
-            raise UserError(f"text has {len(source)} sub-words, which must be 1 to {LONGEST_LINE}: {way}")
-        if len(sides) > 1:
-            target = tokenize(sides[1:2], self.form.languages[1], lower=self.form.lowercase)
-            words = [BOS, *self.subwords.encode_target(target)[0]]
-        else:
-            words = [BOS, *self.search([model], [source], self.config.eval)[0][0].tokens]
-        given, lengths = padded_sources([source])
-        with torch.no_grad():
-            model(given.to(self.device), lengths, torch.tensor(words, device=self.device).unsqueeze(1))
-        encoded = self.subwords.encode_source(sources[0].split())
-        unknown = [word for word, pieces in zip(sources[0].split(), encoded, strict=True) if UNK in pieces]
-        return ReadText([self.labels[token] for token in words], unknown, module="decoder")
+        return read_pair(self, model, text)
 
-    def _read_by_model(self, lines: Sequence[str]) -> list[str]:
-        """Raw text in the words that the corpus has."""
+    def read_by_model(self, lines: Sequence[str]) -> list[str]:
+        """Raw text of the source language in the words that the corpus has."""
         return tokenize(lines, self.form.languages[0], lower=self.form.lowercase)
 
     def _count(self, split: str, limit: int | None) -> int:
@@ -360,18 +334,6 @@ class TranslationTask:
             plain = detokenize(tokenised, language) if self.form.tokenised or self.form.lowercase else references
             found |= scores.detokenised_scores(detokenize(texts, language), plain)
         return found, statistics
-
-    def _example(self) -> tuple[str, str]:
-        """A pair of our own, or one of valid; raw text."""
-        for name in (self.config.data.name, "-".join(self.form.languages)):
-            if name in EXAMPLES:
-                return EXAMPLES[name]
-        pairs = list(zip(*self.corpus.lines["valid"], strict=True))
-        source, target = next((pair for pair in pairs if 8 <= len(pair[0].split()) <= 20), pairs[0])
-        if not self.form.tokenised:
-            return source, target
-        first, second = self.form.languages
-        return detokenize([source], first)[0], detokenize([target], second)[0]
 
 
 def _form_at_hand(data: DataConfig, subwords: Subwords, form: TextForm) -> TextForm:

@@ -74,11 +74,15 @@ class ReadText:
         labels: what stands at each of the last steps that it read.
         unknown: what of the text it does not know.
         module: the part of the model that read the labels; "" is all of it.
+        source: what was read besides, as the other language of a translation.
+        attention: (labels, source) weights with which each step looked at that, where it does.
     """
 
     labels: list[str]
     unknown: list[str]
     module: str = ""
+    source: Sequence[str] = ()
+    attention: Tensor | None = None
 
 
 class Task(Protocol):

@@ -44,9 +44,7 @@ def test_both_ways_to_split_keep_every_23rd_pair_for_validation(tmp_path: Path):
     whole = archive(tmp_path / "de-en.tgz")
     train, valid, test = read_archive(whole, "mixer")
     assert (len(train), len(valid), len(test)) == (45, 2, 10)  # 25 + 22 pairs of 50 tokens or less and like lengths
-    assert train[:3] == [
-        ("ein titel , { 0 }", "ein titel , { 0 }"), ("ted : worum es geht", "ted : worum es geht"), ("es ist 0 .", "it is 0 .")
-    ]  # fmt: skip
+    assert train[:3] == [("ein titel , { 0 }",) * 2, ("ted : worum es geht",) * 2, ("es ist 0 .", "it is 0 .")]
     assert valid == [("es ist 20 .", "it is 20 ."), ("sagen wir 20 u.s.a .", "let &apos;s say 20 &amp; more")]
     assert test[:2] == [("0 das ist &apos; s , mehr .", "0 das ist &apos;s , mehr ."), ("0 und usw .",) * 2]
     assert [len(side) for side in read_archive(whole, "fairseq")] == [46, 2, 10]
@@ -68,7 +66,7 @@ def test_an_archive_that_lacks_something_is_told(tmp_path: Path, changed: dict, 
 def test_a_cut_archive_is_told(tmp_path: Path):
     path = archive(tmp_path / "de-en.tgz")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UnavailableError, match="de-en.tgz"):
+    with pytest.raises(UnavailableError, match=r"de-en\.tgz"):
         read_archive(path, "mixer")
 
 

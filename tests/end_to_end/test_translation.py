@@ -154,6 +154,8 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus):
     assert shown["words"][0] == "<s>"
     assert shown["layer"].startswith("decoder")
     assert len(shown["mean"]["f"]) == len(shown["words"])
+    assert shown["source"] == ["\u2581da", "\u2581de", "\u2581bo", "</s>"]
+    assert [sum(weights) for weights in shown["attention"]] == pytest.approx([1.0] * len(shown["words"]), abs=1e-4)
     for given in ["text=da de ||| des das"], []:
         here("gate_heatmap", "runs=stacked,conditional", *given, "words=none", "out=map")
         both = json.loads(Path("map", "heatmap.json").read_text())["models"]
@@ -161,6 +163,8 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus):
         assert both[0]["layer"].startswith("decoder") and both[1]["layer"].startswith("decoder")  # noqa: PT018
     assert "does not know" not in here("gate_heatmap", "runs=stacked", "text=da", "words=none", "out=map")
     here("report", "runs=stacked,conditional", f"data.dir={corpus}", "out=page.html")
+    page = Path("page.html").read_text()
+    assert page.count("looks at") >= 2
 
 
 def test_lines_in_are_lines_out(here):

@@ -41,7 +41,7 @@ def test_a_text_is_read_with_the_gates_of_its_own_words(make_task) -> None:
         model(torch.tensor(numbers).unsqueeze(1))
     for gate, values in reading.gates.items():
         torch.testing.assert_close(values, records[1].steps(gate)[1:])
-    assert [len(reading.means()["mean"][gate]) for gate in "if"] == [4, 4]
+    assert [len(reading.told()["mean"][gate]) for gate in "if"] == [4, 4]
 
 
 def test_a_model_that_diverged_is_one_line(make_task) -> None:

@@ -1,7 +1,9 @@
 """Heat maps show every word, and no label lies on another."""
 
+from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -51,6 +53,24 @@ def test_a_long_text_goes_on_below() -> None:
     first, second = figure.axes[:2]
     assert (len(first.get_xticklabels()), len(second.get_xticklabels())) == (WORDS_A_LINE, 3)
     assert first.get_xlim() == second.get_xlim()
+
+
+def test_what_a_model_looks_at_stands_below_the_gates_of_the_same_words() -> None:
+    source, looking = ["▁ein", "$x$", "</s>"], []
+    for reading in readings("sigmoid", "gumbel", words=["word"] * (WORDS_A_LINE + 2)):
+        weights = torch.rand(WORDS_A_LINE + 2, 3).softmax(1)
+        looking.append(replace(reading, source=source, attention=weights))
+    figure = draw_heatmap(looking)
+    assert overlaps(figure) == []
+    panels, bars = figure.axes[:6], figure.axes[6:]  # gates and two models, twice
+    assert [axes.get_title(loc="left") for axes in panels] == ["", "plain LSTM looks at", "G2-LSTM looks at"] * 2
+    assert [text.get_text() for text in panels[4].get_yticklabels()] == source
+    shown = np.ma.filled(panels[4].images[0].get_array(), np.nan)
+    assert np.allclose(shown[:, :2], looking[0].attention[-2:].T) and np.isnan(shown[:, 2:]).all()  # noqa: PT018
+    extents = [axes.get_window_extent() for axes in panels]
+    assert len({(round(extent.x0), round(extent.x1)) for extent in extents}) == 1
+    boxes = [axes.get_tightbbox() for axes in bars]
+    assert not boxes[0].overlaps(boxes[1])
 
 
 def test_units_have_a_panel_a_gate_and_large_layers_are_joined() -> None:

@@ -1,0 +1,109 @@
+"""Translates lines by runs and stored models: the work of experiments/translate.py."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import nn
+
+from g2lstm.commands.evaluate import find_models, weighted
+from g2lstm.errors import UserError
+from g2lstm.reporting.attention import draw_attention
+from g2lstm.reporting.figures import save_figure
+from g2lstm.runs.run import blamed
+
+MOST_FIGURES = 20
+MOST_LABELS = 100  # sub-words of a side in a figure
+
+
+def load_models(names: Sequence[str], overrides: dict[str, Any], average: int | None) -> tuple[Any, list[nn.Module]]:
+    """The task of the first model, and all models.
+
+    Raises:
+        UserError: a run translates nothing, or they have other sub-words.
+    """
+    found = [one for name in names for one in find_models(name, overrides)]
+    task, models = None, list[nn.Module]()
+    for one in found:
+        with blamed(one):
+            if not hasattr(one.config.task_class, "translate"):
+                raise UserError(f"its task is {one.config.run.task.name}, which translates nothing: name a translation run")
+            own = one.task()
+            if task is not None and (own.subwords.text(), own.form) != (task.subwords.text(), task.form):
+                raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them")
+            task = task or own
+            models.append(weighted(one, own, average))
+    return task, models
+
+
+def translate_lines(
+    task: Any,
+    models: Sequence[nn.Module],
+    lines: Iterator[str],
+    out: TextIO,
+    search: Any,
+    *,
+    n_best: int = 1,
+    scores: bool = False,
+    size: int = 64,
+    figures: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Writes `n_best` lines for each line, and draws what the first lines looked at.
+
+    Args:
+        task, models: as `load_models` gives them.
+        search: options of the search, as the task's `eval`.
+        scores: whether a translation has its score and a tab before it.
+        size: lines that are translated together, and written before more are read.
+        figures: a folder for figures of attention.
+        say: is told what is left out.
+
+    Returns:
+        How many lines were too long, whose translations are empty.
+
+    Raises:
+        UserError: a line can't be read; those before it are written.
+    """
+    refused, drawn, numbers = 0, 0, count(1)
+    for part in _parts(lines, size):
+        drawing = figures is not None and drawn < MOST_FIGURES
+        found = task.translate(models, part, search, n_best=n_best, attention=drawing)
+        for line, best in zip(part, found, strict=True):
+            number = next(numbers)
+            if best is None:
+                refused += 1
+                say(f"line {number} is too long and has an empty translation: split it")
+                best = []
+            shown = [(text, hypothesis.score) for text, hypothesis in best]
+            shown += [("", -math.inf)] * (n_best - len(shown))  # as many lines for each, also where a search finds fewer
+            out.writelines((f"{score:.4f}\t{text}" if scores else text) + "\n" for text, score in shown)
+            if figures is not None and drawn < MOST_FIGURES and best and best[0][1].tokens:
+                labels = task.attention_labels(line, best[0][1])
+                if max(map(len, labels)) > MOST_LABELS:
+                    say(f"line {number} is too long to draw its attention")
+                    continue
+                drawn += 1
+                save_figure(draw_attention(best[0][1].attention, *labels), figures, f"attention-{number}")
+        out.flush()
+    if drawn:
+        say(f"drew {drawn} figures in {figures}")
+    return refused
+
+
+def _parts(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    """So many lines at a time; what stands before a line that can't be read comes first."""
+    part: list[str] = []
+    try:
+        for line in lines:
+            part.append(line)
+            if len(part) == size:
+                yield part
+                part = []
+    except UserError:
+        yield part
+        raise
+    if part:
+        yield part
