@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 ORDER = 4  # the longest n-gram
+# What tables call the scores beside BLEU of tokenised text.
+BESIDE = {"bleu_detokenised": "detokenised BLEU", "chrf": "chrF", "exact_match": "exact match, %"}
 
 
 @dataclass(frozen=True)

@@ -73,16 +73,19 @@ def recorded(folder: Path) -> str:
 
 
 def columns(groups: Groups) -> dict[str, str]:
-    """Keys of the metric in summaries by title: {"valid": ..., "test": ..., "valid + cache": ..., ...}."""
-    metric = metric_of(groups).name
+    """Keys of summaries by title: of the metric "valid", "test", "valid + cache", ..., then of what is beside it."""
+    metric = metric_of(groups)
+    keys = dict.fromkeys(key for runs in groups.values() for run in runs for key in run.summary)
+    beside = {f"test_{name}": f"test: {title}" for name, title in metric.beside.items()}
     found = {}
-    for key in dict.fromkeys(key for runs in groups.values() for run in runs for key in run.summary):
+    for key in keys:
         split, _, name = key.partition("_")
-        known = split in ("valid", "test") and (name == metric or name.startswith(f"{metric}_"))
-        if known and not UNPAIRED.search(key):
-            variant = name[len(metric) + 1 :]
+        known = split in ("valid", "test") and (name == metric.name or name.startswith(f"{metric.name}_"))
+        if known and not UNPAIRED.search(key) and name not in metric.beside:
+            variant = name[len(metric.name) + 1 :]
             found[f"{split} + {variant}" if variant else split] = key
-    return dict(sorted(found.items(), key=lambda item: ("+" in item[0], item[0].startswith("test"), item[0])))
+    ordered = sorted(found.items(), key=lambda item: ("+" in item[0], item[0].startswith("test"), item[0]))
+    return dict(ordered) | {title: key for key, title in beside.items() if key in keys}
 
 
 def run_table(groups: Groups, published: Published = MappingProxyType({})) -> str:
@@ -104,7 +107,8 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
     hardware = _all_of((f"{s.get('hardware', '-')}, torch {s.get('torch', '-')}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
-    return markdown(lines, f"{metric_title(metric.name)}{over}; measured on {hardware}.")
+    scores = f"{metric_title(metric.name)}{' in valid and test' if metric.beside else ''}"
+    return markdown(lines, f"{scores}{over}; measured on {hardware}.")
 
 
 def difference_table(groups: Groups) -> str:

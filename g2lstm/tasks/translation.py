@@ -117,7 +117,7 @@ class TranslationTask:
 
     Config: ClassVar[type] = TranslationConfig
     FILES: ClassVar[tuple[str, ...]] = ("subwords.json", "text.json")
-    metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False)
+    metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False, beside=scores.BESIDE)
     variants: ClassVar[tuple[str, ...]] = ("",)
     epoch_variant: ClassVar[str] = "glance"  # to translate all of valid after each epoch would take as long as the epoch
     gate_variant: ClassVar[str] = "forced"

@@ -4,7 +4,7 @@ A task is one file in `g2lstm.tasks`. T time, B batch, N items, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -23,6 +23,7 @@ class Metric:
         lower_is_better: the direction.
         of_loss: gives it from a mean loss, where that can be.
         digits: shown behind the point.
+        beside: titles of other scores that summaries have, which tables show of test, by name.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     lower_is_better: bool = True
     of_loss: Callable[[float], float] | None = None
     digits: int = 2
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,17 @@ def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatc
     assert "\n\nBLEU; measured on" in found
 
 
+def test_scores_beside_the_metric_have_their_names_and_are_shown_of_test(record_run, tmp_path, monkeypatch) -> None:
+    scores = {"valid_bleu": 30.0, "test_bleu": 29.0, "valid_bleu_plain": 1.0, "test_bleu_plain": 28.0, "test_exact": 99.5}
+    record_run(tmp_path / "x", 1, "gate=gumbel", **scores)
+    metric = Metric("bleu", "words", beside={"exact": "exact match, %", "bleu_plain": "plain BLEU", "chrf": "chrF"})
+    monkeypatch.setattr("g2lstm.tasks.language_model.LanguageModelTask.metric", metric)
+    lines = table(tmp_path / "x").splitlines()
+    assert lines[0].startswith("| gate | valid | test | test: exact match, % | test: plain BLEU | seeds |")
+    assert lines[2].startswith("| G2-LSTM | 30.00 | 29.00 | 99.50 | 28.00 | 1 |")
+    assert "BLEU in valid and test; measured on" in lines[-1]
+
+
 def test_any_runs_are_put_into_a_table(record_run, tmp_path, capsys) -> None:
     for seed, (plain, ours) in enumerate(((88.0, 87.0), (90.0, 88.5), (89.0, 88.5)), 1):
         for gate, value in (("sigmoid", plain), ("gumbel", ours)):
