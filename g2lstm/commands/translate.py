@@ -94,7 +94,7 @@ def translate_lines(
 
 
 def _parts(lines: Iterator[str], size: int) -> Iterator[list[str]]:
-    """So many lines at a time; what stands before a line that can't be read comes first."""
+    """So many lines at a time; what was read before a line that can't be, or before Ctrl-C, comes first."""
     part: list[str] = []
     try:
         for line in lines:
@@ -102,7 +102,7 @@ def _parts(lines: Iterator[str], size: int) -> Iterator[list[str]]:
             if len(part) == size:
                 yield part
                 part = []
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         yield part
         raise
     if part:

@@ -59,8 +59,8 @@ def here(runs, monkeypatch, capsys):
     """Runs a command in this process, in the folder of the runs: its output, or of one that fails the line it says."""
     monkeypatch.chdir(runs)
 
-    def command(name: str, *arguments: str, status: int = 0, given: bytes = b"") -> str:
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given)))
+    def command(name: str, *arguments: str, status: int = 0, given: bytes | io.BytesIO = b"") -> str:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given) if isinstance(given, bytes) else given))
         main = importlib.import_module(name)
         function = getattr(main, "main", None) or getattr(main, name)
         found = cli.guarded(lambda: function(list(arguments)))
@@ -185,6 +185,18 @@ def test_lines_in_are_lines_out(here):
 def test_what_was_read_before_a_mistake_is_translated(here, capsys):
     found = here("translate", "run=stacked", status=2, given=b"da de\nb\xff\n")
     assert "is not UTF-8: byte 0xff at byte 2 of line 2" in found
+
+
+def test_what_was_read_before_an_interruption_is_translated(here):
+    class Interrupted(io.BytesIO):
+        def __next__(self) -> bytes:
+            if line := self.readline():
+                return line
+            raise KeyboardInterrupt
+
+    whole = here("translate", "run=stacked", given=b"da de\nbo\ndu")
+    assert whole.count("\n") == 3
+    assert here("translate", "run=stacked", "batch=2", status=130, given=Interrupted(b"da de\nbo\ndu")) == whole
 
 
 def test_a_line_of_ten_thousand_words_is_left_empty_and_said(here):
