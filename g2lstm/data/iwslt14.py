@@ -38,7 +38,7 @@ def read_archive(path: Path, split: str) -> tuple[list[Pair], list[Pair], list[P
         pairs, held_out = (list(zip(*map(_tokens, side, LANGUAGES), strict=True)) for side in (train, test))
     except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
         raise UnavailableError(f"{path} ({' '.join(str(error).split())})") from None
-    kept = [pair for pair in pairs if _alike(*(len(side.split()) for side in pair), LONGEST[split])]
+    kept = [pair for pair in pairs if _alike(pair, LONGEST[split])]
     valid = kept[HELD_OUT - 1 :: HELD_OUT]
     del kept[HELD_OUT - 1 :: HELD_OUT]
     return kept, valid, held_out
@@ -62,6 +62,6 @@ def _tokens(lines: list[str], language: str) -> list[str]:
     return [_LAST_STOP.sub(" .", line) for line in tokenize(lines, language, lower=True)]
 
 
-def _alike(source: int, target: int, longest: int) -> bool:
-    shorter, longer = sorted((source, target))
+def _alike(pair: Pair, longest: int) -> bool:
+    shorter, longer = sorted(len(side.split()) for side in pair)
     return shorter > 0 and longer <= longest and longer <= RATIO * shorter

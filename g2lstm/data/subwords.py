@@ -103,7 +103,7 @@ class Subwords:
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        return _digest(self.text())
 
     @classmethod
     def parse(cls, text: str, *, where: str = "subwords.json") -> "Subwords":
@@ -122,7 +122,13 @@ class Subwords:
                 raise ValueError("no vocabulary with the special sub-words first")
         except Exception as error:  # the library raises bare ones
             raise UserError(f"{where} has no whole sub-words ({error}): copy it again from its run, or rerun") from None
-        return cls(sides[0], sides[-1])
+        found = cls(sides[0], sides[-1])
+        found.__dict__["digest"] = _digest(text)  # to write it again takes as long as to read it
+        return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _library() -> Any:

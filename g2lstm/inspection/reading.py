@@ -31,8 +31,8 @@ class Reading:
 
     def told(self) -> dict[str, Any]:
         """The mean over units of each gate at each word, and what the model looked at, as JSON has it."""
-        found = {"gate": self.gate, "layer": self.layer, "words": self.words}
-        found["mean"] = {gate: _rounded(values.mean(1)) for gate, values in self.gates.items()}
+        means = {gate: _rounded(values.mean(1)) for gate, values in self.gates.items()}
+        found: dict[str, Any] = {"gate": self.gate, "layer": self.layer, "words": self.words, "mean": means}
         if self.attention is not None:
             found |= {"source": list(self.source), "attention": [_rounded(weights) for weights in self.attention]}
         return found
