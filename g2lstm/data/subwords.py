@@ -3,9 +3,11 @@
 The same lines give the same vocabulary in every process. V vocabulary.
 """
 
+import ctypes
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -70,8 +72,12 @@ class Subwords:
         """
         if joint:
             both = Encoder(_train(_chain(source, target), size, "source and target text"))
-            return cls(both, both)
-        return cls(Encoder(_train(source, size, "source text")), Encoder(_train(target, size, "target text")))
+            found = cls(both, both)
+        else:
+            found = cls(Encoder(_train(source, size, "source text")), Encoder(_train(target, size, "target text")))
+        with suppress(AttributeError, OSError, TypeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)  # learning from a large text leaves more than 1 GiB that is free but kept
+        return found
 
     @property
     def joint(self) -> bool:
