@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,19 @@ def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Pat
         cached_pairs(tmp_path, text_of(PAIRS), once)
     assert content(cached_pairs(tmp_path, text_of(PAIRS), encode)) == content(encode_pairs(PAIRS, encode))
     assert (tmp_path / "00000.arrow").stat().st_mtime_ns == first
+
+
+def test_a_process_ends_with_the_one_that_was_killed():
+    child = "import os, time; from g2lstm.data.pairs import end_with; end_with(os.getppid()); "
+    child += "print('up', flush=True); time.sleep(90)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        killed = time.monotonic()
+        assert process.stdout.read() == b""  # once nobody holds the other end
+    assert time.monotonic() - killed < 60
 
 
 def test_a_place_outside_is_an_index_error():
