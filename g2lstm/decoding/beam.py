@@ -95,23 +95,12 @@ def beam_search(
     longest = (limits + 1.0) ** length_penalty  # (B,) the mildest division
     finished: list[list[Hypothesis]] = [[] for _ in range(size)]
     wanted = torch.full((size,), NEVER, device=device)  # (B,) score of the n_best-th that has ended
-    here = _Open(
-        torch.arange(size, device=device), torch.zeros(size, 1, device=device),
-        torch.full((size, 1), BOS, device=device), torch.zeros(size, len(source), device=device),
-        torch.zeros(size, 0, len(source), device=device),
-    )  # fmt: skip
+    here = _begin(source)
 
     for length in range(int(limits.max()) + 1):
         count, width = here.scores.shape
         log_p, looked, states = _step(models, here.tokens[:, -1], states, memories)
-        log_p[:, [PAD, BOS]] = NEVER
-        over = (limits[here.sentences] <= length).repeat_interleave(width)
-        log_p[over, :EOS] = NEVER
-        log_p[over, EOS + 1 :] = NEVER
-        scores = here.scores.unsqueeze(-1) + log_p.view(count, width, -1)  # (N, W, V)
-        best, place = scores.flatten(1).topk(min(beam, scores[0].numel()))  # (N, K)
-        parent, token = place // log_p.shape[1], place % log_p.shape[1]
-        row = torch.arange(count, device=device).unsqueeze(1) * width + parent  # of (N * W)
+        best, row, token = _best(here.scores, log_p, limits[here.sentences] <= length, beam)  # (N, K)
         coverage = here.coverage + looked
         if attention:
             here.attention = torch.cat([here.attention, looked.unsqueeze(1)], 1)
@@ -148,6 +137,33 @@ def beam_search(
     if not all(finished):
         raise UserError("the model's probabilities are not numbers: did its training diverge?")
     return [sorted(hypotheses, key=lambda h: -h.score)[:n_best] for hypotheses in finished]
+
+
+def _begin(source: Tensor) -> _Open:
+    """A hypothesis without sub-words for each sentence."""
+    (steps, size), device = source.shape, source.device
+    zeros = torch.zeros(size, steps, device=device)
+    begun = torch.full((size, 1), BOS, device=device)
+    return _Open(torch.arange(size, device=device), zeros.new_zeros(size, 1), begun, zeros, zeros.new_zeros(size, 0, steps))
+
+
+def _best(scores: Tensor, log_p: Tensor, over: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, K) the best continuations' scores, the rows of (N * W) that they continue, and their sub-words.
+
+    Args:
+        scores: (N, W) of what is continued.
+        log_p: (N * W, V) of each sub-word, overwritten where it can't come.
+        over: (N,) whether a sentence has reached its limit and ends now.
+    """
+    count, width = scores.shape
+    log_p[:, [PAD, BOS]] = NEVER
+    ending = over.repeat_interleave(width)
+    log_p[ending, :EOS] = NEVER
+    log_p[ending, EOS + 1 :] = NEVER
+    every = scores.unsqueeze(-1) + log_p.view(count, width, -1)  # (N, W, V)
+    best, place = every.flatten(1).topk(min(beam, every[0].numel()))
+    parent, token = place // log_p.shape[1], place % log_p.shape[1]
+    return best, torch.arange(count, device=scores.device).unsqueeze(1) * width + parent, token
 
 
 def _step(
