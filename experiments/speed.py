@@ -1,9 +1,7 @@
 """How fast G2LSTM is beside nn.LSTM: python experiments/speed.py, or --quick; docs/performance.md explains it."""
 
-import json
 import os
 import time
-from typing import Any
 
 import interrupts  # noqa: F401 first of all
 import torch
@@ -12,11 +10,9 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.benchmark.cases import SECTIONS, chosen_sections, left_out, parse_sizes, planned
 from g2lstm.benchmark.measure import measure
-from g2lstm.benchmark.rows import Row, over_passes, replaced, rows_of_before, summary
-from g2lstm.files import write_atomically
+from g2lstm.benchmark.speed_file import SpeedFile
 from g2lstm.reporting.speed_tables import screen_table
 from g2lstm.runs.device import build_device
-from g2lstm.training.environment import check_committed, environment
 from g2lstm.training.progress import duration, say
 
 QUICK_SECONDS = 42.0  # with --quick no group begins later; the last one may take some seconds more
@@ -29,37 +25,18 @@ def speed(arguments: list[str]) -> int:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's LSTM has it from the start
     groups = planned(sections, device, options.sizes and parse_sizes(options.sizes), quick=options.quick)
-    about = environment(device, "auto")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    say(console, f"{about['hardware']}, torch {about['torch']}, {about['threads']} threads; {len(groups)} groups")
-    if load > 0.5:
+    file = SpeedFile(options.json, groups, left_out(sections, quick=options.quick), device, quick=options.quick)
+    content = file.content
+    about = f"{content['hardware']}, torch {content['torch']}, {content['threads']} threads"
+    say(console, f"{about}; {len(groups)} groups")
+    if (load := content["load"]) > 0.5:
         say(console, f"warning: other work is running here (load {load:.1f}): times will be too long, and ratios uncertain")
-    content: dict[str, Any] = {key: about[key] for key in ("hardware", "torch", "threads", "g2lstm", "commit", "python")}
-    content |= {"device": device.type, "tf32": device.type == "cuda", "load": round(load, 2), "quick": options.quick}
-    before = []
-    if options.json is not None:
-        check_committed(options.json)
-        before = rows_of_before(options.json, content)
-    rows, missing = list[Row](), dict.fromkeys(group.title for group in groups)
-
-    def save() -> None:
-        """After each group, so that an interrupted measurement keeps what it has, and says what it lacks."""
-        together = replaced(before, [row | {"commit": about["commit"]} for row in over_passes(rows)])
-        content.update(
-            left_out=[*left_out(sections, quick=options.quick), *missing], summary=summary(together), rows=together
-        )
-        if options.json is not None:
-            write_atomically(options.json, json.dumps(content, indent=1) + "\n")
-
-    save()
     started, total = time.monotonic(), len(groups) * options.passes
     for done, group in enumerate(groups * options.passes, 1):  # whole passes: what slows the machine for a while is a range
         if options.quick and time.monotonic() - started > QUICK_SECONDS * options.passes:
             break
         fresh = measure(group, device, quick=options.quick)
-        rows += fresh
-        missing.pop(group.title, None)
-        save()
+        file.add(group, fresh)
         console.print(screen_table(group.title, fresh))
         say(console, f"{done}/{total}  ETA {duration((time.monotonic() - started) / done * (total - done))}\n")
     if content["left_out"]:
