@@ -1,6 +1,7 @@
 """Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
 
 import argparse
+import gc
 import os
 import re
 import signal
@@ -168,4 +169,6 @@ def say_error(error: Exception) -> None:
 def main(command: Callable[[list[str]], int]) -> NoReturn:
     """Entry point of a script: `command` gets the arguments and returns the exit status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts leave it to the system while their imports run
+    gc.freeze()  # and collect no garbage meanwhile: what is there stays
+    gc.enable()
     sys.exit(guarded(lambda: command(sys.argv[1:])))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import scipy
 import torch
-from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor, nn
 
 from g2lstm.errors import UserError
@@ -91,8 +91,9 @@ def cluster_order(values: Tensor) -> list[int]:
     """An order of the rows (H, N) in which similar ones are neighbours: the leaves of an average-linkage tree."""
     if len(values) < 2:
         return list(range(len(values)))
-    tree = linkage(values.double().cpu().numpy(), "average", optimal_ordering=len(values) <= MOST_TURNED)
-    return [int(leaf) for leaf in leaves_list(tree)]
+    hierarchy = scipy.cluster.hierarchy
+    tree = hierarchy.linkage(values.double().cpu().numpy(), "average", optimal_ordering=len(values) <= MOST_TURNED)
+    return [int(leaf) for leaf in hierarchy.leaves_list(tree)]
 
 
 def _rounded(values: Tensor) -> list[float]:

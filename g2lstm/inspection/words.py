@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 from torch import Tensor
 
 from g2lstm.data.text import EOS, UNK
@@ -109,12 +109,12 @@ def compare_classes(rows: list[WordRow]) -> dict[str, float] | None:
         return None
     rng = np.random.default_rng(0)
     sides = (first, second)
-    span = stats.bootstrap(sides, _difference, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
-    permuted = stats.permutation_test(
+    span = scipy.stats.bootstrap(sides, _difference, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
+    permuted = scipy.stats.permutation_test(
         sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), n_resamples=DRAWS, alternative="greater", rng=rng
     )
     found = {"difference": _difference(first, second), "low": span.low, "high": span.high, "p": permuted.pvalue}
-    found["below"] = stats.mannwhitneyu(second, first).statistic / (len(first) * len(second))
+    found["below"] = scipy.stats.mannwhitneyu(second, first).statistic / (len(first) * len(second))
     return {name: float(value) for name, value in found.items()} | {"types_low": len(first), "types_high": len(second)}
 
 

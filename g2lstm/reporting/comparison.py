@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 import numpy as np
-from scipy import stats
+import scipy
 
 LEVEL = 0.95
 BLOCK = 500  # tokens: longer than sentences and most articles, whose losses are alike
@@ -18,13 +18,13 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     """95% t-interval of the mean of n runs that differ in their seed, or of paired differences; None for n = 1."""
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
     """Two-sided p of paired differences under all 2^n flips of their signs, enumerated for n up to 16, else drawn."""
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.asarray(differences, float),), np.mean, permutation_type="samples", vectorized=True, n_resamples=2**16
     )
     return float(found.pvalue)
@@ -36,7 +36,7 @@ def equivalence_test(differences: Sequence[float], margin: float) -> float:
     Below 0.025 where the 95% t-interval of two or more differences lies within the margin.
     """
     sides = ((-margin, "greater"), (margin, "less"))
-    return max(float(stats.ttest_1samp(differences, side, alternative=way).pvalue) for side, way in sides)
+    return max(float(scipy.stats.ttest_1samp(differences, side, alternative=way).pvalue) for side, way in sides)
 
 
 def loss_difference(
@@ -61,7 +61,7 @@ def loss_difference(
     if len(starts) < FEWEST_BLOCKS:
         raise ValueError(f"an interval takes {FEWEST_BLOCKS} blocks of {block} tokens, got {len(difference)} tokens")
     sums, sizes = np.add.reduceat(difference, starts), np.diff(np.append(starts, len(difference)))
-    low, high = stats.bootstrap(
+    low, high = scipy.stats.bootstrap(
         (sums, sizes), lambda sums, sizes, axis=-1: sums.sum(axis) / sizes.sum(axis), paired=True, n_resamples=draws,
         batch=1000, confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
