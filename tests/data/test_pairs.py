@@ -128,13 +128,3 @@ def test_no_pair_left_is_told_with_the_reasons():
     assert pairs.lengths.shape == (0, 2)
     with pytest.raises(UserError, match=r"no pair is left of train: 1 have an empty side, 1 more than data.longest=3"):
         refuse_none_left(pairs, "train", 3)
-
-
-def test_pandas_is_left_alone():
-    code = """
-import sys
-from g2lstm.data.pairs import encode_pairs
-encode_pairs([("a", "b")], lambda sources, targets: ([[1]], [[2]])).lengths
-assert "pyarrow" in sys.modules and "pandas" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

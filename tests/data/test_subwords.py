@@ -25,14 +25,9 @@ def test_the_same_lines_give_the_same_vocabulary_in_another_process():
 from tests.data.test_subwords import JOINT, APART
 print(JOINT.digest, APART.digest)
 """
-    for seed, threads in (("1", "1"), ("2", "4")):
-        environment = os.environ | {
-            "PYTHONHASHSEED": seed,
-            "RAYON_NUM_THREADS": threads,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-        assert found.stdout.split() == [JOINT.digest, APART.digest]
+    apart = {"PYTHONHASHSEED": "1", "RAYON_NUM_THREADS": "4", "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | apart)
+    assert found.stdout.split() == [JOINT.digest, APART.digest]
 
 
 @pytest.mark.parametrize("subwords", [JOINT, APART], ids=["joint", "apart"])
