@@ -110,16 +110,15 @@ def texts(found: list[list[Hypothesis]]) -> list[list[list[int]]]:
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("n_best", [1, 3])
 def test_neighbours_and_padding_never_change_a_translation(decoder, n_best):
-    for seed in range(2):
-        m = model(seed, words=20, decoder=decoder)
-        options = {"beam": 3, "n_best": n_best, "coverage_penalty": 0.2}
-        together = texts(beam_search([m], *sources(), **options))
-        assert len({str(sentence) for sentence in together}) > 1
-        assert texts(beam_search([m], *sources(pad=4), **options)) == together
-        for size in (1, 3):
-            for start in range(0, len(LENGTHS), size):
-                rows = list(range(start, min(start + size, len(LENGTHS))))
-                assert texts(beam_search([m], *sources(rows), **options)) == together[start : start + size]
+    m = model(0, words=20, decoder=decoder)
+    options = {"beam": 3, "n_best": n_best, "coverage_penalty": 0.2}
+    together = texts(beam_search([m], *sources(), **options))
+    assert len({str(sentence) for sentence in together}) > 1
+    assert texts(beam_search([m], *sources(pad=4), **options)) == together
+    for size in (1, 3):
+        for start in range(0, len(LENGTHS), size):
+            rows = list(range(start, min(start + size, len(LENGTHS))))
+            assert texts(beam_search([m], *sources(rows), **options)) == together[start : start + size]
 
 
 @pytest.mark.parametrize("a", [0.0, 1.0])
