@@ -17,7 +17,8 @@ from g2lstm.training.checkpoint import load_checkpoint
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 SERVER = """
-import json, os, sys
+import gc, json, os, sys
+gc.disable()  # until a command runs, as in a script
 import torch._dynamo  # what the first optimizer imports
 import train
 from g2lstm import cli
