@@ -5,7 +5,7 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports shows no traceback
-    gc.disable()  # until they are done, which takes a seventh less
+    gc.disable()  # until they are done: a command starts and ends in two thirds of the time
 
 from g2lstm.cli import main as run
 from g2lstm.commands.train import main
