@@ -7,4 +7,5 @@ from pathlib import Path
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.disable()
+    if hasattr(sys.modules["__main__"], "__file__"):  # as in no process of a sweep, which would never switch it on again
+        gc.disable()
