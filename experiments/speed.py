@@ -11,7 +11,7 @@ from g2lstm import cli
 from g2lstm.benchmark.cases import SECTIONS, chosen_sections, left_out, parse_sizes, planned
 from g2lstm.benchmark.measure import measure
 from g2lstm.benchmark.speed_file import SpeedFile
-from g2lstm.reporting.speed_tables import screen_table
+from g2lstm.reporting.speed_tables import group_table
 from g2lstm.runs.device import build_device
 from g2lstm.training.progress import duration, say
 
@@ -37,7 +37,7 @@ def speed(arguments: list[str]) -> int:
             break
         fresh = measure(group, device, quick=options.quick)
         file.add(group, fresh)
-        console.print(screen_table(group.title, fresh))
+        console.print(group_table(group.title, fresh))
         say(console, f"{done}/{total}  ETA {duration((time.monotonic() - started) / done * (total - done))}\n")
     if content["left_out"]:
         say(console, f"left out: {'; '.join(content['left_out'])}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from g2lstm.engines import compiled
@@ -74,6 +74,13 @@ def linear_cross_entropy(
         return loss
     losses, *_ = _losses_and_gradients(x, weight, bias, targets, rows, dtype, smoothing, (False, False, False))
     return _reduce(losses, reduction)
+
+
+class OutputLayer(nn.Module):
+    """`linear_cross_entropy` as a layer that hooks see. It owns no weight: that may be an embedding's."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, **options: Any) -> Tensor:
+        return linear_cross_entropy(x, weight, bias, targets, **options)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 
 def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Generator | None = None) -> Tensor:
@@ -49,7 +49,7 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 def embed(
-    tokens: Tensor, weight: Tensor, p: float = 0.0, training: bool = True, *, generator: Generator | None = None
+    tokens: Tensor, table: nn.Embedding, p: float = 0.0, training: bool = True, *, generator: Generator | None = None
 ) -> Tensor:
     """Embedding with word dropout: with probability p a word is zero wherever it occurs (Gal & Ghahramani 2016).
 
@@ -58,17 +58,17 @@ def embed(
 
     Args:
         tokens: any shape, int64, each in [0, V).
-        weight: (V, D).
+        table: with a weight of (V, D).
         p, training, generator: as in `locked_dropout`, of a word's row.
 
     Returns:
         tokens' shape + (D,).
     """
     _check_probability(p)
-    vectors = F.embedding(tokens, weight)
+    vectors = table(tokens)
     if p == 0 or not training:
         return vectors
-    mask = weight.new_empty(weight.shape[0], 1).bernoulli_(1 - p, generator=generator).div_(1 - p)  # (V, 1)
+    mask = table.weight.new_empty(table.num_embeddings, 1).bernoulli_(1 - p, generator=generator).div_(1 - p)  # (V, 1)
     return vectors * F.embedding(tokens, mask)
 
 

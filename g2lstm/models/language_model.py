@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from g2lstm.gates import Gate
-from g2lstm.layers.output import linear_cross_entropy
+from g2lstm.layers.output import OutputLayer
 from g2lstm.layers.regularization import embed, locked_dropout
 from g2lstm.lstm import G2LSTM
 
@@ -90,6 +90,7 @@ class LanguageModel(nn.Module):
         )
         self.output_weight = None if tied else nn.Parameter(torch.empty(vocabulary_size, embedding_size))
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+        self.output_layer = OutputLayer()
         with torch.no_grad():
             for weight in (self.embedding.weight, self.output_weight):
                 if weight is not None:
@@ -102,7 +103,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: list[LayerState] | None = None) -> Features:
         """Reads (T, B) word numbers from `state` on, or from zeros."""
-        x = embed(tokens, self.embedding.weight, self.dropout_embedding, self.training)  # (T, B, E)
+        x = embed(tokens, self.embedding, self.dropout_embedding, self.training)  # (T, B, E)
         x = locked_dropout(x, self.dropout_input, self.training)
         after, raw, last = [], x, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
@@ -117,7 +118,7 @@ class LanguageModel(nn.Module):
         Returns:
             a scalar, or (T, B) with reduction "none".
         """
-        flat = linear_cross_entropy(
+        flat = self.output_layer(
             dropped.flatten(0, 1), self.decoder_weight, self.output_bias, targets.flatten(), reduction=reduction
         )
         return flat.view_as(targets) if reduction == "none" else flat

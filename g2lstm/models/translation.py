@@ -23,7 +23,7 @@ from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.engines.products import product
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layers.attention import Attention, Memory
-from g2lstm.layers.output import linear_cross_entropy
+from g2lstm.layers.output import OutputLayer
 from g2lstm.layers.regularization import dropout, embed
 from g2lstm.layout import State
 from g2lstm.lstm import G2LSTM
@@ -133,6 +133,7 @@ class Translator(nn.Module):
         self.source_embedding = None if tied == "all" else nn.Embedding(source_vocabulary, embedding_size)
         self.output_weight = None if tied != "none" else nn.Parameter(torch.empty(target_vocabulary, embedding_size))
         self.output_bias = nn.Parameter(torch.zeros(target_vocabulary))
+        self.output_layer = OutputLayer()
 
         inputs = [embedding_size, 2 * hidden_size, *[hidden_size] * encoder_layers][:encoder_layers]
         self.encoder = nn.ModuleList(
@@ -178,7 +179,7 @@ class Translator(nn.Module):
 
         Args:
             features, targets: of the same steps.
-            smoothing: of labels, as in `linear_cross_entropy`.
+            smoothing: of labels, as in `g2lstm.layers.output`.
             reduction: "mean" over the targets that count, "sum", or "none".
 
         Returns:
@@ -186,7 +187,7 @@ class Translator(nn.Module):
         """
         flat = targets.flatten()
         kept = (flat != PAD).nonzero().squeeze(1)
-        losses = linear_cross_entropy(
+        losses: Tensor = self.output_layer(
             features.flatten(0, 1).index_select(0, kept), self.decoder_weight, self.output_bias, flat[kept],
             reduction=reduction, smoothing=smoothing,
         )  # fmt: skip
@@ -265,7 +266,7 @@ class Translator(nn.Module):
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding) -> Tensor:
         """Vectors with elements of about 1, though a table that the output layer shares starts small (1706.03762, 3.4)."""
-        vectors = embed(tokens, embedding.weight, self.word_dropout, self.training)
+        vectors = embed(tokens, embedding, self.word_dropout, self.training)
         return self._dropped(vectors * embedding.embedding_dim**0.5)
 
     def _dropped(self, x: Tensor) -> Tensor:

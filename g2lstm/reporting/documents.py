@@ -2,6 +2,7 @@
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
+shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/trace.py copied,
 compression/NAME:sweep, NAME:study or gradient_flow:norms for what experiments/compression_sweep.py, study.py or
 gradient_flow.py wrote.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from g2lstm.files import write_atomically
-from g2lstm.reporting import gate_tables, run_tables, speed_tables
+from g2lstm.reporting import gate_tables, run_tables, shapes, speed_tables
 
 MARKED = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
@@ -26,7 +27,7 @@ def quoted(name: str, results: Path) -> str:
     folder, _, kind = name.partition(":")
     if not kind:
         return run_tables.recorded(results / folder)
-    for tables in (gate_tables, speed_tables):
+    for tables in (gate_tables, speed_tables, shapes):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)
     path = results / folder / f"{kind}.md"

@@ -12,7 +12,7 @@ from g2lstm.benchmark.cases import LSTM
 from g2lstm.benchmark.rows import Row
 from g2lstm.errors import UserError
 from g2lstm.files import read_json
-from g2lstm.reporting.tables import Lines, interval, markdown, number
+from g2lstm.reporting.tables import Lines, interval, markdown, number, screen_table
 
 PTB_TEST_WORDS = 82_430
 WIDE = ("train", "eval", "memory")  # tables with a column for each engine
@@ -21,16 +21,10 @@ Columns = dict[str, Callable[[Row], str]]
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
 
 
-def screen_table(title: str, rows: list[Row]) -> Table:
-    """One group's rows."""
+def group_table(title: str, rows: list[Row]) -> Table:
+    """One group's rows, for the screen."""
     kind = rows[0]["section"]
-    head, *lines = _long(rows, _COLUMNS[kind] if kind in ONE_TEXT else _ENGINES)
-    table = Table(title=title, title_justify="left")
-    for name in head:
-        table.add_column(name, justify="right" if name != head[0] else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
+    return screen_table(title, _long(rows, _COLUMNS[kind] if kind in ONE_TEXT else _ENGINES))
 
 
 def recorded(folder: Path, kind: str) -> str:

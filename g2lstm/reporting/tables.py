@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from rich.table import Table
+
 SPREAD = "mean ± standard deviation"  # what `spread` shows of several values, for footnotes
 Lines = list[list[str]]
 
@@ -18,6 +20,17 @@ def markdown(lines: Lines, footnote: str = "", *, texts: int = 1) -> str:
     rule = ["---"] * texts + ["---:"] * (len(lines[0]) - texts)
     table = "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
     return f"{table}\n\n{footnote}" if footnote else table
+
+
+def screen_table(title: str, lines: Lines, *, texts: int = 1) -> Table:
+    """The same for the screen."""
+    table = Table(title=title, title_justify="left")
+    for column, name in enumerate(lines[0]):
+        is_text = column < texts
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text or column == 0)
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table
 
 
 def metric_title(name: str) -> str:

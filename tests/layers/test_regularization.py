@@ -12,6 +12,10 @@ from g2lstm.layers.regularization import (
 )
 
 
+def table(weight: torch.Tensor) -> torch.nn.Embedding:
+    return torch.nn.Embedding.from_pretrained(weight, freeze=False)
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -32,7 +36,7 @@ def test_dropouts_zero_a_share_p_and_keep_the_mean(p):
     dropped = locked_dropout(torch.ones(1, 100, 400), p, generator=seeded())
     assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=0.01)
     assert dropped.double().mean().item() == pytest.approx(1, abs=0.05)
-    words = embed(torch.arange(40_000), torch.ones(40_000, 1), p, True, generator=seeded())
+    words = embed(torch.arange(40_000), table(torch.ones(40_000, 1)), p, True, generator=seeded())
     assert (words == 0).double().mean().item() == pytest.approx(p, abs=0.01)
     assert words.double().mean().item() == pytest.approx(1, abs=0.05)
 
@@ -64,9 +68,10 @@ def test_locked_dropout_returns_its_input_when_there_is_nothing_to_drop():
 
 
 def test_embed_equals_a_product_of_the_mask_with_the_whole_table():
-    weight = torch.randn(30, 4, dtype=torch.float64, requires_grad=True)
+    words = table(torch.randn(30, 4, dtype=torch.float64))
+    weight = words.weight
     tokens = torch.randint(30, (9, 5))
-    ours = embed(tokens, weight, 0.3, True, generator=seeded(4))
+    ours = embed(tokens, words, 0.3, True, generator=seeded(4))
     mask = torch.empty(30, 1, dtype=torch.float64).bernoulli_(0.7, generator=seeded(4)) / 0.7
     theirs = (weight * mask)[tokens]
     assert (mask == 0).any()
@@ -76,7 +81,7 @@ def test_embed_equals_a_product_of_the_mask_with_the_whole_table():
 
 
 def test_embed_drops_a_word_everywhere_or_nowhere():
-    out = embed(torch.arange(20).repeat(6, 1), torch.ones(20, 3), 0.5, True, generator=seeded())  # (6, 20, 3)
+    out = embed(torch.arange(20).repeat(6, 1), table(torch.ones(20, 3)), 0.5, True, generator=seeded())  # (6, 20, 3)
     assert torch.equal(out, out[:1, :, :1].expand_as(out))
     assert 0 < (out[0, :, 0] == 0).sum() < 20
 
@@ -84,8 +89,8 @@ def test_embed_drops_a_word_everywhere_or_nowhere():
 def test_embed_without_dropout_is_a_lookup():
     weight = torch.randn(5, 2)
     tokens = torch.tensor([[4, 0], [1, 1]])
-    assert torch.equal(embed(tokens, weight, 0.0, True), weight[tokens])
-    assert torch.equal(embed(tokens, weight, 0.9, False), weight[tokens])
+    assert torch.equal(embed(tokens, table(weight), 0.0, True), weight[tokens])
+    assert torch.equal(embed(tokens, table(weight), 0.9, False), weight[tokens])
 
 
 def test_draws_follow_the_default_generator_when_none_is_passed():
@@ -102,7 +107,7 @@ def test_a_probability_outside_its_range_is_quoted(p):
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {p}"):
         locked_dropout(torch.ones(1, 1, 1), p)
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {p}"):
-        embed(torch.zeros(1, dtype=torch.int64), torch.ones(1, 1), p, True)
+        embed(torch.zeros(1, dtype=torch.int64), table(torch.ones(1, 1)), p, True)
 
 
 def test_activation_regularization_is_the_mean_square():
