@@ -122,10 +122,8 @@ def explained(name: str, task: Task, model: nn.Module) -> Explanation:
             layer = replace(before, calls=before.calls + 1, positions=before.positions + layer.positions)
         layers[key] = layer
     rest = {key: tuple(one.shape) for key, one in model.named_parameters() if id(one) not in counted}
-    total, work = (
-        sum(map(Tensor.numel, model.parameters())),
-        sum(one.multiply_adds * one.positions for one in layers.values()),
-    )
+    total = sum(map(Tensor.numel, model.parameters()))
+    work = sum(layer.multiply_adds * layer.positions for layer in layers.values())
     return Explanation(name, task.metric.unit, tuple(layers.values()), total, rest, result.count, work / result.count)
 
 
@@ -149,14 +147,15 @@ def _layer(call: _Call, used: dict[str, nn.Parameter], read: dict[Sizes, str]) -
     if isinstance(module, Attention):
         (queries, memory), weights = call.given, call.found[1]
         time, rows, source = ("T", len(queries)), ("B", queries.shape[1]), ("S", weights.shape[2])
-        width, keys = ("M", memory.values.shape[2]), ("A", memory.keys.shape[2])
-        inputs = (time, rows, ("H", queries.shape[2])), (rows, source, width), (rows, source, keys)
-        outputs, work = ((time, rows, width), (time, rows, source)), source[1] * (keys[1] + width[1])
-        return Layer(call.name, kind, inputs, outputs, (), parameters, work, time[1] * rows[1])
+        memory_size, keys = ("M", memory.values.shape[2]), ("A", memory.keys.shape[2])
+        reads = (time, rows, ("H", queries.shape[2])), (rows, source, memory_size), (rows, source, keys)
+        gives = (time, rows, memory_size), (time, rows, source)
+        work = source[1] * (keys[1] + memory_size[1])
+        return Layer(call.name, kind, reads, gives, (), parameters, work, time[1] * rows[1])
     given = [one for one in tree_leaves((call.given, call.options)) if isinstance(one, Tensor)]
     inputs = tuple(_named(one, read, "D") for one in given if not isinstance(one, nn.Parameter))
-    last = "D" if isinstance(module, nn.Embedding) else "O"
-    outputs = tuple(_named(one, read, last) for one in tree_leaves(call.found) if isinstance(one, Tensor))
+    size = "D" if isinstance(module, nn.Embedding) else "O"
+    outputs = tuple(_named(one, read, size) for one in tree_leaves(call.found) if isinstance(one, Tensor))
     positions = math.prod(size for name, size in inputs[0] if name != "D")
     return Layer(call.name, kind, inputs, outputs, (), parameters, work, positions)
 

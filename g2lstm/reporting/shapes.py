@@ -18,7 +18,7 @@ FILE = "shapes.json"
 TEXTS = {"layers": 5, "weights": 3, "gates": 3}  # columns of texts in each table
 TABLES = tuple(TEXTS)
 STEPS = 3
-_PITCH, _WIDTH, _HEIGHT = 2.6, 1.7, 0.62  # of columns; of boxes, whose rows are 1 apart
+_PITCH, _WIDTH, _HEIGHT = 2.7, 1.9, 0.62  # of columns; of boxes, whose rows are 1 apart
 
 
 def recorded(folder: Path, kind: str) -> str:
@@ -39,21 +39,17 @@ def footnote(found: Explanation, kind: str) -> str:
     """What a table adds up to."""
     if kind == "gates":
         return (
-            "4(H(D + H) + 2H) for one layer and direction: the framework keeps two biases, b_ih and b_hh, of which only the sum"
-            " has an effect. Textbooks count one, 4(H(D + H) + H)."
+            "One layer and direction has 4(H(D + H) + 2H): the framework keeps two biases, b_ih and b_hh, of which only the"
+            " sum matters. Textbooks count one, 4(H(D + H) + H)."
         )
     if kind == "weights":
-        return f"{number(found.parameters, 0)} numbers in all." + _rest(found)
+        rest = f" Not used by a layer: {', '.join(found.rest)}." if found.rest else ""
+        return f"{number(found.parameters, 0)} numbers in all.{rest}"
     return (
-        f"First batch of `task={found.task}`: {number(found.count, 0)} {found.unit}. {number(found.parameters, 0)} parameters;"
-        f" {number(found.multiply_adds, 0)} multiply-adds forwards for each of the {found.unit}, training about three times as"
-        " many. The last column is for one position: a step of a sequence."
+        f"The first batch of `task={found.task}`, {number(found.count, 0)} {found.unit}. {number(found.parameters, 0)}"
+        f" parameters; {number(found.multiply_adds, 0)} multiply-adds for each of the {found.unit} forwards, and about"
+        " twice as many backwards. The last column is for one position, a step of a sequence."
     )
-
-
-def _rest(found: Explanation) -> str:
-    """Parameters that no layer was seen to use."""
-    return f" Not used by a layer: {', '.join(found.rest)}." if found.rest else ""
 
 
 def shape(dimensions: Shape) -> str:
@@ -143,10 +139,10 @@ def _draw_panel(axes: Axes, panel: list[Layer], rows: int) -> None:
         colour = COLOURS["sigmoid"] if layer.states else MORE_LINES[0][0] if len(layer.outputs) > 1 else "#777777"
         for step in range(first, STEPS):
             x = _PITCH * step
-            axes.add_patch(
-                FancyBboxPatch((x, row), _WIDTH, _HEIGHT, "round,pad=0.04", facecolor=colour + "22", edgecolor=colour)
-            )
-            axes.text(x + _WIDTH / 2, row + _HEIGHT / 2, _box(layer), ha="center", va="center", fontsize=8)
+            box = FancyBboxPatch((x, row), _WIDTH, _HEIGHT, "round,pad=0.04")
+            box.set(facecolor=colour + "22", edgecolor=colour)
+            axes.add_patch(box)
+            axes.text(x + _WIDTH / 2, row + _HEIGHT / 2, _box(layer), ha="center", va="center", fontsize=7.5)
             _arrow(axes, (x + _WIDTH / 2, row - 1 + _HEIGHT + 0.06), (x + _WIDTH / 2, row - 0.06), "black")
         if layer.states:
             _draw_states(axes, layer, row)
@@ -184,4 +180,5 @@ def _box(layer: Layer) -> str:
 def _margin(layer: Layer) -> str:
     """What stands beside its row: class and the shapes of its parameters."""
     matrices = [f"{name.rpartition('.')[2]} {shape(one)}" for name, one in layer.parameters.items() if len(one) > 1]
-    return "\n".join([layer.kind, *matrices[:2], *(["..."] if len(matrices) > 2 else [])])
+    memory = [f"reads {shape(layer.inputs[1])}"] if len(layer.outputs) > 1 else []
+    return "\n".join([layer.kind, *memory, *matrices[:2], *(["..."] if len(matrices) > 2 else [])])

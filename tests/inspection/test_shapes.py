@@ -25,7 +25,14 @@ from tests.end_to_end.test_translation import write_corpus
 OWN = Path(__file__).parents[1] / "end_to_end" / "own_task"
 SMALL = {
     "text": ["model.embedding_size=6", "model.hidden_size=8", "batch_size=3", "bptt=5", "data.name=text"],
-    "pairs": ["model.embedding_size=6", "model.hidden_size=8", "data.name=parallel", "data.languages=[xx,yy]"],
+    "pairs": [
+        "model.embedding_size=6",
+        "model.hidden_size=8",
+        "data.name=parallel",
+        "data.languages=[xx,yy]",
+        "data.vocabulary_size=34",
+        "data.joint=true",
+    ],
 }
 
 
@@ -40,11 +47,7 @@ def options(text_dir, tmp_path_factory):
             return ["task=copying", f"hydra.searchpath=[file://{OWN}/conf]"]
         values = compose([f"task={name}"])
         kind = "text" if "bptt" in values else "pairs" if "label_smoothing" in values else "neither"
-        return [
-            f"task={name}",
-            *small.get(kind, []),
-            *(["data.vocabulary_size=34", "data.joint=true"] if kind == "pairs" else []),
-        ]
+        return [f"task={name}", *small.get(kind, [])]
 
     return of
 
