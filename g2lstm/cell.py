@@ -10,6 +10,7 @@ from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layout import State
+from g2lstm.spans import span
 
 
 class G2LSTMCell(Gated, nn.LSTMCell):
@@ -81,7 +82,8 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         working = accumulation_dtype(dtype)
         noise = self._noise(x.shape[0], noise, working, generator)
         bias = self.bias_ih + self.bias_hh if self.bias else None
-        pre = linear(x.to(dtype), self.weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
+        with span("input product"):
+            pre = linear(x.to(dtype), self.weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
         h, c = reference.step(
             pre, self.weight_hh.to(dtype), h.to(dtype), c.to(working),
             noise=noise, scale=self._block_scale(), hard=self._hard_blocks(),

@@ -28,6 +28,7 @@ from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.engines.products import over_time, product
 from g2lstm.layout import State, Weights
+from g2lstm.spans import span
 
 
 def run(engine: ModuleType, x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
@@ -52,8 +53,10 @@ class _Layer(torch.autograd.Function):
         recipe = options.noise
         drawn = replace(recipe, seed=noise) if isinstance(recipe, NoiseRecipe) and noise is not None else noise
         options = replace(options, lengths=lengths, noise=drawn)
-        pre = product(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        hidden, cell, *kept = engine.forward(pre, weight_hh, weight_hr, h0, c0, options, keep)
+        with span("input product"):
+            pre = product(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        with span("recurrence"):
+            hidden, cell, *kept = engine.forward(pre, weight_hh, weight_hr, h0, c0, options, keep)
         h, c_n = (hidden[:-1], cell[0]) if options.reverse else (hidden[1:], cell[-1])
         return h, c_n, hidden, cell, *kept
 
@@ -74,21 +77,24 @@ class _Layer(torch.autograd.Function):
         options = replace(ctx.options, lengths=lengths)
         wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[4:]
         with torch.no_grad():
-            d_pre, d_h0, d_c0, d_hr = ctx.engine.backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options)
+            with span("recurrence backward"):
+                found = ctx.engine.backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options)
+            d_pre, d_h0, d_c0, d_hr = found
             before, exact = hidden[1:] if options.reverse else hidden[:-1], cell.dtype
             del cell, kept
             if not torch.compiler.is_compiling():
                 ctx.maybe_clear_saved_tensors()  # the products take the place of the gate values, in memory still warm
-            gradients = (
-                product(d_pre, weight_ih.to(d_pre.dtype).mT) if wants_x else None,
-                d_h0.to(x.dtype) if wants_h0 else None,
-                d_c0 if wants_c0 else None,
-                d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True) if wants_noise else None,
-                over_time(d_pre, x).to(weight_ih.dtype) if wants_ih else None,
-                over_time(d_pre, before).to(weight_hh.dtype) if wants_hh else None,
-                d_pre.sum((0, 1), dtype=exact).to(ctx.bias_dtype) if wants_bias else None,
-                d_hr.to(weight_hr.dtype) if wants_hr else None,
-            )
+            with span("products backward"):
+                gradients = (
+                    product(d_pre, weight_ih.to(d_pre.dtype).mT) if wants_x else None,
+                    d_h0.to(x.dtype) if wants_h0 else None,
+                    d_c0 if wants_c0 else None,
+                    d_pre[..., : ctx.noise_width].to(ctx.noise_dtype, copy=True) if wants_noise else None,
+                    over_time(d_pre, x).to(weight_ih.dtype) if wants_ih else None,
+                    over_time(d_pre, before).to(weight_hh.dtype) if wants_hh else None,
+                    d_pre.sum((0, 1), dtype=exact).to(ctx.bias_dtype) if wants_bias else None,
+                    d_hr.to(weight_hr.dtype) if wants_hr else None,
+                )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = _Once.apply(ctx.engine, h, *gradients)
         return (None, None, None, None, *gradients)

@@ -12,6 +12,7 @@
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <torch/library.h>
 
 #ifdef __AVX512F__
@@ -22,11 +23,14 @@
 #include <sys/mman.h>
 #endif
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -386,6 +390,35 @@ struct Walk {
   int64_t after(int64_t t) const { return reverse ? t : t + 1; }
 };
 
+// How much of a recurrence is point-wise, for a profiler that listens. Products and point-wise passes take turns of microseconds,
+// too short for spans of their own: a span without length says the share of the threads' time.
+struct Shares {
+  const bool heard = at::getStepCallbacksUnlessEmpty(at::RecordScope::USER_SCOPE).has_value();
+  std::atomic<int64_t> product{0}, pointwise{0};  // nanoseconds
+
+  ~Shares() {
+    if (!heard) return;
+    at::RecordFunction said(at::RecordScope::USER_SCOPE);
+    said.before("point-wise share " + std::to_string((double)pointwise / std::max<int64_t>(1, product + pointwise)));
+  }
+};
+
+struct Turn {
+  using Clock = std::chrono::steady_clock;
+  Shares& shares;
+  Clock::time_point begun = shares.heard ? Clock::now() : Clock::time_point{}, turned = begun;
+
+  void to_pointwise() {
+    if (shares.heard) turned = Clock::now();
+  }
+
+  ~Turn() {
+    if (!shares.heard) return;
+    shares.product += std::chrono::nanoseconds(turned - begun).count();
+    shares.pointwise += std::chrono::nanoseconds(Clock::now() - turned).count();
+  }
+};
+
 template <typename S, bool Hard>
 void forward_loop(
     const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
@@ -402,6 +435,7 @@ void forward_loop(
   const int64_t noise_width = noise ? noise->size(2) : 0;
   const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
   std::vector<float> scratch(at::get_num_threads() * B * 4 * W);
+  Shares shares;
 
   for (int64_t k = 0; k < T; ++k) {
     const int64_t t = walk.step(k);
@@ -415,7 +449,9 @@ void forward_loop(
         const int64_t j = block * W, count = std::min(W, H - j);
         prefetch(pre_data + t * B * 4 * H + j, B * 4, H);
         prefetch(c_before + j, B, H);
+        Turn turn{shares};
         product(B, h_before, H, packed, block, recurrent);
+        turn.to_pointwise();
         for (int64_t b = 0; b < B; ++b) {
           const int64_t at_unit = b * H + j;
           if (length && t >= length[b]) {
@@ -471,6 +507,7 @@ void backward_loop(
   const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
   std::vector<float> scratch(at::get_num_threads() * B * units * W);
   std::vector<float> passed(length ? B * H : 0);  // a finished sequence hands its gradient on to the step before
+  Shares shares;
 
   for (int64_t k = T - 1; k >= -1; --k) {
     const int64_t t = k >= 0 ? walk.step(k) : -1;
@@ -486,11 +523,13 @@ void backward_loop(
           prefetch(c_after + j, B, H);
           if (grad_h) prefetch(grad_h + t * B * H + j, B, H);
         }
+        Turn turn{shares};
         if (later >= 0) {
           product(B, d_pre_data + later * B * 4 * H, 4 * H, packed, panel, d_hidden);
         } else {
           std::memset(d_hidden, 0, B * units * W * sizeof(float));
         }
+        turn.to_pointwise();
         const int64_t last = std::min(blocks, (panel + 1) * units);
         for (int64_t b = 0; b < B; ++b)
           for (int64_t block = panel * units; block < last; ++block) {

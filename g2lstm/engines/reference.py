@@ -8,12 +8,14 @@ from g2lstm.engines.contract import Options, Request, Scale
 from g2lstm.engines.noise import as_tensor
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.layout import State, Weights
+from g2lstm.spans import span
 
 
 def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
     """Runs a layer step by step; arguments and results as `g2lstm.engines.contract` says."""
     time, bias = len(x), weights.bias
-    pre = linear(x, weights.ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
+    with span("input product"):
+        pre = linear(x, weights.ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
     weight_hh, weight_hr = weights.hh.to(x.dtype), None if weights.hr is None else weights.hr.to(x.dtype)
     noise = as_tensor(options.noise, pre, pre.shape[-1] // 4)
     h, c = state[0].to(x.dtype), state[1].to(accumulation_dtype(x.dtype))

@@ -81,6 +81,8 @@ class Trainer:
         self._steps_here = 0  # steps of this process
         if resume:
             self._restore()
+        if profiler is not None:
+            profiler.watch(self.model, self.optimizer)
         self._clock = self._last_saved = time.monotonic()
 
     def fit(self) -> Position:
