@@ -3,7 +3,9 @@
 import gc
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ gc.disable()  # while tests are imported and collected, which takes half as long
 torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN_TASK = ROOT / "tests" / "end_to_end" / "own_task"
 # What takes longest begins first, so that two workers end at the same time.
 LONGEST = ("end_to_end/", "inspection/test_commands.py", "engines/test_triton.py", "compression/test_sweep.py", "test_lstm")
 
@@ -66,3 +69,45 @@ def tiny(text_dir: Path) -> list[str]:
     sizes |= {"epochs": 2, "finetune_epochs": 2, "eval.bptt": 16, "eval.valid_batch_size": 2, "eval.cache.window": 20}
     sizes |= {"threads": 1, "log_every": 3, "optimizer.lr": 5.0, "optimizer.nonmonotone": 1}
     return ["task=text", f"data.dir={text_dir}", *(f"{name}={value}" for name, value in sizes.items())]
+
+
+@pytest.fixture(scope="session")
+def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Options of a small model of each task by its name, on a small text if it reads one; "copying" is no task of ours."""
+    from g2lstm.runs.compose import compose
+    from tests.end_to_end.test_translation import write_corpus
+
+    sizes, pairs = ["model.embedding_size=6", "model.hidden_size=8"], write_corpus(tmp_path_factory.mktemp("pairs"))
+    small = {
+        "bptt": [*sizes, "batch_size=3", "bptt=5", "data.name=text", f"data.dir={text_dir}"],
+        "label_smoothing": [
+            *sizes, "data.name=parallel", "data.languages=[xx,yy]", f"data.dir={pairs}",
+            "data.vocabulary_size=34", "data.joint=true", "batch_tokens=null", "batch_size=4", "precision=float32",
+        ],
+    }  # fmt: skip
+
+    def of(name: str) -> list[str]:
+        if name == "copying":
+            return ["task=copying", f"hydra.searchpath=[file://{OWN_TASK}/conf]"]
+        has = compose([f"task={name}"])
+        return [f"task={name}", *(option for key, options in small.items() if key in has for option in options)]
+
+    return of
+
+
+@pytest.fixture
+def small_task(
+    small_options: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, torch.nn.Module]]:
+    """Builds a task of `small_options` and its model: small_task("ptb", "gate=sigmoid")."""
+    from g2lstm.runs.compose import compose
+    from g2lstm.runs.config import Config
+
+    monkeypatch.syspath_prepend(OWN_TASK)
+
+    def build(name: str, *more: str) -> tuple[Any, torch.nn.Module]:
+        torch.manual_seed(0)
+        task = Config.parse(compose([*small_options(name), *more])).build_task(torch.device("cpu"))
+        return task, task.build_model()
+
+    return build

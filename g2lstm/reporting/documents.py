@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from g2lstm.files import write_atomically
-from g2lstm.reporting import gate_tables, run_tables, shapes, speed_tables
+from g2lstm.reporting import gate_tables, profiles, run_tables, shapes, speed_tables
 
 MARKED = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
@@ -27,7 +27,7 @@ def quoted(name: str, results: Path) -> str:
     folder, _, kind = name.partition(":")
     if not kind:
         return run_tables.recorded(results / folder)
-    for tables in (gate_tables, speed_tables, shapes):
+    for tables in (gate_tables, speed_tables, shapes, profiles):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)
     path = results / folder / f"{kind}.md"

@@ -100,7 +100,8 @@ class StepProfiler:
         about: dict[str, Any] = {"steps": steps, "device": self.device.type, "memory_mb": self._memory}
         about["step_ms"] = trace.step_ms(content["traceEvents"], steps)
         about["spans"] = trace.span_rows(spans, steps)
-        dearest = sorted(averages, key=lambda one: -getattr(one, order))[:MOST_OPERATIONS]
+        operations = [one for one in averages if "::" in one.key or one.device_type.name == "CUDA"]  # no spans
+        dearest = sorted(operations, key=lambda one: -getattr(one, order))[:MOST_OPERATIONS]
         about["operations"] = [
             {"name": one.key, "calls": round(one.count / steps, 1), "ms": round(getattr(one, order) / 1000 / steps, 3)}
             for one in dearest

@@ -16,52 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from g2lstm import cli
 from g2lstm.inspection.shapes import Explanation, Layer, explained
-from g2lstm.runs.compose import compose
-from g2lstm.runs.config import Config
 from g2lstm.tasks import TASKS
 from g2lstm.training.task import LossModule
-from tests.end_to_end.test_translation import write_corpus
-
-OWN = Path(__file__).parents[1] / "end_to_end" / "own_task"
-SMALL = {
-    "text": ["model.embedding_size=6", "model.hidden_size=8", "batch_size=3", "bptt=5", "data.name=text"],
-    "pairs": [
-        "model.embedding_size=6",
-        "model.hidden_size=8",
-        "data.name=parallel",
-        "data.languages=[xx,yy]",
-        "data.vocabulary_size=34",
-        "data.joint=true",
-    ],
-}
-
-
-@pytest.fixture(scope="module")
-def options(text_dir, tmp_path_factory):
-    """The options of a small model of each task, on a small text where it reads one."""
-    pairs = write_corpus(tmp_path_factory.mktemp("pairs"))
-    small = {"text": [*SMALL["text"], f"data.dir={text_dir}"], "pairs": [*SMALL["pairs"], f"data.dir={pairs}"]}
-
-    def of(name: str) -> list[str]:
-        if name == "copying":
-            return ["task=copying", f"hydra.searchpath=[file://{OWN}/conf]"]
-        values = compose([f"task={name}"])
-        kind = "text" if "bptt" in values else "pairs" if "label_smoothing" in values else "neither"
-        return [f"task={name}", *small.get(kind, [])]
-
-    return of
-
-
-@pytest.fixture
-def task_and_model(options, monkeypatch):
-    monkeypatch.syspath_prepend(OWN)
-
-    def build(name: str, *more: str) -> tuple[Any, nn.Module]:
-        torch.manual_seed(0)
-        task = Config.parse(compose([*options(name), *more])).build_task(torch.device("cpu"))
-        return task, task.build_model()
-
-    return build
 
 
 def sizes(found: Any) -> list[tuple[int, ...]]:
@@ -84,8 +40,8 @@ def shown(several: Any) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", [*TASKS, "copying"])
-def test_shapes_are_those_that_hooks_see(name, task_and_model):
-    task, model = task_and_model(name)
+def test_shapes_are_those_that_hooks_see(name, small_task):
+    task, model = small_task(name)
     found, names = explained(name, task, model), {module: key for key, module in model.named_modules()}
     seen: dict[str, list[Any]] = {}
 
@@ -113,9 +69,9 @@ def test_shapes_are_those_that_hooks_see(name, task_and_model):
 
 
 @pytest.mark.parametrize("name", [*TASKS, "copying"])
-def test_multiply_adds_are_those_that_the_framework_counts(name, task_and_model):
+def test_multiply_adds_are_those_that_the_framework_counts(name, small_task):
     more = ["batch_tokens=null", "batch_size=1"] if name in ("iwslt14", "wmt14", "parallel", "numbers") else []
-    task, model = task_and_model(name, *more)
+    task, model = small_task(name, *more)
     for module in model.modules():
         if hasattr(module, "engine"):
             module.engine = "reference"
@@ -132,8 +88,8 @@ def test_multiply_adds_are_those_that_the_framework_counts(name, task_and_model)
     assert counter.get_total_flops() == 2 * (round(found.multiply_adds * found.count) - vectors)
 
 
-def test_a_language_model_counted_by_hand(task_and_model):
-    task, model = task_and_model("text", "model.num_layers=2")
+def test_a_language_model_counted_by_hand(small_task):
+    task, model = small_task("text", "model.num_layers=2")
     found, words = explained("text", task, model), len(task.corpus.vocabulary)
     first, second = (layer for layer in found.layers if layer.kind == "G2LSTM")
     assert first.inputs == ((("T", 5), ("B", 3), ("D", 6)),)
@@ -175,10 +131,10 @@ def test_options_of_an_lstm_are_told():
     assert rnn.multiply_adds == work
 
 
-def test_the_command_writes_tables_and_a_figure(options, monkeypatch, tmp_path, capsys):
+def test_the_command_writes_tables_and_a_figure(small_options, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     explain = importlib.import_module("explain").explain
-    assert cli.guarded(lambda: explain([*options("text"), "gate=sigmoid", "out=shapes"])) == 0
+    assert cli.guarded(lambda: explain([*small_options("text"), "gate=sigmoid", "out=shapes"])) == 0
     printed = capsys.readouterr().out
     assert "layers.0" in printed
     assert "4(H(D + H) + 2H)" in printed

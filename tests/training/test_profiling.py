@@ -8,9 +8,15 @@ import pytest
 import torch
 
 import train
-from g2lstm import cli
+from g2lstm import cli, layout
+from g2lstm.engines import compiled
+from g2lstm.layers.attention import Attention
+from g2lstm.tasks import TASKS
+from g2lstm.training import profiling
 from g2lstm.training.checkpoint import load_checkpoint
+from g2lstm.training.memory import MemoryStep
 from g2lstm.training.profiling import BEFORE, STEPS, WARMUP, StepProfiler
+from g2lstm.training.task import LossModule
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +120,63 @@ def test_a_resumed_run_can_be_profiled(tiny):
 def test_profile_is_true_or_false(capsys):
     assert command("task=builtin", "profile=3") == 2
     assert "profile must be true or false, got 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*TASKS, "copying"])
+def test_a_trace_of_each_task_names_layers_and_phases_both_ways(name, small_task, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiling, "BEFORE", 1)
+    monkeypatch.setattr(profiling, "STEPS", 1)
+    task, model = small_task(name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    profiler = StepProfiler(tmp_path, torch.device("cpu"), lambda _: None)
+    profiler.watch(model, optimizer)
+    items, loss = task.plan(torch.Generator().manual_seed(1)), LossModule(task, model.train())
+    for item in items[:5]:
+        loss(item, None).objective.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        profiler.step()
+    with gzip.open(tmp_path / "trace.json.gz") as file:
+        trace = json.load(file)
+    assert trace["g2lstm"]["steps"] == 1
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for event in trace["traceEvents"]:
+        if event.get("cat") == "user_annotation":
+            spans.setdefault(event["name"], []).append((event["ts"], event["ts"] + event["dur"]))
+    assert {row["name"] for row in trace["g2lstm"]["spans"]} <= spans.keys()
+    for key, module in model.named_modules():
+        if not key or not (list(module.parameters(recurse=False)) or isinstance(module, Attention)):
+            continue
+        wanted = {f"{key}: input product": key} if isinstance(module, layout.LSTMModule) and task.gate.tau != 1 else {}
+        if isinstance(module, torch.nn.LSTM):
+            for way in ("", " backward"):
+                wanted[f"{key}: recurrence{way}"] = f"{key}{way}"
+                if compiled.problem() is None:
+                    wanted[f"{key}: point-wise{way}"] = f"{key}: recurrence{way}"
+        for inner, outer in wanted.items():
+            for begin, end in spans[inner]:
+                assert any(first <= begin and end <= last + 0.01 for first, last in spans[outer])
+        assert max(end for _, end in spans[f"{key} backward"]) > max(end for _, end in spans[key])
+    assert len(trace["g2lstm"]["operations"]) == 10
+    memory = trace["g2lstm"]["memory_mb"]
+    assert memory["parameters"] == round(sum(parameter.nbytes for parameter in model.parameters()) / 1e6, 3)
+    assert memory["activations"] > 0
+
+
+def test_memory_is_that_of_the_fullest_moment():
+    class Exponential(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(250_000))
+
+    model = Exponential()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        watched = MemoryStep(model, optimizer, torch.device("cpu"))
+        watched.begin()
+        model.weight.exp().sum().backward()  # keeps its result, which the gradient is a product with
+        optimizer.step()
+        optimizer.zero_grad()
+        found = watched.end()
+    expected = {"parameters": 1.0, "optimiser state": 1.0, "gradients": 1.0, "activations": 1.0, "other": 0.0}
+    assert found == pytest.approx(expected, abs=0.01)
