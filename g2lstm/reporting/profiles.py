@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from g2lstm.errors import UserError
 from g2lstm.reporting.figures import COLOURS, grid
@@ -66,13 +67,15 @@ def draw_step(trace: dict[str, Any]) -> Figure:
             rows[name].append(bar)
     order = list(rows)
     names = sorted(rows, key=lambda name: order.index(name.partition(": ")[0]))  # a layer's phases below it
+    colours = {False: COLOURS["sigmoid"], True: COLOURS["sharpened"]}  # of what is backwards
     figure, ((axes,),) = grid(1, 1, (10, 1.4 + 0.28 * len(names)))
     for place, name in enumerate(names):
         for start, length, back in rows[name]:
-            colour = COLOURS["sharpened"] if back else COLOURS["sigmoid"]
-            axes.broken_barh([(start, length)], (place - 0.4, 0.8), facecolor=colour, alpha=0.5 if ": " in name else 1)
+            look = {"facecolor": colours[back], "alpha": 0.5 if ": " in name else 1}
+            axes.broken_barh([(start, length)], (place - 0.4, 0.8), **look)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
+    axes.legend([Patch(color=colour) for colour in colours.values()], ["forwards", "backwards"], loc="lower left")
     axes.set(xlabel="ms", xlim=(0, step["dur"] / 1000))
     axes.grid(axis="x", alpha=0.3)
     return figure
