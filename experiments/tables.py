@@ -16,8 +16,7 @@ from g2lstm.reporting.figures import save_figure
 from g2lstm.runs.run import find_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = "background reproduction performance compression gates tuning-log translation shapes profiling".split()
-DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
+DOCUMENTS = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 
 
 def tables(arguments: list[str]) -> int:
@@ -33,7 +32,7 @@ def tables(arguments: list[str]) -> int:
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")
-    stale = fill([ROOT / name for name in DOCUMENTS], options.results, write=not options.check)
+    stale = fill(DOCUMENTS, options.results, write=not options.check)
     if options.check and stale:
         names = ", ".join(path.relative_to(ROOT).as_posix() for path in stale)
         raise UserError(f"{names} quote other numbers than results/ has: run python experiments/tables.py")

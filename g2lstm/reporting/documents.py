@@ -2,7 +2,7 @@
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
-shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/trace.py copied,
+shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/step_trace.py copied,
 compression/NAME:sweep, NAME:study or gradient_flow:norms for what experiments/compression_sweep.py, study.py or
 gradient_flow.py wrote.
 """

@@ -53,9 +53,9 @@ def footnote(about: dict[str, Any]) -> str:
 
 
 def draw_step(trace: dict[str, Any]) -> Figure:
-    """The last step of a trace: a row for each layer, forwards and backwards, and its phases below it."""
+    """The fastest step of a trace: a row for each layer, forwards and backwards, and its phases below it."""
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
-    step = max((event for event in events if event["name"].startswith(STEP)), key=lambda event: event["ts"])
+    step = min((event for event in events if event["name"].startswith(STEP)), key=lambda event: event["dur"])
     begin, end = step["ts"], step["ts"] + step["dur"]
     rows: dict[str, list[tuple[float, float, bool]]] = {}
     for row in trace["g2lstm"]["spans"]:

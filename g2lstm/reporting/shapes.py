@@ -62,7 +62,7 @@ def _shapes(several: tuple[Shape, ...]) -> str:
 
 
 def _layers(found: Explanation) -> Lines:
-    head = ["layer", "class", "input", "output", "h and c, each", "calls", "numbers", "multiply-adds"]
+    head = ["layer", "class", "input", "output", "h and c, each", "calls", "parameters", "multiply-adds"]
     rows = [head]
     for layer in found.layers:
         states = ", ".join(dict.fromkeys(map(shape, layer.states))) or "-"

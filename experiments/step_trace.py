@@ -1,4 +1,4 @@
-"""What profile=true found, as tables and as a figure of one step: python experiments/trace.py run=RUN_DIR."""
+"""What profile=true found, as tables and as a figure of one step: python experiments/step_trace.py run=RUN_DIR."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from g2lstm.training.profiling import TRACE
 from g2lstm.training.progress import say
 
 
-def trace(arguments: list[str]) -> int:
-    parser = cli.OptionParser(prog="experiments/trace.py", description="Shows where the time of a profiled run went.")
+def step_trace(arguments: list[str]) -> int:
+    parser = cli.OptionParser(prog="experiments/step_trace.py", description="Shows where the time of a profiled run went.")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help=f"a run's folder, or its {TRACE}")
     parser.add_argument("--out", type=cli.folder, metavar="DIR", help="where a copy and the figure go; the run without it")
     options, console = parser.parse_options(arguments), Console()
@@ -31,4 +31,4 @@ def trace(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.main(trace)
+    cli.main(step_trace)
