@@ -110,21 +110,14 @@ def draw_unrolled(found: Explanation) -> Figure:
 
 
 def _panels(layers: tuple[Layer, ...]) -> Iterator[list[Layer]]:
-    """Layers that read the same sequence, from below: a new one begins where the steps are others, or after a summary."""
+    """Layers that read the same sequence, from below: words that are looked up after an LSTM are another one's."""
     panel: list[Layer] = []
     for layer in layers:
-        steps = {_time(one) for one in (*panel, layer)} - {None}
-        if panel and (len(steps) > 1 or (_once(panel[-1]) and layer.kind == "Embedding")):
+        if layer.kind == "Embedding" and any(one.states for one in panel):
             yield panel
             panel = []
         panel.append(layer)
     yield panel
-
-
-def _time(layer: Layer) -> int | None:
-    """The steps that a layer reads in a call, where it reads several."""
-    steps = dict(layer.inputs[0]).get("T", 1)
-    return steps if steps > 1 else None
 
 
 def _once(layer: Layer) -> bool:
