@@ -62,7 +62,8 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
         raise UserError(str(error)) from error
     own = {name: gates for name, gates in found.items() if not read.module or name.startswith(f"{read.module}.")}
     layer = chosen_layer(own, layer)
-    gates = {gate: torch.cat(steps)[-len(read.labels) :].cpu() for gate, steps in own[layer].items()}
+    last = {gate: torch.cat(steps)[-len(read.labels) * read.steps :].cpu() for gate, steps in own[layer].items()}
+    gates = {gate: values.unflatten(0, (-1, read.steps)).mean(1) for gate, values in last.items()}  # (N, H)
     words = [f"{word}*" if word in read.unknown else word for word in read.labels]
     return Reading(gate, layer, words, read.unknown, gates, read.source, read.attention)
 

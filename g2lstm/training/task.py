@@ -80,6 +80,7 @@ class ReadText:
         module: the part of the model that read the labels; "" is all of it.
         source: what was read besides, as the other language of a translation.
         attention: (labels, source) weights with which each step looked at that, where it does.
+        steps: that a label stands for; their mean gates are shown.
     """
 
     labels: list[str]
@@ -87,6 +88,7 @@ class ReadText:
     module: str = ""
     source: Sequence[str] = ()
     attention: Tensor | None = None
+    steps: int = 1
 
 
 class Task(Protocol):
