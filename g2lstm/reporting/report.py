@@ -58,8 +58,10 @@ def report_page(
         layer = gate_layer(gates, layer)
         sections |= {"Gate histograms": _histograms(gates, layer), "Training against test": _modes(gates, layer)}
     if readings:
-        at = f"of {readings[0].layer} at each word"
-        text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
+        unit, at = readings[0].unit, f"of {readings[0].layer} at each {readings[0].unit}"
+        text = (
+            f"Rows are units, ordered by an average-linkage tree over their values; columns are the {unit}s of what is read."
+        )
         caption = f"Gates {at}, mean over units{note(readings)}"
         looks = [
             drawing(
@@ -68,10 +70,10 @@ def report_page(
             for reading in readings
             if reading.attention is not None
         ]
-        sections["Gates word by word"] = [heat(readings[0].words, rows_of(readings), caption), *looks]
+        sections[f"Gates {unit} by {unit}"] = [heat(readings[0].words, rows_of(readings), caption), *looks]
         sections["Unit by unit"] = [html.paragraph(text), drawing(draw_units(readings), f"Units {at}")]
-        if words:
-            sections["Which words shut the forget gate"] = from_markdown(word_table(words), "Forget gates of kinds of words")
+        if table := word_table(words):
+            sections["Which words shut the forget gate"] = from_markdown(table, "Forget gates of kinds of words")
     runs, names = list(chain.from_iterable(groups.values())), list(map(gate_label, groups))
     experiments = ", ".join(dict.fromkeys(run.config.run.experiment_name for run in runs))
     count = f"{len(runs)} runs" if len(runs) > 1 else "One run"

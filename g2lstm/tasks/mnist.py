@@ -210,8 +210,8 @@ class MnistTask:
         with torch.no_grad():
             model(self.sequences(valid.pixels[number : number + 1]))
         if self.config.mnist.order == "permuted":
-            return ReadText([f"step {SIDE * part + 1}" for part in range(SIDE)], [], steps=SIDE)
-        return ReadText([f"row {row + 1}" for row in range(SIDE)], [], steps=len(self.labels) // SIDE)
+            return ReadText([f"step {SIDE * part + 1}" for part in range(SIDE)], [], steps=SIDE, unit="part")
+        return ReadText([f"row {row + 1}" for row in range(SIDE)], [], steps=len(self.labels) // SIDE, unit="row")
 
     def _read(
         self, model: nn.Module, split: str, limit: int | None = None, reading: Callable[[Tensor], None] | None = None

@@ -81,6 +81,7 @@ class ReadText:
         source: what was read besides, as the other language of a translation.
         attention: (labels, source) weights with which each step looked at that, where it does.
         steps: that a label stands for; their mean gates are shown.
+        unit: what a label is called.
     """
 
     labels: list[str]
@@ -89,6 +90,7 @@ class ReadText:
     source: Sequence[str] = ()
     attention: Tensor | None = None
     steps: int = 1
+    unit: str = "word"
 
 
 class Task(Protocol):
