@@ -42,8 +42,8 @@ def gate_heatmap(arguments: list[str]) -> int:
         say(console, f"the font lacks {boxes}: set font.family in a matplotlibrc to one that has them")
     models = json.dumps({"models": [reading.told() for reading in shown]}, indent=1, ensure_ascii=False)
     write_atomically(out / "heatmap.json", models + "\n")
-    if words:
-        print(word_table(words))
+    if table := word_table(words):
+        print(table)
     say(console, "wrote " + ", ".join(map(str, written)))
     return 0
 

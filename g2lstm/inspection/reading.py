@@ -28,6 +28,7 @@ class Reading:
     gates: dict[str, Tensor]  # (N, H) of each gate
     source: Sequence[str] = ()  # what it looked at besides, and (N, source) weights with which it did
     attention: Tensor | None = None
+    unit: str = "word"  # what one of `words` is
 
     def told(self) -> dict[str, Any]:
         """The mean over units of each gate at each word, and what the model looked at, as JSON has it."""
@@ -62,9 +63,10 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
         raise UserError(str(error)) from error
     own = {name: gates for name, gates in found.items() if not read.module or name.startswith(f"{read.module}.")}
     layer = chosen_layer(own, layer)
-    gates = {gate: torch.cat(steps)[-len(read.labels) :].cpu() for gate, steps in own[layer].items()}
+    last = {gate: torch.cat(steps)[-len(read.labels) * read.steps :].cpu() for gate, steps in own[layer].items()}
+    gates = {gate: values.unflatten(0, (-1, read.steps)).mean(1) for gate, values in last.items()}  # (N, H)
     words = [f"{word}*" if word in read.unknown else word for word in read.labels]
-    return Reading(gate, layer, words, read.unknown, gates, read.source, read.attention)
+    return Reading(gate, layer, words, read.unknown, gates, read.source, read.attention, read.unit)
 
 
 def read_runs(

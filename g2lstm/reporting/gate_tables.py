@@ -49,7 +49,9 @@ def gate_table(rows: list[Row], kind: str, layer: str | None = None) -> str:
 
 
 def word_table(rows: list[Row]) -> str:
-    """Of rows of kind "words": function words, punctuation and sentence ends against content words."""
+    """Of rows of kind "words": function words, punctuation and sentence ends against content words; "" without words."""
+    if all(found["class"] == "other" for row in rows for found in row["classes"]):
+        return ""
     columns = {"sentence end": "sentence end", "function": "function words", "content": "content words"}
     lines = [["mean forget gate", *columns.values(), "difference", "95% interval", "p", "n"]]
     for gate, mine in by_gate(rows).items():

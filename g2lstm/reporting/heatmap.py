@@ -12,7 +12,7 @@ from g2lstm.inspection.words import CLASSES
 from g2lstm.reporting.figures import gate_label, grid
 from g2lstm.runs.store import Row
 
-WORDS_A_LINE = 24
+WORDS_A_LINE = 28
 WORDS_AN_END = 20
 MOST_HEADS = 40  # words above each view of units; more stand above the first alone
 MOST_CELLS = 120_000  # of all views of units; beyond it a row stands for several units that do alike
@@ -68,7 +68,7 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
     figure.colorbar(image, ax=first[:, 0].tolist(), label=label, pad=0.01, aspect=aspect)
     if looking:
         figure.colorbar(grey, ax=first[0, 1:].tolist(), label="attention", pad=0.01, aspect=20)
-    _head(figure, f"Gates of {readings[0].layer} at each word{note(readings)}")
+    _head(figure, f"Gates of {readings[0].layer} at each {readings[0].unit}{note(readings)}")
     return figure
 
 
@@ -95,7 +95,7 @@ def draw_units(readings: list[Reading]) -> Figure:
         place.set_visible(False)
     figure.colorbar(image, ax=axes.ravel().tolist(), label="gate value (0 shut, 1 open)", pad=0.01, aspect=40,
                     shrink=min(1.0, 3 / lines), anchor=(0.0, 1.0))  # fmt: skip
-    _head(figure, f"Units of {readings[0].layer} at each word{note(readings)}")
+    _head(figure, f"Units of {readings[0].layer} at each {readings[0].unit}{note(readings)}")
     return figure
 
 
@@ -121,11 +121,13 @@ def note(readings: list[Reading]) -> str:
 def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
     """The `count` word types with the lowest and with the highest mean gate, with counts and 95% confidence intervals."""
     rows, types = row["lowest_and_highest"], row["types"]
+    kinds = [kind for kind in CLASSES if any(word["kind"] == kind for word in rows)]
+    unit, of_unit = ("label", "labels") if kinds == ["other"] else ("word", "word types")
     ends = [("lowest", rows[:count]), ("highest", rows[-count:])] if len(rows) > 2 * count else [("all", rows)]
     size = (5.4 * len(ends), 1.6 + 0.21 * min(count, len(rows)) * (3 - len(ends)))
     figure, panels = grid(1, len(ends), size, sharex=True)
     for axes, (name, chosen) in zip(panels[0], ends, strict=True):
-        for kind in CLASSES:
+        for kind in kinds:
             colour, marker = CLASS_STYLES[kind]
             mine = [
                 (place, word["mean"], word["low"], word["high"]) for place, word in enumerate(chosen) if word["kind"] == kind
@@ -135,13 +137,14 @@ def draw_words(row: Row, count: int = WORDS_AN_END) -> Figure:
             axes.errorbar(means, ys, xerr=widths, fmt=marker, color=colour, markersize=5, linewidth=1.2, label=kind)
         axes.set_yticks(range(len(chosen)), [f"{word['word']}  ({word['count']:,})" for word in chosen], parse_math=False)
         axes.invert_yaxis()
-        axes.set_title(f"{name} {len(chosen)} of {types:,} word types", fontsize="medium")
+        axes.set_title(f"{name} {len(chosen)} of {types:,} {of_unit}", fontsize="medium")
         axes.set_xlabel("forget gate, mean over units; bars: 95% interval;\n(n) occurrences")
         axes.grid(axis="x", alpha=0.3)
-    handles, texts = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=len(CLASSES), frameon=False)
+    if unit == "word":
+        handles, texts = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=3 if len(ends) == 1 else len(kinds), frameon=False)
     where = f"{row['split']}, seen {row['min_count']} times or more"
-    _head(figure, f"Forget gate of {row['layer']}, {gate_label(row['gate'])}, by word ({where})")
+    _head(figure, f"Forget gate of {row['layer']}, {gate_label(row['gate'])}, by {unit} ({where})")
     return figure
 
 

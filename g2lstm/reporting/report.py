@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from g2lstm.compression.methods import ORIGINAL
 from g2lstm.compression.sweep import of_one_target
@@ -36,7 +37,7 @@ Parts = list[Markup]
 
 def report_page(
     groups: Groups, published: Published, gates: list[Row], words: list[Row], readings: list[Reading], sweep: list[Row],
-    layer: str | None = None,
+    layer: str | None = None, drawn: Mapping[str, Figure] | None = None,
 ) -> str:  # fmt: skip
     """The page. A section is left out where there is nothing to show in it.
 
@@ -47,15 +48,20 @@ def report_page(
         readings: of one text, one a gate.
         sweep: rows of a compression sweep, as `sweep_rows` gives them.
         layer: whose gates are shown.
+        drawn: figures of what the models found, each with a title.
     """
     sections = {"What was run": _what_was_run(groups), "Training curves": _curves(groups)}
-    sections |= {"Metrics": _metrics(groups, published), "Compression": _compression(sweep) if sweep else []}
+    sections["Metrics"] = _metrics(groups, published)
+    found = [drawing(figure, " ".join(figure.get_suptitle().split())) for figure in (drawn or {}).values()]
+    sections |= {"Findings": [html.beside(found)] if found else [], "Compression": _compression(sweep) if sweep else []}
     if gates:
         layer = gate_layer(gates, layer)
         sections |= {"Gate histograms": _histograms(gates, layer), "Training against test": _modes(gates, layer)}
     if readings:
-        at = f"of {readings[0].layer} at each word"
-        text = "Rows are units, ordered by an average-linkage tree over their values; columns are the words of the text."
+        unit, at = readings[0].unit, f"of {readings[0].layer} at each {readings[0].unit}"
+        text = (
+            f"Rows are units, ordered by an average-linkage tree over their values; columns are the {unit}s of what is read."
+        )
         caption = f"Gates {at}, mean over units{note(readings)}"
         looks = [
             drawing(
@@ -64,10 +70,10 @@ def report_page(
             for reading in readings
             if reading.attention is not None
         ]
-        sections["Gates word by word"] = [heat(readings[0].words, rows_of(readings), caption), *looks]
+        sections[f"Gates {unit} by {unit}"] = [heat(readings[0].words, rows_of(readings), caption), *looks]
         sections["Unit by unit"] = [html.paragraph(text), drawing(draw_units(readings), f"Units {at}")]
-        if words:
-            sections["Which words shut the forget gate"] = from_markdown(word_table(words), "Forget gates of kinds of words")
+        if table := word_table(words):
+            sections["Which words shut the forget gate"] = from_markdown(table, "Forget gates of kinds of words")
     runs, names = list(chain.from_iterable(groups.values())), list(map(gate_label, groups))
     experiments = ", ".join(dict.fromkeys(run.config.run.experiment_name for run in runs))
     count = f"{len(runs)} runs" if len(runs) > 1 else "One run"

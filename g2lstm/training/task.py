@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from g2lstm.training.findings import Finding
+
 Split = str  # "train", "valid" or "test"
 
 
@@ -78,6 +80,8 @@ class ReadText:
         module: the part of the model that read the labels; "" is all of it.
         source: what was read besides, as the other language of a translation.
         attention: (labels, source) weights with which each step looked at that, where it does.
+        steps: that a label stands for; their mean gates are shown.
+        unit: what a label is called.
     """
 
     labels: list[str]
@@ -85,6 +89,8 @@ class ReadText:
     module: str = ""
     source: Sequence[str] = ()
     attention: Tensor | None = None
+    steps: int = 1
+    unit: str = "word"
 
 
 class Task(Protocol):
@@ -138,6 +144,9 @@ class Task(Protocol):
             limit: the first so many sentences, images, ...; all without it.
             reading: called before each forward pass with the (T, B) numbers that the model reads in it.
         """
+
+    def findings(self, model: nn.Module, split: Split) -> list[Finding]:
+        """What else there is to show of a model in eval mode on a split, for figures; [] where there is nothing."""
 
     def digest(self, split: Split, limit: int | None = None) -> str:
         """Names all that an evaluation depends on besides the model: data and how they are read."""
