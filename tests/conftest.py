@@ -76,6 +76,7 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     """Options of a small model of each task by its name, on a small text if it reads one; "copying" is no task of ours."""
     from g2lstm.runs.compose import compose
     from tests.end_to_end.test_translation import write_corpus
+    from tests.tasks.test_mnist import write_mnist
 
     sizes, pairs = ["model.embedding_size=6", "model.hidden_size=8"], write_corpus(tmp_path_factory.mktemp("pairs"))
     small = {
@@ -83,6 +84,10 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         "label_smoothing": [
             *sizes, "data.name=parallel", "data.languages=[xx,yy]", f"data.dir={pairs}",
             "data.vocabulary_size=34", "data.joint=true", "batch_tokens=null", "batch_size=4", "precision=float32",
+        ],
+        "mnist": [
+            "data.counts=null", "mnist.valid=10", f"data.dir={write_mnist(tmp_path_factory.mktemp('mnist'))}",
+            "batch_size=8", "model.hidden_size=8",
         ],
     }  # fmt: skip
 

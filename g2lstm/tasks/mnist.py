@@ -25,6 +25,7 @@ from g2lstm.training.findings import Confusion, Mistake
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
+ROWS = ("rows", "mixed")  # orders in which a step is a row
 EVALUATED = 100_000  # steps of all sequences that are read at a time
 SHOWN = 24  # mistakes
 
@@ -42,7 +43,7 @@ class DataConfig:
 class OrderConfig:
     """`mnist`: how an image becomes a sequence, and how many of the last training images are held out as valid."""
 
-    order: Literal["rows", "pixels", "permuted"]
+    order: Literal["rows", "pixels", "permuted", "mixed"]
     permutation_seed: Annotated[int, Field(ge=0, lt=2**32)]
     valid: Count
 
@@ -124,7 +125,7 @@ class MnistTask:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """What each step reads."""
-        if self.config.mnist.order == "rows":
+        if self.config.mnist.order in ROWS:
             return tuple(f"row {row + 1}" for row in range(SIDE))
         return tuple(f"{pixel // SIDE + 1}, {pixel % SIDE + 1}" for pixel in self.permutation.tolist())
 
@@ -135,16 +136,18 @@ class MnistTask:
         return {}
 
     def build_model(self) -> Classifier:
-        size = SIDE if self.config.mnist.order == "rows" else 1
+        size = SIDE if self.config.mnist.order in ROWS else 1
         return Classifier(size, CLASSES, **values_of(self.config.model), gate=self.gate)
 
     def sequences(self, pixels: Tensor) -> Tensor:
         """(B, S, S) bytes -> (T, B, D) on the task's device: a sequence is one image, a step one row or pixel of each.
 
         Time comes first by exchanging dimensions. A `view(S, B, S)` has the right shape too, and cuts the batch into
-        sequences of rows of different images.
+        sequences of rows of different images: the classic mistake, which `order=mixed` makes to show what comes of it.
         """
         x = (pixels.to(self.device).float() / 255 - MEAN) / DEVIATION  # (B, S, S)
+        if self.config.mnist.order == "mixed":
+            return x.view(SIDE, len(x), SIDE)
         if self.config.mnist.order == "rows":
             return x.transpose(0, 1)  # (S, B, S)
         return x.flatten(1)[:, self.permutation].t().unsqueeze(-1)  # (S * S, B, 1)

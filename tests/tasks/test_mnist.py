@@ -100,10 +100,10 @@ def test_what_the_lstm_reads_as_one_sequence_is_one_image(folder, order):
 def test_a_view_in_place_of_the_exchange_mixes_the_images_of_a_batch(folder):
     t = task(folder)
     pixels = t.splits["train"].pixels[:5]  # (B, S, S)
-    wrong = pixels.reshape(SIDE, 5, SIDE)  # the shape is right
-    assert wrong.shape == t.sequences(pixels).shape
-    assert not wrong[:, 0].equal(pixels[0])
-    assert wrong[1, 0].equal(pixels[0, 5])  # the "second row" of the first sequence
+    right, wrong = t.sequences(pixels), task(folder, "mixed").sequences(pixels)  # (S, B, S)
+    assert wrong.shape == right.shape
+    assert not wrong[:, 0].equal(right[:, 0])
+    assert wrong[1, 0].equal(right[5, 0])  # the "second row" of the first sequence
 
 
 def test_the_permutation_is_fixed_by_its_own_seed_and_named_by_digest_and_labels(folder):
