@@ -10,6 +10,8 @@ from g2lstm import cli
 from g2lstm.files import write_atomically
 from g2lstm.inspection.measure import measure_gates, of_one_text, open_store, recorded_rows
 from g2lstm.inspection.reading import read_runs
+from g2lstm.reporting.drawings import drawings, findings_of
+from g2lstm.reporting.figures import save_figure
 from g2lstm.reporting.report import check_readable, report_page, sweep_rows, track
 from g2lstm.reporting.run_tables import grouped
 from g2lstm.runs.run import blamed, default_folder, find_runs
@@ -36,11 +38,14 @@ def report(arguments: list[str]) -> int:
                 gates += measure_gates(open_store(folder), run, name, **text)
     words = recorded_rows(folder, "words", names=names)
     sweep = sweep_rows(default_folder(runs, "compression") / "sweep.json", groups)
-    content = report_page(groups, runs[0].task().published, gates, words, shown, sweep, shown[0].layer)
-    out = options.out or folder / "report.html"
+    drawn, out = drawings(findings_of(groups)), options.out or folder / "report.html"
+    content = report_page(groups, runs[0].task().published, gates, words, shown, sweep, shown[0].layer, drawn)
     write_atomically(out, content)
+    written = [path for name, figure in drawn.items() for path in save_figure(figure, out.parent, name)]
     track(runs, content, partial(say, console))
     say(console, f"wrote {out} ({len(content.encode()) / 1e6:.2f} MB; more than 2 open slowly)")
+    if written:
+        say(console, f"wrote {', '.join(map(str, written))}")
     return 0
 
 
@@ -48,7 +53,7 @@ def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
         ("runs", "layer", "threads", "device", "data.dir", "text"),
         prog="experiments/report.py",
-        description="Writes one page about trained models: what was run, curves, metrics, compression, gates.",
+        description="Writes one page about trained models: what was run, curves, metrics, findings, compression, gates.",
     )
     add = parser.add_argument
     add("--out", type=cli.file, metavar="FILE", help="results/gates/EXPERIMENT/report.html for recorded runs")

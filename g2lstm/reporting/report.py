@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from g2lstm.compression.methods import ORIGINAL
 from g2lstm.compression.sweep import of_one_target
@@ -35,7 +36,7 @@ Parts = list[Markup]
 
 def report_page(
     groups: Groups, published: Published, gates: list[Row], words: list[Row], readings: list[Reading], sweep: list[Row],
-    layer: str | None = None,
+    layer: str | None = None, drawn: Mapping[str, Figure] | None = None,
 ) -> str:  # fmt: skip
     """The page. A section is left out where there is nothing to show in it.
 
@@ -46,9 +47,12 @@ def report_page(
         readings: of one text, one a gate.
         sweep: rows of a compression sweep, as `sweep_rows` gives them.
         layer: whose gates are shown.
+        drawn: figures of what the models found, each with a title.
     """
     sections = {"What was run": _what_was_run(groups), "Training curves": _curves(groups)}
-    sections |= {"Metrics": _metrics(groups, published), "Compression": _compression(sweep) if sweep else []}
+    sections["Metrics"] = _metrics(groups, published)
+    found = [drawing(figure, " ".join(figure.get_suptitle().split())) for figure in (drawn or {}).values()]
+    sections |= {"Findings": [html.beside(found)] if found else [], "Compression": _compression(sweep) if sweep else []}
     if gates:
         layer = gate_layer(gates, layer)
         sections |= {"Gate histograms": _histograms(gates, layer), "Training against test": _modes(gates, layer)}

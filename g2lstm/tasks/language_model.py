@@ -21,6 +21,7 @@ from g2lstm.gates import Gate
 from g2lstm.layers.regularization import activation_regularization, temporal_activation_regularization
 from g2lstm.models.language_model import LanguageModel, detached
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
+from g2lstm.training.findings import Finding
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 MOST_WORDS = 200  # of a text that is shown
@@ -203,6 +204,9 @@ class LanguageModelTask:
         losses = token_losses(model, stream, options.bptt, cache, reading).t().flatten()
         loss = losses.double().mean().item()
         return Evaluation({"loss": loss, "perplexity": perplexity(loss)}, losses)
+
+    def findings(self, model: nn.Module, split: str) -> list[Finding]:  # noqa: ARG002
+        return []
 
     def digest(self, split: str, limit: int | None = None) -> str:
         tokens = self._tokens(split, limit)

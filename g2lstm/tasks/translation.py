@@ -28,6 +28,7 @@ from g2lstm.gates import Gate
 from g2lstm.models.translation import BOS, PAD, UNK, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
+from g2lstm.training.findings import Finding
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 # The paper's Table 2.
@@ -289,6 +290,9 @@ class TranslationTask:
         columns = [self.subwords.source_labels[token] for token in source]
         rows = [self.subwords.target_labels[token] for token in hypothesis.tokens]
         return [*columns, "</s>"], [*rows, "</s>"]
+
+    def findings(self, model: nn.Module, split: str) -> list[Finding]:  # noqa: ARG002
+        return []
 
     def digest(self, split: str, limit: int | None = None) -> str:
         """Of the text, of its sub-words, and of how translations are searched."""

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from g2lstm.training.findings import Finding
+
 Split = str  # "train", "valid" or "test"
 
 
@@ -132,6 +134,9 @@ class Task(Protocol):
             limit: the first so many sentences, images, ...; all without it.
             reading: called before each forward pass with the (T, B) numbers that the model reads in it.
         """
+
+    def findings(self, model: nn.Module, split: Split) -> list[Finding]:
+        """What else there is to show of a model in eval mode on a split, for figures; [] where there is nothing."""
 
     def digest(self, split: Split, limit: int | None = None) -> str:
         """Names all that an evaluation depends on besides the model: data and how they are read."""

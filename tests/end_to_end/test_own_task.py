@@ -81,6 +81,8 @@ def test_its_gates_are_shown_and_a_page_and_tables_are_made(here):
     here("report", RUNS, "out=report.html")
     assert Path("gates/histograms-10.png").is_file()
     assert Path("gates/heatmap.png").is_file()
+    assert Path("gumbel-confusion.png").is_file()
+    assert "G2-LSTM on test: " in Path("report.html").read_text()
     assert "accuracy" in Path("report.html").read_text().lower()
     assert "accuracy" in here("tables", RUNS).lower()
 

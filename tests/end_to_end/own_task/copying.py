@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from g2lstm import G2LSTM
 from g2lstm.gates import Gate
 from g2lstm.schema import Count, section
+from g2lstm.training.findings import Confusion
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 DIGITS = 10
@@ -106,6 +107,13 @@ class Copying:
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         accuracy = (logits.argmax(-1) == targets).double().mean().item()
         return Evaluation({"loss": losses.double().mean().item(), "accuracy": accuracy}, losses)
+
+    def findings(self, model: nn.Module, split: str) -> list[Confusion]:
+        numbers, targets = self._batch(SPLITS[split])
+        with torch.no_grad():
+            answers = model(numbers)[self.config.digits :].argmax(-1)
+        pairs = torch.bincount((targets * DIGITS + answers).flatten(), minlength=DIGITS**2)
+        return [Confusion(split, self.labels[:DIGITS], pairs.view(DIGITS, DIGITS).cpu())]
 
     def digest(self, split: str, limit: int | None = None) -> str:
         return hashlib.sha256(f"{self.config}{split}{limit}".encode()).hexdigest()[:20]
