@@ -94,18 +94,20 @@ class Scaling:
 def season_of(values: np.ndarray) -> int:
     """The rows after which (N, K) columns move alike again, at most N / 3; 1 where they never do.
 
-    The first peak of their differences' mean autocorrelation that is nearly as high as the highest one, of those after it
-    was first below 0.
+    Of the peaks of their differences' mean autocorrelation, after it was first below 0, the first one of at least three
+    quarters of the highest.
     """
     moves = np.diff(values, axis=0)
     moves = (moves - moves.mean(0)) / np.maximum(moves.std(0), 1e-300)
     count = len(moves)
     spectrum = np.abs(np.fft.rfft(moves, 2 * count, axis=0)) ** 2
     found = np.fft.irfft(spectrum, axis=0).mean(1)[: len(values) // 3] / count
+    if not (found < 0).any():
+        return 1
     first = int((found < 0).argmax())
     inside = found[first + 1 : -1]
     peaks = np.flatnonzero((inside > found[first:-2]) & (inside > found[first + 2 :]))
-    if not first or not len(peaks) or inside[peaks].max() < max(0.1, 3 / count**0.5):
+    if not len(peaks) or inside[peaks].max() < max(0.1, 3 / count**0.5):
         return 1
-    high = peaks[inside[peaks] > 0.9 * inside[peaks].max()]
+    high = peaks[inside[peaks] > 0.75 * inside[peaks].max()]
     return first + 1 + int(high[0])

@@ -67,8 +67,8 @@ class Series:
         times = self.times if times is None else times
         if times.dtype.kind == "f":
             return [f"{time:.15g}" for time in times]
-        days = (self.times == self.times.astype("datetime64[D]")).all()
-        return [text.replace("T", " ") for text in np.datetime_as_string(times, unit="D" if days else "s")]
+        unit = next((unit for unit in "Dm" if (self.times == self.times.astype(f"datetime64[{unit}]")).all()), "s")
+        return [text.replace("T", " ") for text in np.datetime_as_string(times, unit=unit)]
 
     def times_after(self, count: int) -> np.ndarray:
         """The times of the next `count` rows: the usual step further, or as many months."""

@@ -5,9 +5,9 @@ T time (the steps of a window), B batch, N forecasts, D columns, K targets (the 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,11 +21,14 @@ from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.forecaster import Forecaster
 from g2lstm.schema import Count, EngineName, Folder, Share, section, values_of
+from g2lstm.training.findings import Finding, Forecast
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 BUILTIN = "mackey_glass"
 READ_AT_ONCE = 512  # windows of an evaluation
 MOST_SHOWN = 72  # steps of a window in a figure of gates
+MOST_DRAWN = 8  # targets whose forecasts are drawn
+BAND = 0.9  # share of the errors on valid that lie in the band of a figure
 
 
 @section
@@ -121,12 +124,12 @@ class SeriesTask:
         """The season, what was repaired, and how far off forecasts are that repeat the last value or the last season."""
         found: dict[str, Any] = {"season": self.scaling.season, "constant_columns": self.scaling.constant}
         found |= self.series.repairs
-        for name, lag in {"naive": 1, "seasonal_naive": self.scaling.season}.items():
+        for name, forecast in self._baselines.items():
             for split in ("valid", "test"):
-                errors = _Errors(self.scaling)
-                for origins in self._origins(split).split(READ_AT_ONCE):
-                    errors.add(self._repeated(origins, lag) - self._truth(origins))
-                found |= {f"{split}_{key}_{name}": value for key, value in errors.metrics().items()}
+                sums = _Sums(self.scaling)
+                for errors in self._errors(forecast, split):
+                    sums.add(errors)
+                found |= {f"{split}_{key}_{name}": value for key, value in sums.metrics().items()}
         return found
 
     def files(self) -> dict[str, str]:
@@ -172,16 +175,29 @@ class SeriesTask:
         reading: Callable[[Tensor], None] | None = None,
     ) -> Evaluation:
         """Of all forecasts whose P values lie in the split; their windows may begin before it."""
-        errors, losses = _Errors(self.scaling), list[Tensor]()
-        for origins in self._origins(split, limit).split(READ_AT_ONCE):
-            if reading is not None:
-                reading(origins + torch.arange(1 - self.config.window, 1)[:, None])
-            found = self._forecast(model, self._windows(origins)) - self._truth(origins)
-            errors.add(found)
-            distances = found.square() if self.config.loss == "mse" else found.abs()
+        sums, losses = _Sums(self.scaling), list[Tensor]()
+        for errors in self._errors(partial(self._read_by, model, reading=reading), split, limit):
+            sums.add(errors)
+            distances = errors.square() if self.config.loss == "mse" else errors.abs()
             losses.append(distances.mean((1, 2)))
         every = torch.cat(losses)
-        return Evaluation({"loss": every.mean().item()} | errors.metrics(), every)
+        return Evaluation({"loss": every.mean().item()} | sums.metrics(), every)
+
+    def findings(self, model: nn.Module, split: str) -> list[Finding]:
+        """The last step ahead of each forecast, of the first targets."""
+        rows = self._origins(split) + self.config.horizon
+        last = torch.cat([errors[:, -1] for errors in self._errors(partial(self._read_by, model), split)])  # (N, K)
+        on_valid = torch.cat([errors[:, -1] for errors in self._errors(partial(self._read_by, model), "valid")])
+        low, high = torch.quantile(on_valid, torch.tensor([(1 - BAND) / 2, (1 + BAND) / 2], dtype=torch.float64), 0)
+        by_step = {"model": self._by_step(partial(self._read_by, model), split)}
+        by_step |= {name: self._by_step(forecast, split) for name, forecast in self._baselines.items()}
+        found = list[Finding]()
+        for place, name in enumerate(self.scaling.columns[: self.scaling.targets][:MOST_DRAWN]):
+            scale, truth = self.scaling.scale[place], torch.from_numpy(self.series.values[rows, place])
+            forecast, band = truth + scale * last[:, place], (scale * low[place].item(), scale * high[place].item())
+            errors = {label.replace("_", " "): scale * of_all[:, place] for label, of_all in by_step.items()}
+            found.append(Forecast(split, name, self.series.times[rows], truth, forecast, band, BAND, errors))
+        return found
 
     def digest(self, split: str, limit: int | None = None) -> str:
         origins = self._origins(split, limit)
@@ -214,8 +230,8 @@ class SeriesTask:
         shown = min(self.config.window, MOST_SHOWN)
         return ReadText(labels[origin + 1 - shown : origin + 1], [])
 
-    def forecast(self, model: nn.Module, path: Path) -> list[list[str]]:
-        """What comes after the rows of a CSV file, as rows with a header: the time, and each target.
+    def forecast(self, model: nn.Module, path: Path) -> tuple[Series, list[list[str]]]:
+        """A CSV file as it was read, and what comes after it, as rows with a header: the time, and each target.
 
         Raises:
             UserError: as `read_csv`; the file has fewer rows than the model reads.
@@ -226,10 +242,10 @@ class SeriesTask:
             raise UserError(f"{path} has {len(series):,} rows, and the model reads {window:,}: add the rows before them")
         read = self.scaling.normalised(series.values[-window:])
         x = torch.tensor(read, dtype=torch.float32, device=self.device).unsqueeze(1)
-        values = self.scaling.restored(self._forecast(model, x)[0].numpy())  # (P, K)
+        values = self.scaling.restored(_last(model, x)[0].numpy())  # (P, K)
         times = series.labels(series.times_after(horizon))
         rows = [[time, *(f"{value:.7g}" for value in row)] for time, row in zip(times, values, strict=True)]
-        return [[series.time_name or "row", *self.scaling.columns[: self.scaling.targets]], *rows]
+        return series, [[series.time_name or "row", *self.scaling.columns[: self.scaling.targets]], *rows]
 
     @cached_property
     def _normalised(self) -> Tensor:
@@ -255,23 +271,35 @@ class SeriesTask:
         """(..., P) rows after each of `rows`."""
         return rows[..., None] + torch.arange(1, self.config.horizon + 1)
 
-    def _truth(self, origins: Tensor) -> Tensor:
-        """(B, P, K) normalised."""
-        return self._exact[self._ahead(origins)]
+    @property
+    def _baselines(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What forecasts are compared with: the last value, and the last season, again."""
+        return {"naive": partial(self._repeated, lag=1), "seasonal_naive": partial(self._repeated, lag=self.scaling.season)}
 
     def _repeated(self, origins: Tensor, lag: int) -> Tensor:
-        """(B, P, K): the values of the last `lag` rows over and over, those of the first row where the series is shorter."""
+        """(B, P, K): the last `lag` rows over and over, the first row where there are fewer."""
         ahead = torch.arange(self.config.horizon)
         return self._exact[(origins[:, None] - lag + 1 + ahead % lag).clamp(min=0)]
 
-    def _forecast(self, model: nn.Module, x: Tensor) -> Tensor:
-        """(B, P, K) normalised, from (T, B, D) windows."""
-        with torch.no_grad():
-            return model(x)[-1].double().cpu()
+    def _read_by(self, model: nn.Module, origins: Tensor, reading: Callable[[Tensor], None] | None = None) -> Tensor:
+        """(B, P, K): what the model says at the end of the windows."""
+        if reading is not None:
+            reading(origins + torch.arange(1 - self.config.window, 1)[:, None])
+        return _last(model, self._windows(origins))
+
+    def _errors(self, forecast: Callable[[Tensor], Tensor], split: str, limit: int | None = None) -> Iterator[Tensor]:
+        """(B, P, K) normalised forecasts less the truth, in the order of the split."""
+        for origins in self._origins(split, limit).split(READ_AT_ONCE):
+            yield forecast(origins) - self._exact[self._ahead(origins)]
+
+    def _by_step(self, forecast: Callable[[Tensor], Tensor], split: str) -> Tensor:
+        """(P, K) root mean square errors, normalised."""
+        squares = [errors.square().sum(0) for errors in self._errors(forecast, split)]
+        return (torch.stack(squares).sum(0) / len(self._origins(split))).sqrt()
 
 
-class _Errors:
-    """Sums over (B, P, K) normalised errors, and the metrics that they make."""
+class _Sums:
+    """Of (B, P, K) normalised errors, and the metrics that they make."""
 
     def __init__(self, scaling: Scaling) -> None:
         self.scaling = scaling
@@ -296,6 +324,12 @@ class _Errors:
         }
 
 
+def _last(model: nn.Module, x: Tensor) -> Tensor:
+    """(B, P, K) normalised, from (T, B, D) windows."""
+    with torch.no_grad():
+        return model(x)[-1].double().cpu()
+
+
 def _load(data: DataConfig, columns: tuple[str, ...] | None, path: Path | None = None) -> Series:
     """The series of a config, or that of another file in the same form."""
     if path is None and data.file is None:
@@ -309,9 +343,8 @@ def _borders(config: SeriesConfig, rows: int, source: str) -> dict[str, tuple[in
     data, least = config.data, config.window + config.horizon
     first, second = (rows - round(rows * share) for share in (data.valid + data.test, data.test))
     if first < least or min(second - first, rows - second) < config.horizon:
+        way = "add rows, or lower window, horizon, data.valid or data.test"
         shares = f"{max(first, 0):,} for train, {second - first:,} for valid, {rows - second:,} for test"
         needed = f"train needs window + horizon = {least:,} and the others horizon = {config.horizon:,}"
-        raise UserError(
-            f"{source} has {rows:,} rows, {shares}, but {needed}: add rows, or lower window, horizon, data.valid or data.test"
-        )
+        raise UserError(f"{source} has {rows:,} rows, {shares}, but {needed}: {way}")
     return {"train": (0, first), "valid": (first, second), "test": (second, rows)}
