@@ -18,7 +18,7 @@ from g2lstm.errors import UserError
 
 SEPARATORS = (";", "\t", "|", ",")
 MISSING = {"", "-", "?", "na", "n/a", "#n/a", "nan", "null", "none"}
-TIME_NAMES = {"", "time", "timestamp", "date", "datetime", "ds", "t", "year", "step", "index"}  # of a column of numbers
+TIME_NAMES = {"time", "timestamp", "date", "datetime", "ds", "t", "year", "step", "index"}  # of a column of numbers
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m")
 _FORMATS = (None, *(date + clock for date in _DATES for clock in ("", " %H:%M", " %H:%M:%S")))  # None is ISO 8601
 _NUMBER = re.compile(r"[+-]?(?=[.,]?\d)(\d{1,3}([.,]\d{3})+|\d*)([.,]\d*)?([eE][+-]?\d+)?")  # in shape
@@ -139,7 +139,7 @@ def read_csv(
     kept = {number: values for number, values in numbers.items() if values is not None}
     if not kept:
         raise UserError(f"{path} has no column of numbers: it has {', '.join(table.names)}")
-    times = np.arange(len(table.rows), dtype=float) if place is None else table.times(place)
+    times = np.arange(len(table.rows), dtype=float) if place is None else table.times(place, decimal)
     series = Series(
         tuple(table.names[number] for number in kept), np.stack(list(kept.values()), 1), times,
         None if place is None else table.names[place],
@@ -164,7 +164,7 @@ class _Table:
         texts = read_lines(path)
         head = next(text for text in texts if text.strip())
         separator = separator or max(SEPARATORS, key=lambda sign: len(next(csv.reader([head], delimiter=sign))))
-        reader, rows, lines = csv.reader(texts, delimiter=separator), list[list[str]](), list[int]()
+        reader, rows, lines = csv.reader(texts, delimiter=separator, strict=True), list[list[str]](), list[int]()
         try:
             for row in reader:
                 if any(cell.strip() for cell in row):
@@ -179,7 +179,7 @@ class _Table:
         if all(_NUMBER.fullmatch(cell) or _date(cell) or cell.lower() in MISSING for cell in rows[0]):
             names = [f"c{number}" for number in range(1, len(rows[0]) + 1)]  # no header
         else:
-            names = [name or f"c{number}" for number, name in enumerate(rows.pop(0), 1)]
+            names = [name or ("index" if number == 1 else f"c{number}") for number, name in enumerate(rows.pop(0), 1)]
             lines.pop(0)
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"{path} has two columns {twice!r}: give each a name of its own")
@@ -206,11 +206,12 @@ class _Table:
                 return place
         return None
 
-    def times(self, place: int) -> np.ndarray:
+    def times(self, place: int, decimal: str) -> np.ndarray:
         """The column as numbers, or as dates in the first format that all cells have, if there are two, in order."""
         cells, found = [row[place] for row in self.rows], list[np.ndarray]()
-        if all(_NUMBER.fullmatch(cell) for cell in cells):
-            return np.array([float(cell) for cell in cells])
+        numbers = [_number(cell, decimal) for cell in cells]
+        if None not in numbers:
+            return np.array(numbers, dtype=float)
         wrong = 0
         for form in _FORMATS:
             dates = [_date(cell, form) for cell in cells] if _date(cells[0], form) else [None]
