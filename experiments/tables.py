@@ -16,7 +16,7 @@ from g2lstm.reporting.figures import save_figure
 from g2lstm.runs.run import find_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("background", "reproduction", "performance", "compression", "gates", "tuning-log", "translation")
+PAGES = ("background", "reproduction", "performance", "compression", "gates", "tuning-log", "translation", "series")
 DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Series:
         times = self.times if times is None else times
         if times.dtype.kind == "f":
             return [f"{time:.15g}" for time in times]
-        unit = next((unit for unit in "Dm" if (self.times == self.times.astype(f"datetime64[{unit}]")).all()), "s")
+        unit: Any = next((unit for unit in "Dm" if (self.times == self.times.astype(f"datetime64[{unit}]")).all()), "s")
         return [text.replace("T", " ") for text in np.datetime_as_string(times, unit=unit)]
 
     def times_after(self, count: int) -> np.ndarray:

@@ -102,7 +102,8 @@ class SeriesTask:
         source = BUILTIN if data.file is None else Path(data.file).name
         train = _borders(config, len(series), source)["train"][1]
         task = cls(Scaling.of(source, series, train, data.targets or (), data.season), gate, device, config)
-        task.__dict__["series"] = series.with_columns(task.scaling.columns)
+        if not task.scaling.constant:  # without them more rows may be complete
+            task.__dict__["series"] = series.with_columns(task.scaling.columns)
         return task
 
     @cached_property
