@@ -7,12 +7,13 @@ from matplotlib.figure import Figure
 
 from g2lstm.reporting.confusion import draw_confusion
 from g2lstm.reporting.figures import gate_label
+from g2lstm.reporting.forecasts import draw_forecast
 from g2lstm.reporting.run_tables import Groups
 from g2lstm.runs.run import blamed
-from g2lstm.training.findings import Confusion, Finding
+from g2lstm.training.findings import Confusion, Finding, Forecast
 
 # Each gets a finding and what its model is called, and gives figures by their short names; a title is a caption too.
-DRAW: dict[type, Callable[[Any, str], dict[str, Figure]]] = {Confusion: draw_confusion}
+DRAW: dict[type, Callable[[Any, str], dict[str, Figure]]] = {Confusion: draw_confusion, Forecast: draw_forecast}
 
 
 def findings_of(groups: Groups) -> dict[str, list[Finding]]:

@@ -30,11 +30,11 @@ _NO_NUMBERS = (
     *("run_dir", "device", "threads", "tracker", "record", "record_weights", "record_unfinished"),
     *("checkpoint_minutes", "log_every", "keep_epochs", "profile"),
 )
-_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.download")
+_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.file", "data.download")
 _NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
 LONGEST_NAME = 160
 _INSTEAD = {"data.dir": "files", "data.files": "dir"}  # a text has one place
-_PLACES = ("data.dir=", "data.files=", "run_dir=")  # on this machine
+_PLACES = ("data.dir=", "data.files=", "data.file=", "run_dir=")  # on this machine
 _SHORT = {"gate.noise_p": "p", "gate.tau": "tau", "model.dropout_scale": "dropout"}
 
 

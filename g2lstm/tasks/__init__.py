@@ -6,12 +6,14 @@ from typing import Any
 from g2lstm.errors import UserError
 from g2lstm.tasks.language_model import LanguageModelTask
 from g2lstm.tasks.mnist import MnistTask
+from g2lstm.tasks.series import SeriesTask
 from g2lstm.tasks.translation import TranslationTask
 
 TASKS: dict[str, Any] = {
     **dict.fromkeys(("ptb", "text", "builtin"), LanguageModelTask),
     **dict.fromkeys(("iwslt14", "wmt14", "parallel", "numbers"), TranslationTask),
     "mnist": MnistTask,
+    "series": SeriesTask,
 }
 
 

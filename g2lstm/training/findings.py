@@ -1,8 +1,12 @@
-"""What a task can show of a split besides numbers: plain data, drawn by `g2lstm.reporting.drawings`. K classes."""
+"""What a task can show of a split besides numbers: plain data, drawn by `g2lstm.reporting.drawings`.
+
+K classes, N forecasts, P steps ahead.
+"""
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 
@@ -39,4 +43,28 @@ class Confusion:
     mistakes: tuple[Mistake, ...] = ()
 
 
-Finding: TypeAlias = Confusion
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """The forecasts of one series over a split, each made P steps before.
+
+    Attributes:
+        split: "train", "valid" or "test".
+        name: of what is forecast.
+        times: (N,) datetime64 or numbers.
+        truth, forecast: (N,) in its own units.
+        band: the two errors of forecasts on valid, P steps ahead, between which a share `within` of them lay.
+        within: that share.
+        by_step: (P,) root mean square error by steps ahead, of the model and of what it is compared with, by name.
+    """
+
+    split: str
+    name: str
+    times: np.ndarray
+    truth: Tensor
+    forecast: Tensor
+    band: tuple[float, float]
+    within: float
+    by_step: dict[str, Tensor]
+
+
+Finding: TypeAlias = Confusion | Forecast
