@@ -5,9 +5,9 @@ from types import ModuleType
 import torch
 
 from g2lstm.engines import bptt, framework, native, reference, triton
-from g2lstm.engines.contract import Options, Request
+from g2lstm.engines.contract import Masks, Options, Request
 
-__all__ = ["DRAW_THEMSELVES", "ENGINES", "FASTEST_FIRST", "Options", "Request", "check_name", "choose"]
+__all__ = ["DRAW_THEMSELVES", "ENGINES", "FASTEST_FIRST", "Masks", "Options", "Request", "check_name", "choose"]
 
 ENGINES: dict[str, ModuleType] = {
     "reference": reference, "bptt": bptt, "native": native, "triton": triton, "framework": framework,

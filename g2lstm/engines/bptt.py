@@ -17,6 +17,7 @@ from g2lstm.engines import layer
 from g2lstm.engines.contract import Options, Request, Scale
 from g2lstm.engines.noise import as_tensor
 from g2lstm.engines.products import over_time, repeated
+from g2lstm.engines.reference import zoned_out
 from g2lstm.layout import BLOCKS, rows_of
 
 run = functools.partial(layer.run, sys.modules[__name__])
@@ -35,7 +36,7 @@ def forward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """As `g2lstm.engines.layer` says; it keeps gate values, tanh(c) and, where there is a projection, o * tanh(c)."""
     time, batch, rows = pre.shape
-    size, reverse, hard = rows // 4, options.reverse, options.hard
+    size, reverse, hard, masks = rows // 4, options.reverse, options.hard, options.masks
     inside = _inside(options.lengths, time)
     noise = as_tensor(options.noise, pre, size)
     gates = pre.to(c0.dtype).contiguous()  # becomes the gate values, in place
@@ -54,7 +55,7 @@ def forward(
     i, f, g, o = (block.unbind() for block in blocks.unbind(2))
     h, c, tanh_c, m = hidden.unbind(), cell.unbind(), tanh_cell.unbind(), emitted.unbind()
     for t, before, after in _walk(time, reverse):
-        step_rows[t].add_(recurrent(h[before]))
+        step_rows[t].add_(recurrent(h[before] if masks.h is None else (masks.h * h[before]).to(h[before].dtype)))
         step_if[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
@@ -62,11 +63,14 @@ def forward(
             _cut(block[t]) if name in hard else block[t] for name, block in (("i", i), ("f", f), ("o", o))
         )
         torch.mul(value_f, c[before], out=c[after])
-        c[after].addcmul_(value_i, g[t])
+        c[after].addcmul_(value_i, g[t] if masks.g is None else masks.g[t] * g[t])
         torch.tanh(c[after], out=tanh_c[t])
         torch.mul(value_o, tanh_c[t], out=m[after])
         if weight_hr is not None:
             torch.mm(m[after], weight_hr.mT, out=h[after])
+        for kept, states in ((masks.kept_h, h), (masks.kept_c, c)):
+            if kept is not None:
+                states[after].copy_(zoned_out(kept[t], states[before], states[after]))
         if inside is not None:
             h[after].copy_(torch.where(inside[t], h[after], h[before]))
             c[after].copy_(torch.where(inside[t], c[after], c[before]))
@@ -80,10 +84,11 @@ def backward(
     """As `g2lstm.engines.layer` says."""
     gates, tanh_cell = kept[:2]
     time, batch, _, size = gates.shape
-    reverse, mixed = options.reverse, hidden.dtype != cell.dtype
+    reverse, mixed, masks = options.reverse, hidden.dtype != cell.dtype, options.masks
     inside = _inside(options.lengths, time)
     grad_hidden = torch.zeros_like(hidden[1:]) if grad_hidden is None else grad_hidden
     factors, through_output, keep = _derivative_factors(gates, cell, tanh_cell, inside, options)
+    handed_on = _handed_on(masks.kept_h, inside, cell.dtype)
     low = torch.empty_like(factors, dtype=hidden.dtype) if mixed else factors  # what the products read
     weight_hr = None if weight_hr is None else weight_hr.to(hidden.dtype)
     projected = None if weight_hr is None else torch.empty_like(hidden[1:])
@@ -96,20 +101,27 @@ def backward(
     grad_h, keep_c, to_c = grad_hidden.unbind(), keep.unbind(), through_output.unbind()
     for t, _, _ in _walk(time, not reverse):
         d_h.add_(grad_h[t])
-        d_m = d_h
+        d_m = d_h if handed_on is None else d_h * (1 - handed_on[t])
         if projected is not None and weight_hr is not None:
-            projected[t].copy_(d_h if inside is None else d_h * inside[t])
+            projected[t].copy_(d_m)
             d_m = (projected[t] @ weight_hr).to(cell.dtype)
+        d_kept = None if masks.kept_c is None else masks.kept_c[t] * d_c
+        if d_kept is not None:
+            d_c.sub_(d_kept)
         d_c.addcmul_(d_m, to_c[t])
         d_candidate[t].mul_(d_c.unsqueeze(1))
         d_output[t].mul_(d_m)
         d_c.mul_(keep_c[t])
+        if d_kept is not None:
+            d_c.add_(d_kept)
         if mixed:
             low_steps[t].copy_(steps[t])
-        passed = None if inside is None else d_h.masked_fill(inside[t], 0)  # a finished sequence hands its state on
+        passed = None if handed_on is None else handed_on[t] * d_h
         d_h = recurrent(low_rows[t]).to(cell.dtype)
+        if masks.h is not None:
+            d_h = masks.h * d_h
         if passed is not None:
-            d_h.add_(passed)
+            d_h = d_h + passed
 
     d_pre = low.view(time, batch, 4 * size)
     _scale(d_pre, options.scale)
@@ -127,19 +139,26 @@ def _derivative_factors(
     """
     i, f, g, o = gates.unbind(2)
     soft = {"i": i, "f": f, "o": o}
-    value = dict(soft)
+    value, masked = dict(soft), options.masks.g
     for block in options.hard:
         soft[block], value[block] = soft[block].abs(), (soft[block] > 0).to(gates.dtype)
     through_output = torch.empty_like(tanh_cell)
     factors = torch.empty_like(gates)
-    _sigmoid_backward(g, soft["i"], grad_input=factors[:, :, 0])
+    _sigmoid_backward(g if masked is None else masked * g, soft["i"], grad_input=factors[:, :, 0])
     _sigmoid_backward(cell[1:] if options.reverse else cell[:-1], soft["f"], grad_input=factors[:, :, 1])
-    _tanh_backward(value["i"], g, grad_input=factors[:, :, 2])
+    _tanh_backward(value["i"] if masked is None else masked * value["i"], g, grad_input=factors[:, :, 2])
     _sigmoid_backward(tanh_cell, soft["o"], grad_input=factors[:, :, 3])
     _tanh_backward(value["o"], tanh_cell, grad_input=through_output)
     if inside is None:
         return factors, through_output, value["f"]
     return factors.mul_(inside.unsqueeze(-1)), through_output.mul_(inside), value["f"].masked_fill(~inside, 1)
+
+
+def _handed_on(kept_h: Tensor | None, inside: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(T, B, P or 1) share of h that a step leaves as it was: by zoneout, and all of it where a sequence is finished."""
+    if inside is None:
+        return kept_h
+    return (~inside).to(dtype) if kept_h is None else kept_h.where(inside, 1)
 
 
 def _cut(soft: Tensor) -> Tensor:

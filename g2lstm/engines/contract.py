@@ -16,6 +16,7 @@ T time, B batch, D input, H hidden units, P proj_size or H.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,22 @@ from g2lstm.layout import BLOCKS
 
 Scale = tuple[float, float, float, float]
 UNSCALED: Scale = (1.0, 1.0, 1.0, 1.0)
+
+
+class Masks(NamedTuple):
+    """What recurrent dropout and zoneout multiply by, in the dtype of the cell state, constants for autograd, or None.
+
+    `h` (B, P) multiplies h before the product with W_hh, `g` (T, B, H) the candidate. `kept_c` (T, B, H) and `kept_h`
+    (T, B, P) say how much of the old state stays where a step has made a new one: c = kept_c * old + (1 - kept_c) * new.
+    """
+
+    h: Tensor | None = None
+    g: Tensor | None = None
+    kept_c: Tensor | None = None
+    kept_h: Tensor | None = None
+
+
+NO_MASKS = Masks()
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Options:
         noise: (T, B, K) added to the first K of the 4H pre-activations, or a recipe to draw it from, or None.
         scale: what the sum of input, recurrent part, bias and noise is multiplied by in the blocks i, f, g, o, or None.
         hard: blocks whose value is 0 or 1, a > 0, with the gradient of the sigmoid ("straight-through").
+        masks: of recurrent dropout and zoneout.
     """
 
     lengths: Tensor | None = None
@@ -44,6 +62,7 @@ class Options:
     noise: Tensor | NoiseRecipe | None = None
     scale: Scale | None = None
     hard: tuple[str, ...] = ()
+    masks: Masks = NO_MASKS
 
     @property
     def hard_blocks(self) -> list[int]:
@@ -60,7 +79,7 @@ class Request:
         size: H.
         steps: T.
         projected: whether the hidden state is projected.
-        noisy, scaled, hard: whether a pass has any of these `Options`.
+        noisy, scaled, hard, masked: whether a pass has any of these `Options`.
         training: of the module.
         autocast: whether the input was cast for it: the cell state has to be kept in float32.
     """
@@ -73,10 +92,11 @@ class Request:
     noisy: bool = False
     scaled: bool = False
     hard: bool = False
+    masked: bool = False
     training: bool = True
     autocast: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether it is an LSTM's pass."""
-        return not (self.noisy or self.scaled or self.hard)
+        return not (self.noisy or self.scaled or self.hard or self.masked)

@@ -34,6 +34,8 @@ def lacks(request: Request) -> str | None:
     """Why this engine can't do what is asked, or None."""
     if request.hard:
         return "has no hard gates"
+    if request.masked:
+        return "has no recurrent dropout and no zoneout"
     if (request.autocast or not request.plain) and request.dtype != accumulation_dtype(request.dtype):
         return f"keeps the cell state in {str(request.dtype).removeprefix('torch.')}"
     if (request.noisy or request.scaled or request.training) and request.device.type != "cuda":

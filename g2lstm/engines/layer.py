@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from g2lstm.engines.contract import Options
+from g2lstm.engines.contract import NO_MASKS, Masks, Options
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.engines.products import over_time, product
@@ -40,7 +40,8 @@ def run(engine: ModuleType, x: Tensor, state: State, weights: Weights, options: 
     tensors = x, h0, c0, noise, weights.ih, weights.hh, weights.bias, weights.hr
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     keep = keep or torch.jit.is_tracing()  # a trace is compared with one that has no gradients
-    h, c_n, *_ = _Layer.apply(engine, replace(options, lengths=None, noise=recipe), keep, options.lengths, *tensors)
+    rest = replace(options, lengths=None, noise=recipe, masks=NO_MASKS)
+    h, c_n, *_ = _Layer.apply(engine, rest, keep, options.lengths, *options.masks, *tensors)
     return h, (h[0 if options.reverse else -1], c_n)
 
 
@@ -49,10 +50,10 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(engine: ModuleType, options: Options, keep: bool, *tensors: Any) -> tuple[Tensor, ...]:
-        lengths, x, h0, c0, noise, weight_ih, weight_hh, bias, weight_hr = tensors
+        lengths, *masks, x, h0, c0, noise, weight_ih, weight_hh, bias, weight_hr = tensors
         recipe = options.noise
         drawn = replace(recipe, seed=noise) if isinstance(recipe, NoiseRecipe) and noise is not None else noise
-        options = replace(options, lengths=lengths, noise=drawn)
+        options = replace(options, lengths=lengths, noise=drawn, masks=Masks(*masks))
         with span("input product"):
             pre = product(x, weight_ih.to(x.dtype), None if bias is None else bias.to(x.dtype))
         with span("recurrence"):
@@ -62,26 +63,29 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.engine, ctx.options, _, lengths, x, _, _, noise, weight_ih, weight_hh, bias, weight_hr = inputs
+        ctx.engine, ctx.options, _, lengths, *masks, x, _, _, noise, weight_ih, weight_hh, bias, weight_hr = inputs
         h, _, *kept = output
         wants_noise = noise is not None and noise.is_floating_point()  # no seed
         ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
         ctx.noise_width, ctx.noise_dtype = (noise.shape[-1], noise.dtype) if wants_noise else (0, None)
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(lengths, x, weight_ih, weight_hh, weight_hr, h, *kept)
+        ctx.save_for_backward(lengths, *masks, x, weight_ih, weight_hh, weight_hr, h, *kept)
 
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_c: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        lengths, x, weight_ih, weight_hh, weight_hr, h, hidden, cell, *kept = ctx.saved_tensors
-        options = replace(ctx.options, lengths=lengths)
-        wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[4:]
+        lengths, *saved = ctx.saved_tensors
+        masks, (x, weight_ih, weight_hh, weight_hr, h, hidden, cell, *kept) = Masks(*saved[:4]), saved[4:]
+        options = replace(ctx.options, lengths=lengths, masks=masks)
+        wants_x, wants_h0, wants_c0, wants_noise, wants_ih, wants_hh, wants_bias, wants_hr = ctx.needs_input_grad[8:]
         with torch.no_grad():
             with span("recurrence backward"):
                 found = ctx.engine.backward(weight_hh, weight_hr, hidden, cell, kept, grad_h, grad_c, options)
             d_pre, d_h0, d_c0, d_hr = found
             before, exact = hidden[1:] if options.reverse else hidden[:-1], cell.dtype
-            del cell, kept
+            del cell, kept, saved
+            if masks.h is not None:
+                before = (masks.h * before).to(before.dtype)  # what the products read
             if not torch.compiler.is_compiling():
                 ctx.maybe_clear_saved_tensors()  # the products take the place of the gate values, in memory still warm
             with span("products backward"):
@@ -97,7 +101,7 @@ class _Layer(torch.autograd.Function):
                 )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = _Once.apply(ctx.engine, h, *gradients)
-        return (None, None, None, None, *gradients)
+        return (*(None,) * 8, *gradients)
 
 
 class _Once(torch.autograd.Function):

@@ -47,6 +47,8 @@ def lacks(request: Request) -> str | None:
         return f"takes float32, bfloat16 and float16, not {str(request.dtype).removeprefix('torch.')}"
     if request.projected:
         return "has no projection"
+    if request.masked:
+        return "has no recurrent dropout and no zoneout"
     if torch.compiler.is_compiling():
         return "can't be traced by torch.compile"
     return _problem()
