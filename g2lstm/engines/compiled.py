@@ -149,7 +149,7 @@ def _register() -> None:
 
 def _try_out() -> None:
     """Compares a step with the reference, so that a processor on which the kernel can't run, or runs wrong, is found now."""
-    batch, size, unscaled, no_words, soft = 3, 66, [1.0] * 4, [-1] * 4, [0] * 4
+    batch, size, unscaled, no_words, soft, none = 3, 66, [1.0] * 4, [-1] * 4, [0] * 4, [None] * 4
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -163,10 +163,10 @@ def _try_out() -> None:
         expected, _ = reference.step(pre[0], weight, state, c)
         expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, False, True, False
+            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, none, False, True, False
         )
         ones = torch.ones(1, batch, size, dtype=dtype, device="cpu")
-        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, soft, False, dtype)[1]
+        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, soft, none, False, dtype)[1]
         for found, wanted in ((hidden[1], expected), (gradient, expected_gradient)):
             error = (found.float() - wanted).abs().max().item()
             if not error <= tolerance * wanted.abs().max().item():

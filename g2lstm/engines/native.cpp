@@ -183,19 +183,21 @@ struct Gate {
   Floats value, kept;
 };
 
-// `Hard` is false where no gate is cut: the usual pass then has no branch in its midst.
-template <bool Hard>
+// `Usual` is true where no gate is cut and nothing masked: such a pass then has no branch in its midst.
+template <bool Usual>
 inline Gate gate(Floats a, bool hard) {
   const Floats soft = sigmoid(a);
-  if (!Hard || !hard) return {soft, soft};
+  if (Usual || !hard) return {soft, soft};
   return {a > 0.0f ? all(1.0f) : soft - soft, a > 0.0f ? soft : -soft};  // NaN stays NaN
 }
 
-template <bool Hard>
+template <bool Usual>
 inline Gate kept_gate(Floats kept, bool hard) {  // the value, and the sigmoid that its derivative is taken of
-  if (!Hard || !hard) return {kept, kept};
+  if (Usual || !hard) return {kept, kept};
   return {kept > 0.0f ? all(1.0f) : kept - kept, kept > 0.0f ? kept : -kept};
 }
+
+inline Floats mixed(Floats share, Floats old, Floats fresh) { return share * old + (1.0f - share) * fresh; }
 
 inline Floats log(Floats x) {  // of normal positive numbers
   Ints bits = reinterpret_cast<Ints&>(x);
@@ -275,6 +277,35 @@ inline void philox(uint64_t seed, uint64_t counter, Words words[4]) {
   }
   words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
+
+// ---- masks ----
+
+// What g2lstm/engines/contract.py says of `Masks`: (T, B, H) or (B, H) float32, which may be expanded from fewer numbers.
+struct Mask {
+  const float* data = nullptr;
+  int64_t of_step = 0, of_row = 0;
+
+  explicit Mask(const std::optional<Tensor>& mask) {
+    if (!mask) return;
+    TORCH_CHECK(mask->size(-1) < 2 || mask->stride(-1) == 1, "the numbers of a mask's row must lie side by side");
+    data = mask->const_data_ptr<float>();
+    of_step = mask->dim() == 3 ? mask->stride(0) : 0;
+    of_row = mask->stride(-2);
+  }
+  explicit operator bool() const { return data; }
+  Floats operator()(int64_t t, int64_t b, int64_t j, int64_t count) const {
+    return load(data + t * of_step + b * of_row + j, count);
+  }
+};
+
+using GivenMasks = c10::List<std::optional<Tensor>>;
+
+struct Masks {
+  Mask h, g, kept_c, kept_h;
+
+  explicit Masks(const GivenMasks& given) : h(given.get(0)), g(given.get(1)), kept_c(given.get(2)), kept_h(given.get(3)) {}
+  explicit operator bool() const { return h || g || kept_c || kept_h; }
+};
 
 // ---- packing ----
 
@@ -419,11 +450,11 @@ struct Turn {
   }
 };
 
-template <typename S, bool Hard>
+template <typename S, bool Usual>
 void forward_loop(
     const Tensor& pre, const Tensor& weight, const Noise& recipe, const std::optional<Tensor>& noise,
-    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
-    Tensor& hidden, Tensor& cell, Tensor* gates) {
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
+    const Masks& masks, bool reverse, Tensor& hidden, Tensor& cell, Tensor* gates) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4, blocks = at::divup(H, W);
   const Panels<S> packed = pack_forward<S>(weight.const_data_ptr<float>(), H);
   const Walk walk{T, reverse};
@@ -435,6 +466,14 @@ void forward_loop(
   const int64_t noise_width = noise ? noise->size(2) : 0;
   const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
   std::vector<float> scratch(at::get_num_threads() * B * 4 * W);
+  std::vector<S> read(!Usual && masks.h ? 2 * B * H : 0);  // h of the step before and of this one, as the product reads it
+  if (!Usual && masks.h)
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t j = 0; j < H; j += W) {
+        const int64_t count = std::min(W, H - j);
+        const S* h0 = hidden_data + walk.before(walk.step(0)) * B * H;
+        store(read.data() + b * H + j, masks.h(0, b, j, count) * load(h0 + b * H + j, count), count);
+      }
   Shares shares;
 
   for (int64_t k = 0; k < T; ++k) {
@@ -443,6 +482,8 @@ void forward_loop(
     S* h_after = hidden_data + walk.after(t) * B * H;
     const float* c_before = cell_data + (gates ? walk.before(t) : k % 2) * B * H;
     float* c_after = cell_data + (gates ? walk.after(t) : (k + 1) % 2) * B * H;
+    const S* read_before = !Usual && masks.h ? read.data() + k % 2 * B * H : h_before;
+    S* read_after = read.data() + (k + 1) % 2 * B * H;  // where there is a mask on h
     at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
       float* recurrent = scratch.data() + at::get_thread_num() * B * 4 * W;
       for (int64_t block = begin; block < end; ++block) {
@@ -450,13 +491,14 @@ void forward_loop(
         prefetch(pre_data + t * B * 4 * H + j, B * 4, H);
         prefetch(c_before + j, B, H);
         Turn turn{shares};
-        product(B, h_before, H, packed, block, recurrent);
+        product(B, read_before, H, packed, block, recurrent);
         turn.to_pointwise();
         for (int64_t b = 0; b < B; ++b) {
           const int64_t at_unit = b * H + j;
           if (length && t >= length[b]) {
             std::memcpy(h_after + at_unit, h_before + at_unit, count * sizeof(S));
             std::memcpy(c_after + at_unit, c_before + at_unit, count * sizeof(float));
+            if (!Usual && masks.h) std::memcpy(read_after + at_unit, read_before + at_unit, count * sizeof(S));
             continue;
           }
           const int64_t row = (t * B + b) * 4 * H + j;
@@ -469,12 +511,23 @@ void forward_loop(
             if (gate * H < noise_width) a[gate] += load(noise_data + (t * B + b) * noise_width + gate * H + j, count);
             a[gate] *= (float)scale[gate];
           }
-          const Gate i = gate<Hard>(a[0], hard[0]), f = gate<Hard>(a[1], hard[1]);
+          const Gate i = gate<Usual>(a[0], hard[0]), f = gate<Usual>(a[1], hard[1]);
           const Floats g = tanh(a[2]);
-          const Gate o = gate<Hard>(a[3], hard[3]);
-          const Floats c = f.value * load(c_before + at_unit, count) + i.value * g;
-          store(c_after + at_unit, c, count);
-          store(h_after + at_unit, o.value * tanh(c), count);
+          const Gate o = gate<Usual>(a[3], hard[3]);
+          const Floats c_old = load(c_before + at_unit, count);
+          const Floats masked_g = !Usual && masks.g ? masks.g(t, b, j, count) * g : g;
+          const Floats c = f.value * c_old + i.value * masked_g;
+          const Floats h = o.value * tanh(c);
+          if (Usual) {
+            store(c_after + at_unit, c, count);
+            store(h_after + at_unit, h, count);
+          } else {
+            store(c_after + at_unit, masks.kept_c ? mixed(masks.kept_c(t, b, j, count), c_old, c) : c, count);
+            const Floats h_new =
+                masks.kept_h ? mixed(masks.kept_h(t, b, j, count), load(h_before + at_unit, count), h) : h;
+            store(h_after + at_unit, h_new, count);
+            if (masks.h) store(read_after + at_unit, masks.h(t, b, j, count) * h_new, count);
+          }
           if (gates_data) {
             store(gates_data + row, i.kept, count);
             store(gates_data + row + H, f.kept, count);
@@ -488,11 +541,11 @@ void forward_loop(
   }
 }
 
-template <typename S, bool Hard>
+template <typename S, bool Usual>
 void backward_loop(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
-    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
-    Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
+    const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
+    const Masks& masks, bool reverse, Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
   const int64_t units = H >= 512 ? 4 : 1;  // blocks a panel holds
   const Panels<S> packed = pack_backward<S>(weight.const_data_ptr<float>(), H, units * W);
@@ -506,7 +559,9 @@ void backward_loop(
   float* d_h0_data = d_h0.data_ptr<float>();
   const int64_t* length = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
   std::vector<float> scratch(at::get_num_threads() * B * units * W);
-  std::vector<float> passed(length ? B * H : 0);  // a finished sequence hands its gradient on to the step before
+  // a finished sequence hands its gradient on to the step before, and so does what zoneout kept
+  const bool passes = length || (!Usual && masks.kept_h);
+  std::vector<float> passed(passes ? B * H : 0);
   Shares shares;
 
   for (int64_t k = T - 1; k >= -1; --k) {
@@ -535,7 +590,8 @@ void backward_loop(
           for (int64_t block = panel * units; block < last; ++block) {
             const int64_t j = block * W, count = std::min(W, H - j), at_unit = b * H + j;
             Floats d_h = load(d_hidden + b * units * W + (block - panel * units) * W, W);
-            if (length) d_h += load(passed.data() + at_unit, count);
+            if (!Usual && masks.h) d_h *= masks.h(t, b, j, count);
+            if (passes) d_h += load(passed.data() + at_unit, count);
             if (k < 0) {
               store(d_h0_data + at_unit, d_h, count);
               continue;
@@ -549,22 +605,38 @@ void backward_loop(
               for (int64_t gate = 0; gate < 4; ++gate) store(d_pre_data + row + gate * H, Floats{}, count);
               continue;
             }
-            const Gate i = kept_gate<Hard>(load(gates_data + row, count), hard[0]);
-            const Gate f = kept_gate<Hard>(load(gates_data + row + H, count), hard[1]);
+            const Gate i = kept_gate<Usual>(load(gates_data + row, count), hard[0]);
+            const Gate f = kept_gate<Usual>(load(gates_data + row + H, count), hard[1]);
             const Floats g = load(gates_data + row + 2 * H, count);
-            const Gate o = kept_gate<Hard>(load(gates_data + row + 3 * H, count), hard[3]);
-            const Floats tanh_c = tanh(load(c_after + at_unit, count));
+            const Gate o = kept_gate<Usual>(load(gates_data + row + 3 * H, count), hard[3]);
+            const Floats c_old = load(c_before + at_unit, count);
+            Floats c = load(c_after + at_unit, count), masked_g = g, masked_i = i.value, d_kept{}, d_passed{};
+            if (!Usual && masks.g) {
+              const Floats mask = masks.g(t, b, j, count);
+              masked_g *= mask;
+              masked_i *= mask;
+            }
+            if (!Usual && masks.kept_c) {
+              c = f.value * c_old + i.value * masked_g;  // before zoneout
+              d_kept = d_cell * masks.kept_c(t, b, j, count);
+              d_cell -= d_kept;
+            }
+            if (!Usual && masks.kept_h) {
+              d_passed = d_h * masks.kept_h(t, b, j, count);
+              d_h -= d_passed;
+            }
+            const Floats tanh_c = tanh(c);
             d_cell += d_h * o.value * (1.0f - tanh_c * tanh_c);
-            const Floats d_i = d_cell * g * i.kept * (1.0f - i.kept) * (float)scale[0];
-            const Floats d_f = d_cell * load(c_before + at_unit, count) * f.kept * (1.0f - f.kept) * (float)scale[1];
-            const Floats d_g = d_cell * i.value * (1.0f - g * g) * (float)scale[2];
+            const Floats d_i = d_cell * masked_g * i.kept * (1.0f - i.kept) * (float)scale[0];
+            const Floats d_f = d_cell * c_old * f.kept * (1.0f - f.kept) * (float)scale[1];
+            const Floats d_g = d_cell * masked_i * (1.0f - g * g) * (float)scale[2];
             const Floats d_o = d_h * tanh_c * o.kept * (1.0f - o.kept) * (float)scale[3];
             store(d_pre_data + row, d_i, count);
             store(d_pre_data + row + H, d_f, count);
             store(d_pre_data + row + 2 * H, d_g, count);
             store(d_pre_data + row + 3 * H, d_o, count);
-            store(d_c_data + at_unit, d_cell * f.value, count);
-            if (length) store(passed.data() + at_unit, Floats{}, count);
+            store(d_c_data + at_unit, Usual ? d_cell * f.value : d_cell * f.value + d_kept, count);
+            if (passes) store(passed.data() + at_unit, d_passed, count);
           }
       }
       product_done<S>();
@@ -577,8 +649,8 @@ void backward_loop(
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
-    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard, bool reverse,
-    bool keep_gates, bool reuse_pre) {
+    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
+    const GivenMasks& given_masks, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = empty({T + 1, B, H}, pre.options());
   Tensor cell = empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
@@ -592,25 +664,27 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   recipe.threshold = (int32_t)threshold;
   recipe.eps = (float)(eps * threshold);
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
-  const bool single = pre.scalar_type() == at::kFloat;
-  auto run = hard[0] || hard[1] || hard[3] ? (single ? forward_loop<float, true> : forward_loop<BFloat16, true>)
-                                           : (single ? forward_loop<float, false> : forward_loop<BFloat16, false>);
-  run(pre, weight, recipe, noise, scale, lengths, hard, reverse, hidden, cell, keep_gates ? &gates : nullptr);
+  const Masks masks(given_masks);
+  const bool single = pre.scalar_type() == at::kFloat, usual = !(hard[0] || hard[1] || hard[3] || masks);
+  auto run = usual ? (single ? forward_loop<float, true> : forward_loop<BFloat16, true>)
+                   : (single ? forward_loop<float, false> : forward_loop<BFloat16, false>);
+  run(pre, weight, recipe, noise, scale, lengths, hard, masks, reverse, hidden, cell, keep_gates ? &gates : nullptr);
   return {hidden, keep_gates ? cell : cell.narrow(0, T % 2, 1), gates};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
     const std::optional<Tensor>& grad_c, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
-    const std::vector<int64_t>& hard, bool reverse, at::ScalarType dtype) {
+    const std::vector<int64_t>& hard, const GivenMasks& given_masks, bool reverse, at::ScalarType dtype) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
   Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
   Tensor d_h0 = at::empty({B, H}, gates.options());
   Tensor d_c = grad_c ? grad_c->clone(at::MemoryFormat::Contiguous) : at::zeros({B, H}, gates.options());
-  const bool single = dtype == at::kFloat;
-  auto run = hard[0] || hard[1] || hard[3] ? (single ? backward_loop<float, true> : backward_loop<BFloat16, true>)
-                                           : (single ? backward_loop<float, false> : backward_loop<BFloat16, false>);
-  run(weight, gates, cell, grad_hidden, scale, lengths, hard, reverse, d_pre, d_h0, d_c);
+  const Masks masks(given_masks);
+  const bool single = dtype == at::kFloat, usual = !(hard[0] || hard[1] || hard[3] || masks);
+  auto run = usual ? (single ? backward_loop<float, true> : backward_loop<BFloat16, true>)
+                   : (single ? backward_loop<float, false> : backward_loop<BFloat16, false>);
+  run(weight, gates, cell, grad_hidden, scale, lengths, hard, masks, reverse, d_pre, d_h0, d_c);
   return {d_pre, d_h0, d_c};
 }
 
@@ -713,11 +787,11 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, Tensor? seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, int[] hard, bool reverse, bool keep_gates, bool reuse_pre)"
+      " float eps, int[] words, Tensor? lengths, int[] hard, Tensor?[] masks, bool reverse, bool keep_gates, bool reuse_pre)"
       " -> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_c, float[] scale,"
-      " Tensor? lengths, int[] hard, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+      " Tensor? lengths, int[] hard, Tensor?[] masks, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
       "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias, float smoothing) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);

@@ -43,7 +43,8 @@ def forward(
     reuse_pre = not torch.compiler.is_compiling()  # a graph has to know what is overwritten
     return torch.ops.g2lstm.forward(
         pre.contiguous(), weight_hh.float().contiguous(), h0, c0, options.scale or UNSCALED, given, recipe.seed_tensor(),
-        recipe.threshold, recipe.eps, recipe.words, options.lengths, options.hard_blocks, options.reverse, keep, reuse_pre,
+        recipe.threshold, recipe.eps, recipe.words, options.lengths, options.hard_blocks, _masks(options),
+        options.reverse, keep, reuse_pre,
     )  # fmt: skip
 
 
@@ -54,6 +55,12 @@ def backward(
     """As `g2lstm.engines.layer` says."""
     gradients = torch.ops.g2lstm.backward(
         weight_hh.float().contiguous(), kept[0], cell, None if grad_h is None else grad_h.contiguous(), grad_c,
-        options.scale or UNSCALED, options.lengths, options.hard_blocks, options.reverse, hidden.dtype,
+        options.scale or UNSCALED, options.lengths, options.hard_blocks, _masks(options), options.reverse, hidden.dtype,
     )  # fmt: skip
     return *gradients, None
+
+
+def _masks(options: Options) -> list[Tensor | None]:
+    """Each with the numbers of a row side by side; what is expanded stays so."""
+    masks = (None if mask is None else mask.float() for mask in options.masks)
+    return [mask if mask is None or mask.stride(-1) == 1 else mask.contiguous() for mask in masks]
