@@ -5,31 +5,37 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from g2lstm import gates
-from g2lstm.engines import reference
+from g2lstm.engines import Masks, reference
+from g2lstm.engines.contract import NO_MASKS
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layout import State
+from g2lstm.masks import Masked, RecurrentDropoutKind, Zoneout
 from g2lstm.spans import span
 
 
-class G2LSTMCell(Gated, nn.LSTMCell):
+class G2LSTMCell(Gated, Masked, nn.LSTMCell):
     """`torch.nn.LSTMCell` with a gate of `g2lstm.gates`: one step of `G2LSTM`, for loops that live outside.
 
     Args:
         input_size, hidden_size, bias, device, dtype: as in nn.LSTMCell.
-        gate: as in `G2LSTM`. Each call is one step, so noise that is fixed for a sequence has to be passed by the caller.
+        gate, recurrent_dropout, recurrent_dropout_kind, zoneout: as in `G2LSTM`. Each call is one step, so noise and masks
+            that are fixed for a sequence have to be passed by the caller.
 
     Inputs:
         input, hx: as in nn.LSTMCell: (B, D) or (D,), with hx = (h, c).
         noise: (B, len(gate.gates) * H) or (len(gate.gates) * H,), as in `G2LSTM`.
-        generator: source of the noise; torch's default generator without it.
+        recurrent_mask: (B, H) or (H,), as in `G2LSTM`; what `draw_recurrent_mask` gives, of "g" a step of it.
+        zoneout_mask: (B, 2H) or (2H,), c first, then h; a step of what `draw_zoneout_mask` gives.
+        generator: source of what is drawn; torch's default generator without it.
 
     Outputs:
         the next (h, c), as in nn.LSTMCell. Under autocast c is float32.
 
     Raises:
-        ValueError: a bad gate; noise in eval mode or of the wrong shape; no noise for a gate whose noise outlasts a step.
+        ValueError: a bad gate, dropout or zoneout; noise or masks in eval mode or of the wrong shape; none given of those
+            that outlast a step.
     """
 
     def __init__(
@@ -39,14 +45,18 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         bias: bool = True,
         *,
         gate: Gate | None = None,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_kind: RecurrentDropoutKind = "h",
+        zoneout: float | Zoneout = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
         self.gate = GumbelGate() if gate is None else gate
+        self._set_masks(recurrent_dropout, recurrent_dropout_kind, zoneout)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gate={self.gate}"
+        return f"{super().extra_repr()}, gate={self.gate}{self._masks_repr()}"
 
     def forward(
         self,
@@ -54,6 +64,8 @@ class G2LSTMCell(Gated, nn.LSTMCell):
         hx: State | None = None,
         *,
         noise: Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
+        zoneout_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> State:
         if (leaf := traced(self, input, hx)) is not None:
@@ -62,13 +74,15 @@ class G2LSTMCell(Gated, nn.LSTMCell):
             self._expected_noise_gate()
         if not self._fits(input, hx):
             super().forward(input, hx)  # raises the framework's own error
-        if gates.is_plain(self.gate, self.training) and autocast_dtype(input) is None:
+        masked = self._is_masked_by(recurrent_mask, zoneout_mask)
+        if gates.is_plain(self.gate, self.training) and not masked and autocast_dtype(input) is None:
             return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
         if hx is None:
             hx = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * 2
+        masks = self._masks_of(input, recurrent_mask, zoneout_mask, generator) if masked else NO_MASKS
         if input.dim() == 2:
-            return self._step(input, *hx, noise, generator)
-        h, c = self._step(input.unsqueeze(0), hx[0].unsqueeze(0), hx[1].unsqueeze(0), noise, generator)
+            return self._step(input, *hx, noise, masks, generator)
+        h, c = self._step(input.unsqueeze(0), hx[0].unsqueeze(0), hx[1].unsqueeze(0), noise, masks, generator)
         return h.squeeze(0), c.squeeze(0)
 
     def _fits(self, input: Tensor, hx: State | None) -> bool:
@@ -76,7 +90,30 @@ class G2LSTMCell(Gated, nn.LSTMCell):
             return False
         return can_meet(input, self.weight_ih, hx, [(*input.shape[:-1], self.hidden_size)] * 2)
 
-    def _step(self, x: Tensor, h: Tensor, c: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> State:
+    def _masks_of(
+        self, x: Tensor, recurrent: Tensor | None, kept: Tensor | None, generator: torch.Generator | None
+    ) -> Masks:
+        """The masks of this step."""
+        if recurrent is None and self.training and self.recurrent_dropout and self.recurrent_dropout_kind != "g":
+            raise ValueError(
+                f"recurrent_dropout_kind={self.recurrent_dropout_kind!r} outlasts a cell's call: draw it once with"
+                " draw_recurrent_mask and pass recurrent_mask= at each step"
+            )
+        batch, size = len(x) if x.dim() == 2 else 1, self.hidden_size
+        given = []
+        for name, mask, width in (("recurrent_mask", recurrent, size), ("zoneout_mask", kept, 2 * size)):
+            if mask is not None and not self.training:
+                raise ValueError(f"{name} is for training: in eval mode nothing is drawn, pass {name}=None")
+            if mask is not None and mask.shape != (*x.shape[:-1], width):
+                raise ValueError(f"{name} must have shape {(*x.shape[:-1], width)}, got {tuple(mask.shape)}")
+            given.append(None if mask is None else mask.reshape(batch, width))
+        like = x.new_empty(0, dtype=accumulation_dtype(autocast_dtype(x) or x.dtype))
+        h, *of_steps = self._masks(1, batch, like, given[0], given[1], generator)
+        return Masks(h, *(None if mask is None else mask[0] for mask in of_steps))
+
+    def _step(
+        self, x: Tensor, h: Tensor, c: Tensor, noise: Tensor | None, masks: Masks, generator: torch.Generator | None
+    ) -> State:
         cast = autocast_dtype(x)
         dtype = x.dtype if cast is None else cast
         working = accumulation_dtype(dtype)
@@ -86,7 +123,7 @@ class G2LSTMCell(Gated, nn.LSTMCell):
             pre = linear(x.to(dtype), self.weight_ih.to(dtype), None if bias is None else bias.to(dtype))  # (B, 4H)
         h, c = reference.step(
             pre, self.weight_hh.to(dtype), h.to(dtype), c.to(working),
-            noise=noise, scale=self._block_scale(), hard=self._hard_blocks(),
+            noise=noise, scale=self._block_scale(), hard=self._hard_blocks(), masks=masks,
         )  # fmt: skip
         return h, c if cast is not None else c.to(dtype)
 

@@ -11,12 +11,14 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from g2lstm import engines, gates, layout
-from g2lstm.engines import Options, Request, framework
+from g2lstm.engines import Masks, Options, Request, framework
+from g2lstm.engines.contract import NO_MASKS
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate, HardGate
 from g2lstm.layout import State, Weights
+from g2lstm.masks import Masked, RecurrentDropoutKind, Zoneout
 
 
 class Draws(NamedTuple):
@@ -24,10 +26,12 @@ class Draws(NamedTuple):
 
     noise: list[Tensor] | None = None
     weight_masks: list[Tensor] | None = None
+    recurrent_masks: list[Tensor] | None = None
+    zoneout_masks: list[Tensor] | None = None
     generator: torch.Generator | None = None
 
 
-class G2LSTM(Gated, nn.LSTM):
+class G2LSTM(Gated, Masked, nn.LSTM):
     r"""`torch.nn.LSTM` whose input and forget gates are trained as relaxed coin flips (Li et al. 2018).
 
     In training, with :math:`U \sim \mathrm{Uniform}(0, 1)` and :math:`m \sim \mathrm{Bernoulli}(p)` (eq. 11-16):
@@ -39,8 +43,8 @@ class G2LSTM(Gated, nn.LSTM):
         o &= \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho}) \\
         c' &= f * c + i * g, \qquad h' = o * \tanh(c')
 
-    In eval mode it is `nn.LSTM` to the letter. It is a subclass of `nn.LSTM`: parameters and their names, initialisation,
-    inputs, outputs and errors are the framework's own, and each loads the other's `state_dict`.
+    In eval mode it is `nn.LSTM` to the letter, unless there is zoneout. It is a subclass of `nn.LSTM`: parameters and their
+    names, initialisation, inputs, outputs and errors are the framework's own, and each loads the other's `state_dict`.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
@@ -48,6 +52,13 @@ class G2LSTM(Gated, nn.LSTM):
         gate: a gate of `g2lstm.gates`; assign `rnn.gate` to change it, `rnn.tau` to anneal its temperature.
         weight_dropout: DropConnect (Wan et al. 2013): share of each W_hh's entries set to 0 in training, in [0, 1); the
             others grow by 1 / (1 - weight_dropout). One mask for each layer and direction and forward pass.
+        recurrent_dropout: share of recurrent values set to 0 in training, in [0, 1); the others grow by
+            1 / (1 - recurrent_dropout).
+        recurrent_dropout_kind: which values: "h", what the gates read of the step before, with one mask for all steps of a
+            sequence (Gal & Ghahramani 2016, Keras); "g", the candidate, a mask for each step (Semeniuta et al. 2016);
+            "g_sequence", the candidate, one mask for all steps.
+        zoneout: probability in [0, 1) that a unit keeps its old value in a step of training, one for c and h or (c, h);
+            in eval mode both states are means of old and new (Krueger et al. 2017).
         engine: "auto", or a name in `g2lstm.engines.ENGINES`. "auto" takes the framework's own where a pass is an LSTM's and
             there is nothing to train.
 
@@ -59,13 +70,15 @@ class G2LSTM(Gated, nn.LSTM):
             unbatched.
         weight_masks: the DropConnect masks to use: a list with one (4H, P) tensor for each layer and direction, already
             inverted.
+        recurrent_masks: those of recurrent dropout, likewise: (B, P) for "h", (T, B, H) for "g", (B, H) for "g_sequence".
+        zoneout_masks: those of zoneout, likewise: (T, B, H + P), c first, then h, 1 where the old value is kept.
         generator: source of all random numbers of this pass; torch's default generator without it.
 
     Outputs:
         output, (h_n, c_n) as in nn.LSTM. Under autocast c_n is float32.
 
     Raises:
-        ValueError: a bad gate, weight_dropout or engine; noise or masks in eval mode or of the wrong shape.
+        ValueError: a bad gate, dropout, zoneout or engine; noise or masks in eval mode or of the wrong shape.
     """
 
     weight_ih_l0: Tensor
@@ -84,6 +97,9 @@ class G2LSTM(Gated, nn.LSTM):
         *,
         gate: Gate | None = None,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_kind: RecurrentDropoutKind = "h",
+        zoneout: float | Zoneout = 0.0,
         engine: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -97,11 +113,12 @@ class G2LSTM(Gated, nn.LSTM):
         )  # fmt: skip
         self.gate = GumbelGate() if gate is None else gate
         self.weight_dropout = weight_dropout
+        self._set_masks(recurrent_dropout, recurrent_dropout_kind, zoneout)
         self.engine = engine
 
     def extra_repr(self) -> str:
         extra = f", weight_dropout={self.weight_dropout}" if self.weight_dropout else ""
-        return f"{super().extra_repr()}, gate={self.gate}{extra}, engine={self.engine!r}"
+        return f"{super().extra_repr()}, gate={self.gate}{extra}{self._masks_repr()}, engine={self.engine!r}"
 
     def forward(  # type: ignore[override]
         self,
@@ -110,12 +127,14 @@ class G2LSTM(Gated, nn.LSTM):
         *,
         noise: list[Tensor] | None = None,
         weight_masks: list[Tensor] | None = None,
+        recurrent_masks: list[Tensor] | None = None,
+        zoneout_masks: list[Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
         if (leaf := traced(self, input, hx)) is not None:
             return leaf  # type: ignore[return-value]
         self._check(input, hx)
-        draws = self._checked_draws(input, Draws(noise, weight_masks, generator))
+        draws = self._checked_draws(input, Draws(noise, weight_masks, recurrent_masks, zoneout_masks, generator))
         request = self._request(input, draws)
         engine = engines.choose(self.engine, request)
         if engine == "framework" and framework.runs_whole(request):
@@ -180,8 +199,9 @@ class G2LSTM(Gated, nn.LSTM):
                 index = len(h_n)
                 weights = self._dropped(layout.weights(self, end), index, draws)
                 options = Options(
-                    lengths, direction == 1, self._noise(index, engine, x, draws), self._block_scale(), self._hard_blocks()
-                )
+                    lengths, direction == 1, self._noise(index, engine, x, draws), self._block_scale(), self._hard_blocks(),
+                    self._masks_of(index, x, draws),
+                )  # fmt: skip
                 h, (h_last, c_last) = engines.ENGINES[engine].run(x, (hx[0][index], hx[1][index]), weights, options)
                 outputs.append(h)
                 h_n.append(h_last)
@@ -198,6 +218,7 @@ class G2LSTM(Gated, nn.LSTM):
             x.device, cast or x.dtype, self.hidden_size, self._steps(input)[0], projected=self.proj_size > 0,
             noisy=draws.noise is not None or gates.is_noisy(self.gate, self.training),
             scaled=self._block_scale() is not None, hard=bool(self._hard_blocks()),
+            masked=self._is_masked_by(draws.recurrent_masks, draws.zoneout_masks),
             training=self.training, autocast=cast is not None,
         )  # fmt: skip
 
@@ -207,6 +228,14 @@ class G2LSTM(Gated, nn.LSTM):
         if mask is None and self.weight_dropout and self.training:
             mask = self.draw_weight_mask(generator=draws.generator)
         return weights if mask is None else weights._replace(hh=weights.hh * mask.to(weights.hh))
+
+    def _masks_of(self, index: int, x: Tensor, draws: Draws) -> Masks:
+        """The masks of recurrent dropout and zoneout of a layer and direction."""
+        if not self._is_masked_by(draws.recurrent_masks, draws.zoneout_masks):
+            return NO_MASKS
+        recurrent, kept = (None if part is None else part[index] for part in (draws.recurrent_masks, draws.zoneout_masks))
+        like = x.new_empty(0, dtype=accumulation_dtype(x.dtype))
+        return self._masks(x.shape[0], x.shape[1], like, recurrent, kept, draws.generator)
 
     def _noise(self, index: int, engine: str, x: Tensor, draws: Draws) -> Tensor | NoiseRecipe | None:
         """The noise as the engine takes it: what was given, what is drawn here, or how to draw it."""
@@ -248,15 +277,21 @@ class G2LSTM(Gated, nn.LSTM):
 
     def _checked_draws(self, input: Tensor | PackedSequence, draws: Draws) -> Draws:
         """Raises ValueError for noise or masks in eval mode, of the wrong number or shape."""
-        noise, masks = draws.noise, draws.weight_masks
+        noise, steps = draws.noise, self._steps(input)
         if noise is not None:
             gate = self._expected_noise_gate()
-            noise = _checked_list("noise", noise, self._count, (*self._steps(input), len(gate.gates) * self.hidden_size))
-        if masks is not None:
-            if not self.training:
-                raise ValueError("weight_masks are for training: DropConnect is off in eval mode, pass weight_masks=None")
-            masks = _checked_list("weight_masks", masks, self._count, tuple(self.weight_hh_l0.shape))
-        return Draws(noise, masks, draws.generator)
+            noise = _checked_list("noise", noise, self._count, (*steps, len(gate.gates) * self.hidden_size))
+        found: dict[str, Any] = {}
+        for name, shape in (
+            ("weight_masks", tuple(self.weight_hh_l0.shape)),
+            ("recurrent_masks", self._recurrent_shape(*steps)),
+            ("zoneout_masks", (*steps, sum(self._widths))),
+        ):
+            if (masks := getattr(draws, name)) is not None:
+                if not self.training:
+                    raise ValueError(f"{name} are for training: in eval mode nothing is drawn, pass {name}=None")
+                found[name] = _checked_list(name, masks, self._count, shape)
+        return draws._replace(noise=noise, **found)
 
     def _steps(self, input: Tensor | PackedSequence) -> tuple[int, int]:
         """T and B."""
@@ -272,8 +307,10 @@ class G2LSTM(Gated, nn.LSTM):
         A sharpened gate's 1/tau is folded into the weights and biases of its rows.
 
         Raises:
-            ValueError: the gate is hard; no LSTM computes that.
+            ValueError: the gate is hard, or there is zoneout; no LSTM computes that.
         """
+        if any(self.zoneout):
+            raise ValueError(f"zoneout={self.zoneout} can't be turned into an nn.LSTM: assign rnn.zoneout = (0, 0) first")
         if isinstance(self.gate, HardGate):
             raise ValueError("a hard gate can't be turned into an nn.LSTM: assign rnn.gate = SigmoidGate() first")
         lstm = nn.LSTM(**_constructor_arguments(self))
@@ -282,11 +319,9 @@ class G2LSTM(Gated, nn.LSTM):
         return lstm.train(self.training)
 
     @classmethod
-    def from_lstm(
-        cls, lstm: nn.LSTM, gate: Gate | None = None, *, weight_dropout: float = 0.0, engine: str = "auto"
-    ) -> "G2LSTM":
-        """A new `G2LSTM` with a copy of an `nn.LSTM`'s options, weights and mode."""
-        rnn = cls(**_constructor_arguments(lstm), gate=gate, weight_dropout=weight_dropout, engine=engine)
+    def from_lstm(cls, lstm: nn.LSTM, gate: Gate | None = None, **options: Any) -> "G2LSTM":
+        """A new `G2LSTM` with a copy of an `nn.LSTM`'s options, weights and mode; other `options` as in `G2LSTM`."""
+        rnn = cls(**_constructor_arguments(lstm), gate=gate, **options)
         rnn.load_state_dict(lstm.state_dict())
         return rnn.train(lstm.training)
 
@@ -301,7 +336,8 @@ def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> li
     for rnn in model.modules():
         if isinstance(rnn, G2LSTM):
             noisy = gates.is_noisy(rnn.gate, True)
-            request = Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=noisy)
+            masked = bool(rnn.recurrent_dropout) or any(rnn.zoneout)
+            request = Request(device, dtype, rnn.hidden_size, projected=rnn.proj_size > 0, noisy=noisy, masked=masked)
             found.add(engines.choose(rnn.engine, request))
     return sorted(found)
 
