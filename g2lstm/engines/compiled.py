@@ -15,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,10 @@ def _register() -> None:
     def backward(_: Tensor, gates: Tensor, cell: Tensor, *options: Any) -> tuple[Tensor, ...]:
         d_pre = torch.empty_like(gates.flatten(2), dtype=options[-1])
         return d_pre, torch.empty_like(cell[0]), torch.empty_like(cell[0])
+
+    @torch.library.register_fake("g2lstm::bernoulli")
+    def bernoulli(size: Sequence[int], seed: Tensor, *_: float) -> Tensor:
+        return seed.new_empty(size, dtype=torch.float32)
 
 
 def _try_out() -> None:

@@ -762,6 +762,24 @@ Tensor softmax_loss(Tensor logits, const Tensor& targets, bool gradient, std::op
   return losses;
 }
 
+// A mask of independent entries, `low` with probability p, else `high`: draws of 32 bits, each counter's words one after another.
+Tensor bernoulli(at::IntArrayRef size, const Tensor& seed, double p, double low, double high) {
+  Tensor mask = empty(size, at::kFloat);
+  const uint64_t key = (uint64_t)seed.item<int64_t>();
+  const Words threshold = Words{} + (uint32_t)(p * 4294967296.0);
+  const int64_t N = mask.numel();
+  float* data = mask.data_ptr<float>();
+  at::parallel_for(0, at::divup(N, 4 * W), 256, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      Words words[4];
+      philox(key, (uint64_t)(block * W), words);
+      for (int64_t k = 0, n = block * 4 * W; k < 4 && n < N; ++k, n += W)
+        store(data + n, words[k] < threshold ? all((float)low) : all((float)high), std::min(W, N - n));
+    }
+  });
+  return mask;
+}
+
 // The noise alone, (T, B, 4H), for tests.
 Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t threshold, double eps,
             const std::vector<int64_t>& words) {
@@ -794,6 +812,7 @@ TORCH_LIBRARY(g2lstm, library) {
       " Tensor? lengths, int[] hard, Tensor?[] masks, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
       "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias, float smoothing) -> Tensor");
+  library.def("bernoulli(SymInt[] size, Tensor seed, float p, float low, float high) -> Tensor");
   library.def("draw(int time, int batch, int size, int seed, int threshold, float eps, int[] words) -> Tensor", &draw);
 }
 
@@ -801,4 +820,5 @@ TORCH_LIBRARY_IMPL(g2lstm, CPU, library) {
   library.impl("forward", &forward);
   library.impl("backward", &backward);
   library.impl("softmax_loss", &softmax_loss);
+  library.impl("bernoulli", &bernoulli);
 }
