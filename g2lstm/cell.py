@@ -1,5 +1,7 @@
 """`G2LSTMCell`: the framework's LSTM cell, trained through a gate of `g2lstm.gates`. B batch, D input, H hidden units."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -11,7 +13,7 @@ from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate
 from g2lstm.layout import State
-from g2lstm.masks import Masked, RecurrentDropoutKind, Zoneout
+from g2lstm.masks import Masked, RecurrentDropoutKind
 from g2lstm.spans import span
 
 
@@ -47,7 +49,7 @@ class G2LSTMCell(Gated, Masked, nn.LSTMCell):
         gate: Gate | None = None,
         recurrent_dropout: float = 0.0,
         recurrent_dropout_kind: RecurrentDropoutKind = "h",
-        zoneout: float | Zoneout = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

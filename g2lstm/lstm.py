@@ -3,6 +3,7 @@
 T time, B batch, D input, H hidden units, P proj_size or H, L layers, K = 2 where bidirectional, else 1.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate, HardGate
 from g2lstm.layout import State, Weights
-from g2lstm.masks import Masked, RecurrentDropoutKind, Zoneout
+from g2lstm.masks import Masked, RecurrentDropoutKind
 
 
 class Draws(NamedTuple):
@@ -99,7 +100,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         weight_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         recurrent_dropout_kind: RecurrentDropoutKind = "h",
-        zoneout: float | Zoneout = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
         engine: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

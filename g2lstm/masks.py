@@ -12,6 +12,7 @@ is z, 0 or 1 for each unit at each step, and in evaluation its probability.
 T time, B batch, H hidden units, P proj_size or H.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +23,6 @@ from g2lstm.engines.contract import Masks
 from g2lstm.engines.precision import accumulation_dtype
 
 RecurrentDropoutKind = Literal["h", "g", "g_sequence"]
-Zoneout = tuple[float, float]  # probabilities of c and of h
 
 
 class Masked:
@@ -32,11 +32,12 @@ class Masked:
     hidden_size: int
     recurrent_dropout: float
     recurrent_dropout_kind: str
-    zoneout: Zoneout
+    zoneout: tuple[float, float]  # probabilities of c and of h
 
-    def _set_masks(self, recurrent_dropout: float, kind: str, zoneout: float | Zoneout) -> None:
+    def _set_masks(self, recurrent_dropout: float, kind: str, zoneout: float | Sequence[float]) -> None:
         self.recurrent_dropout, self.recurrent_dropout_kind = recurrent_dropout, kind
-        self.zoneout = zoneout if isinstance(zoneout, tuple) else (zoneout, zoneout)
+        p_c, p_h = (zoneout, zoneout) if isinstance(zoneout, int | float) else zoneout
+        self.zoneout = p_c, p_h
         if not 0 <= recurrent_dropout < 1:
             raise ValueError(f"recurrent_dropout must be in [0, 1), got {recurrent_dropout}")
         if kind not in get_args(RecurrentDropoutKind):
@@ -115,7 +116,7 @@ class Masked:
 def _bernoulli(
     p: float, low: float, high: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
 ) -> Tensor:
-    """Independent entries, `low` with probability p, else `high`. The compiled kernel draws them in a quarter of the time."""
+    """Independent entries, `low` with probability p, else `high`; drawn by the compiled kernel in a quarter of the time."""
     if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:
         seed = torch.randint(2**63 - 1, (), generator=generator)
         return torch.ops.g2lstm.bernoulli(shape, seed, p, low, high)

@@ -15,6 +15,7 @@ from g2lstm.compression.operators import quantize
 from g2lstm.compression.targets import Target, compress
 from g2lstm.gated import Gated
 from g2lstm.gates import HardGate, SigmoidGate
+from g2lstm.masks import Masked
 from g2lstm.models import MODELS
 
 REST = ("float32", "bf16", "int8")
@@ -94,7 +95,7 @@ def deploy(
         notes: JSON to keep with it.
 
     Raises:
-        ValueError: as `compress`; an unknown `rest`; a hard gate; an LSTM that stands in two places.
+        ValueError: as `compress`; an unknown `rest`; a hard gate; zoneout; an LSTM that stands in two places.
     """
     if rest not in REST:
         raise ValueError(f"rest must be one of {', '.join(REST)}, got {rest!r}")
@@ -135,6 +136,8 @@ def _scale(module: layout.LSTMModule) -> tuple[float, ...]:
     """What a gate multiplies the pre-activations of each block with."""
     if not isinstance(module, Gated):
         return (1.0,) * len(layout.BLOCKS)
+    if isinstance(module, Masked) and any(module.zoneout):
+        raise ValueError(f"a layer with zoneout={module.zoneout} can't be deployed: in evaluation too it is no LSTM")
     if isinstance(module.gate, HardGate):
         raise ValueError("a hard gate can't be deployed: assign rnn.gate = SigmoidGate() first")
     return gates.block_scale(module.gate, module.tau, False) or (1.0,) * len(layout.BLOCKS)

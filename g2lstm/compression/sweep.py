@@ -158,7 +158,7 @@ def without_gates(model: nn.Module) -> nn.Module:
     """Replaces, in this model, sharpened layers by the nn.LSTM that computes the same and is faster."""
     layers = [(name, module) for name, module in model.named_modules() if name and isinstance(module, G2LSTM)]
     for name, layer in layers:
-        if not isinstance(layer.gate, HardGate) and not is_plain(layer.gate, False):
+        if not (isinstance(layer.gate, HardGate) or is_plain(layer.gate, False) or any(layer.zoneout)):
             model.set_submodule(name, layer.to_lstm())
     return model
 

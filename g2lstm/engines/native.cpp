@@ -278,6 +278,16 @@ inline void philox(uint64_t seed, uint64_t counter, Words words[4]) {
   words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
+// Asks for the cache lines of a block of columns while the product before it runs: a line a row is too far apart for the
+// processor to see them coming.
+template <typename S>
+void prefetch(const S* first, int64_t rows, int64_t stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    __builtin_prefetch(first + row * stride);
+    __builtin_prefetch(first + row * stride + W - 1);
+  }
+}
+
 // ---- masks ----
 
 // What g2lstm/engines/contract.py says of `Masks`: (T, B, H) or (B, H) float32, which may be expanded from fewer numbers.
@@ -305,6 +315,12 @@ struct Masks {
 
   explicit Masks(const GivenMasks& given) : h(given.get(0)), g(given.get(1)), kept_c(given.get(2)), kept_h(given.get(3)) {}
   explicit operator bool() const { return h || g || kept_c || kept_h; }
+
+  // Those of a step that change from step to step.
+  void prefetch_columns(int64_t t, int64_t j, int64_t rows) const {
+    for (const Mask* mask : {&g, &kept_c, &kept_h})
+      if (mask->of_step) prefetch(mask->data + t * mask->of_step + j, rows, mask->of_row);
+  }
 };
 
 // ---- packing ----
@@ -388,16 +404,6 @@ void product(int64_t m, const S* left, int64_t ld_left, const Panels<S>& right, 
 template <typename S>
 void product_done() {
   at::native::cpublas::brgemm_release(interleave<S> == 2);
-}
-
-// Asks for the cache lines of a block of columns while the product before it runs: a line a row is too far apart for the
-// processor to see them coming.
-template <typename S>
-void prefetch(const S* first, int64_t rows, int64_t stride) {
-  for (int64_t row = 0; row < rows; ++row) {
-    __builtin_prefetch(first + row * stride);
-    __builtin_prefetch(first + row * stride + W - 1);
-  }
 }
 
 // A tensor whose memory, where it is large and fresh, comes in huge pages: each small one costs a fault when it is first touched.
@@ -490,6 +496,7 @@ void forward_loop(
         const int64_t j = block * W, count = std::min(W, H - j);
         prefetch(pre_data + t * B * 4 * H + j, B * 4, H);
         prefetch(c_before + j, B, H);
+        if (!Usual) masks.prefetch_columns(t, j, B);
         Turn turn{shares};
         product(B, read_before, H, packed, block, recurrent);
         turn.to_pointwise();
@@ -577,6 +584,7 @@ void backward_loop(
           prefetch(c_before + j, B, H);
           prefetch(c_after + j, B, H);
           if (grad_h) prefetch(grad_h + t * B * H + j, B, H);
+          if (!Usual) masks.prefetch_columns(t, j, B);
         }
         Turn turn{shares};
         if (later >= 0) {

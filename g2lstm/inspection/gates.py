@@ -6,7 +6,7 @@ So all of a layer's gates are one product with its inputs and one with its outpu
 T time, B batch, D input, H hidden units, P proj_size or H, K directions, N steps of all sequences.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from g2lstm.gated import Gated
 from g2lstm.gates import block_scale, hard_blocks, has_temperature, is_noisy, leading_blocks
 from g2lstm.layout import BLOCKS, LSTMModule, State, Weights, endings, modules, rows, weights
 from g2lstm.lstm import G2LSTM
+from g2lstm.masks import Masked
 
 GATES = ("i", "f", "o")
 
@@ -78,11 +79,12 @@ def watched(model: nn.Module, consume: Callable[[GateRecord], None], gates: tupl
     def record(layer: nn.Module, arguments: tuple, keywords: dict[str, Any], result: Any) -> None:
         given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
         x, hx, noise = given["input"], given.get("hx"), given.get("noise")
+        masks = given.get("zoneout_masks")
         if isinstance(layer, nn.LSTMCell):
             found = [cell_values(layer, x, hx, noise=noise, gates=gates)]
         else:
             assert isinstance(layer, nn.LSTM)
-            found = gate_values(layer, x, hx, result[0], noise=noise, gates=gates)
+            found = gate_values(layer, x, hx, result[0], noise=noise, zoneout_masks=masks, gates=gates)
         for one in found:
             consume(replace(one, name=names[layer], call=calls[layer]))
         calls[layer] += 1
@@ -117,6 +119,7 @@ def gate_values(
     output: Tensor | PackedSequence,
     *,
     noise: list[Tensor] | None = None,
+    zoneout_masks: list[Tensor] | None = None,
     gates: tuple[str, ...] = GATES,
 ) -> list[GateRecord]:
     """The gate values of a forward pass, a record for each layer and direction, in the layer's present mode and temperature.
@@ -125,14 +128,16 @@ def gate_values(
 
     Args:
         layer: nn.LSTM or G2LSTM with any options.
-        input, hx, noise: what it was given.
+        input, hx, noise, zoneout_masks: what it was given.
         output: what it gave.
         gates: which of "i", "f", "o".
 
     Raises:
         ValueError: the layer drew something at random by itself, so that its gates can't be known.
     """
-    _check_known(layer, noise is not None)
+    given: dict[str, list[Tensor]] = {} if noise is None else {"noise": noise}
+    given |= {} if zoneout_masks is None else {"zoneout_masks": zoneout_masks}
+    _check_known(layer, given)
     size, directions = layer.hidden_size, 2 if layer.bidirectional else 1
     x, lengths = _time_major(layer, input)
     h0, c0 = _initial_state(layer, x, hx)
@@ -143,7 +148,8 @@ def gate_values(
         if number == layer.num_layers - 1:
             hidden = _time_major(layer, output)[0]  # (T, B, K * P)
         else:
-            hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), noise and noise[mine])
+            own = {name: parts[mine] for name, parts in given.items()}
+            hidden = _run_layer(layer, number, x, lengths, (h0[mine], c0[mine]), own)
         for reverse, h in enumerate(hidden.chunk(directions, dim=-1)):
             index = number * directions + reverse
             before = _states_before(h, h0[index], lengths, bool(reverse))  # (T, B, P)
@@ -158,7 +164,7 @@ def cell_values(
     cell: nn.LSTMCell, input: Tensor, hx: State | None, *, noise: Tensor | None = None, gates: tuple[str, ...] = GATES
 ) -> GateRecord:
     """The gate values of one step of a cell, as `gate_values`: (1, B, H)."""
-    _check_known(cell, noise is not None)
+    _check_known(cell, {} if noise is None else {"noise": noise})
     batched = input.dim() == 2
     x = input if batched else input.unsqueeze(0)
     before = x.new_zeros(len(x), cell.hidden_size) if hx is None else hx[0] if batched else hx[0].unsqueeze(0)
@@ -167,16 +173,21 @@ def cell_values(
     return GateRecord("", 0, False, 0, values, None)
 
 
-def _check_known(layer: nn.Module, noise: bool) -> None:
+def _check_known(layer: nn.Module, given: Mapping[str, object]) -> None:
     if not layer.training:
         return
     unknown = []
-    if isinstance(layer, Gated) and is_noisy(layer.gate, layer.training) and not noise:
+    if isinstance(layer, Gated) and is_noisy(layer.gate, layer.training) and "noise" not in given:
         unknown.append("noise (pass noise=)")
     if getattr(layer, "weight_dropout", 0):
         unknown.append("DropConnect masks (set weight_dropout = 0)")
-    if isinstance(layer, nn.LSTM) and layer.num_layers > 1 and layer.dropout:
-        unknown.append("dropout between its layers (set dropout = 0)")
+    if getattr(layer, "recurrent_dropout", 0):
+        unknown.append("masks of recurrent dropout (set recurrent_dropout = 0)")
+    if isinstance(layer, nn.LSTM) and layer.num_layers > 1:
+        if layer.dropout:
+            unknown.append("dropout between its layers (set dropout = 0)")
+        if isinstance(layer, Masked) and any(layer.zoneout) and "zoneout_masks" not in given:
+            unknown.append("masks of zoneout (pass zoneout_masks=)")
     if unknown:
         raise ValueError(f"in training the layer draws {', '.join(unknown)}, so its gates can't be known; or call eval()")
 
@@ -240,10 +251,11 @@ def _sigmoids(
 
 
 def _run_layer(
-    layer: nn.LSTM, number: int, x: Tensor, lengths: Tensor | None, hx: State, noise: list[Tensor] | None
+    layer: nn.LSTM, number: int, x: Tensor, lengths: Tensor | None, hx: State, given: Mapping[str, list[Tensor]]
 ) -> Tensor:
     """(T, B, D) -> the (T, B, K * P) output of one of the stacked layers, by a layer of its own with the same weights."""
-    names = ("hidden_size", "bias", "bidirectional", "proj_size", *(("gate", "engine") if isinstance(layer, G2LSTM) else ()))
+    ours = ("gate", "zoneout", "engine") if isinstance(layer, G2LSTM) else ()
+    names = ("hidden_size", "bias", "bidirectional", "proj_size", *ours)
     cls = G2LSTM if isinstance(layer, G2LSTM) else nn.LSTM
     single = cls(x.shape[-1], **{name: getattr(layer, name) for name in names}, device="meta").train(layer.training)
     if isinstance(layer, G2LSTM) and isinstance(single, G2LSTM) and has_temperature(layer.gate):
@@ -251,5 +263,5 @@ def _run_layer(
     own = {name: getattr(layer, name.replace("_l0", f"_l{number}")) for name in single.state_dict()}
     single.load_state_dict(own, assign=True)
     packed = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
-    output, _ = single(packed, hx, **({} if noise is None else {"noise": noise}))
+    output, _ = single(packed, hx, **given)
     return output if lengths is None else pad_packed_sequence(output)[0]

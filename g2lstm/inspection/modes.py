@@ -67,13 +67,12 @@ def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[Non
     """
 
     def hand_over(layer: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if not gates.is_noisy(layer.gate, layer.training):
-            return arguments, keywords
         x = arguments[0] if arguments else keywords["input"]
-        return arguments, keywords | {"noise": _noise(layer, x, generator)}
+        given = {"noise": _noise(layer, x, generator)} if gates.is_noisy(layer.gate, layer.training) else {}
+        return arguments, keywords | given | (_expected_zoneout(layer, x) if any(layer.zoneout) else {})
 
     layers = [module for module in model.modules() if isinstance(module, G2LSTM | G2LSTMCell)]
-    during = {"dropout": 0.0, "weight_dropout": 0.0, "training": True}
+    during = {"dropout": 0.0, "weight_dropout": 0.0, "recurrent_dropout": 0.0, "training": True}
     before = [{name: getattr(layer, name) for name in during if hasattr(layer, name)} for layer in layers]
     handles = [layer.register_forward_pre_hook(hand_over, with_kwargs=True) for layer in layers]
     try:
@@ -95,7 +94,24 @@ def _noise(layer: G2LSTM | G2LSTMCell, x: Any, generator: torch.Generator) -> An
             generator=generator, dtype=layer.weight_hh.dtype, device=layer.weight_hh.device,
         )[0]  # fmt: skip
         return drawn if x.dim() == 2 else drawn[0]
+    return layer.draw_noise(*_steps(layer, x), generator=generator)
+
+
+def _expected_zoneout(layer: G2LSTM | G2LSTMCell, x: Any) -> dict[str, Any]:
+    """Zoneout as in evaluation, as what `layer` is to be given."""
+    weight = next(layer.parameters())
+    sizes = layer.hidden_size, getattr(layer, "proj_size", 0) or layer.hidden_size
+    kept = torch.cat([weight.new_full((size,), p) for size, p in zip(sizes, layer.zoneout, strict=True)])
+    if isinstance(layer, G2LSTMCell):
+        return {"zoneout_mask": kept.expand(*x.shape[:-1], -1)}
+    count = layer.num_layers * (2 if layer.bidirectional else 1)
+    return {"zoneout_masks": [kept.expand(*_steps(layer, x), -1)] * count}
+
+
+def _steps(layer: G2LSTM, x: Any) -> tuple[int, int]:
+    """T and B."""
     if isinstance(x, PackedSequence):
-        return layer.draw_noise(len(x.batch_sizes), int(x.batch_sizes[0]), generator=generator)
-    time, batch = (x.shape[0], 1) if x.dim() == 2 else (x.shape[1], x.shape[0]) if layer.batch_first else x.shape[:2]
-    return layer.draw_noise(time, batch, generator=generator)
+        return len(x.batch_sizes), int(x.batch_sizes[0])
+    if x.dim() == 2:
+        return len(x), 1
+    return (x.shape[1], x.shape[0]) if layer.batch_first else (x.shape[0], x.shape[1])

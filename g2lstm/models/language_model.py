@@ -4,6 +4,7 @@ T time, B batch, E embedding, H hidden units, V vocabulary, L layers: E -> H -> 
 share the embedding's weight.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from g2lstm.gates import Gate
 from g2lstm.layers.output import OutputLayer
 from g2lstm.layers.regularization import embed, locked_dropout
 from g2lstm.lstm import G2LSTM
+from g2lstm.masks import RecurrentDropoutKind
 
 LayerState = tuple[Tensor, Tensor]
 
@@ -49,7 +51,7 @@ class LanguageModel(nn.Module):
         dropout_embedding: share of words dropped from the embedding in a forward pass.
         dropout_scale: what these four are multiplied by.
         weight_dropout: DropConnect on each W_hh.
-        gate, engine: as in `G2LSTM`.
+        recurrent_dropout, recurrent_dropout_kind, zoneout, gate, engine: as in `G2LSTM`.
     """
 
     kind = "language_model"
@@ -68,6 +70,9 @@ class LanguageModel(nn.Module):
         dropout_embedding: float = 0.1,
         dropout_scale: float = 1.0,
         weight_dropout: float = 0.5,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_kind: RecurrentDropoutKind = "h",
+        zoneout: float | Sequence[float] = 0.0,
         gate: Gate | None = None,
         engine: str = "auto",
     ) -> None:
@@ -76,7 +81,8 @@ class LanguageModel(nn.Module):
             "vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size,
             "num_layers": num_layers, "tied": tied, "dropout_input": dropout_input, "dropout_hidden": dropout_hidden,
             "dropout_output": dropout_output, "dropout_embedding": dropout_embedding, "dropout_scale": dropout_scale,
-            "weight_dropout": weight_dropout,
+            "weight_dropout": weight_dropout, "recurrent_dropout": recurrent_dropout,
+            "recurrent_dropout_kind": recurrent_dropout_kind, "zoneout": zoneout,
         }  # fmt: skip
         sizes = [embedding_size, *[hidden_size] * (num_layers - 1), embedding_size]
         rates = [dropout_scale * rate for rate in (dropout_input, dropout_hidden, dropout_output, dropout_embedding)]
@@ -84,8 +90,9 @@ class LanguageModel(nn.Module):
             raise ValueError(f"dropout rates must be in [0, 1), got {rates} with dropout_scale {dropout_scale}")
         self.dropout_input, self.dropout_hidden, self.dropout_output, self.dropout_embedding = rates
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        masks = {name: self.options[name] for name in ("recurrent_dropout", "recurrent_dropout_kind", "zoneout")}
         self.layers = nn.ModuleList(
-            G2LSTM(size_in, size_out, gate=gate, weight_dropout=weight_dropout, engine=engine)
+            G2LSTM(size_in, size_out, gate=gate, weight_dropout=weight_dropout, **masks, engine=engine)
             for size_in, size_out in pairwise(sizes)
         )
         self.output_weight = None if tied else nn.Parameter(torch.empty(vocabulary_size, embedding_size))

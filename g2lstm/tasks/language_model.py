@@ -19,6 +19,7 @@ from g2lstm.decoding.cache import ContinuousCache
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.layers.regularization import activation_regularization, temporal_activation_regularization
+from g2lstm.masks import RecurrentDropoutKind
 from g2lstm.models.language_model import LanguageModel, detached
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.training.findings import Finding
@@ -69,6 +70,9 @@ class ModelConfig:
     dropout_embedding: Share
     dropout_scale: NotNegative = 1.0
     weight_dropout: Share
+    recurrent_dropout: Share = 0.0
+    recurrent_dropout_kind: RecurrentDropoutKind = "h"
+    zoneout: tuple[Share, Share] = (0.0, 0.0)  # of c and of h
     alpha: NotNegative
     beta: NotNegative
     engine: EngineName = "auto"
