@@ -79,15 +79,21 @@ def layers_can_be_compiled():
 
 
 @pytest.mark.parametrize(
-    ("engine", "gate"),
-    [("native", GumbelGate()), ("native", GumbelGate(hard=True)), ("native", SharpenedGate()), ("bptt", GumbelGate())],
-    ids=["native", "native-hard", "native-sharpened", "bptt"],
+    ("engine", "gate", "options"),
+    [
+        ("native", GumbelGate(), {}),
+        ("native", GumbelGate(hard=True), {}),
+        ("native", SharpenedGate(), {}),
+        ("bptt", GumbelGate(), {}),
+        ("native", GumbelGate(), {"recurrent_dropout": 0.3, "zoneout": (0.2, 0.1)}),
+    ],
+    ids=["native", "native-hard", "native-sharpened", "bptt", "native-masked"],
 )
-def test_a_training_pass_is_one_graph_with_the_same_numbers(gate, engine, layers_can_be_compiled):
+def test_a_training_pass_is_one_graph_with_the_same_numbers(gate, engine, options, layers_can_be_compiled):
     if engine == "native" and compiled.problem() is not None:
         pytest.skip("no kernel")
     both = engine == "native"  # the other's graph has each step, and takes seconds a direction
-    rnn = G2LSTM(D, H, 2, bidirectional=both, gate=gate, engine=engine, weight_dropout=0.3, dropout=0.2)
+    rnn = G2LSTM(D, H, 2, bidirectional=both, gate=gate, engine=engine, weight_dropout=0.3, dropout=0.2, **options)
     graph = torch.compile(rnn, backend="aot_eager", fullgraph=True)
     found = []
     for module in (rnn, graph):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 
@@ -28,17 +29,25 @@ DEPLOYED = {
     "svd:64+bits:8, rest int8": ("svd:64+bits:8", "int8"),
     "round:0.2+clip:0.4, rest int8": ("round:0.2+clip:0.4", "int8"),
 }
+# Options of our layer, by the name of their row
+MASKED: dict[str, dict[str, Any]] = {
+    "recurrent dropout on h": {"recurrent_dropout": 0.25},
+    "on g": {"recurrent_dropout": 0.25, "recurrent_dropout_kind": "g"},
+    "zoneout": {"zoneout": (0.5, 0.05)},
+}
 EVALUATION, EVALUATION_WITH_CACHE = "evaluation", "evaluation with cache"
 # What no evaluation of a single stream can do without: its products, those with W_hh one after the other
 RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN = "recurrent products alone, torch.mv", "recurrent products alone, oneDNN"
 ALL_PRODUCTS = "all products alone, oneDNN"
-SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy")
+SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy", "recurrent_dropout")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("float32", "bfloat16"),)
 QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
 SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
 VOCABULARY = 10_000  # words of the Penn Treebank
-QUICK_LEAVES_OUT = ("large sizes", "the reference engine", "task=ptb", "compressed models", "peak memory")
+QUICK_LEAVES_OUT = (
+    "large sizes", "the reference engine", "task=ptb", "compressed models", "recurrent dropout", "peak memory"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Case:
     dtype: str  # "float32", or "bfloat16" for autocast over float32 weights
     mode: str  # "train", forward and backward, or "eval", without gradients
     # who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
-    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED`, `ONNX` or `ONNX_INT8`
+    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED` or `MASKED`, `ONNX` or `ONNX_INT8`
     engine: str
 
 
@@ -96,6 +105,8 @@ COMPARISONS = (
                EVALUATIONS, PRODUCTS, FLOAT32, quick=False),
     Comparison("deploy", "LSTM layers of task=ptb, one token at a time", "deploy", ((1, 1, 400, 1150),), ("eval",),
                DEPLOYMENTS, (DENSE,), FLOAT32, quick=False),
+    Comparison("recurrent_dropout", "recurrent dropout and zoneout, one layer", "layer", SIZES, ("train",), (AUTO, *MASKED),
+               (AUTO,), quick=False),
 )  # fmt: skip
 
 

@@ -72,6 +72,8 @@ def _layer(engine: str, inputs: int, hidden: int) -> nn.Module:
         return nn.LSTM(inputs, hidden)
     if engine == LOOP:
         return StepLoop(inputs, hidden, tau=GATE.tau, noise_p=GATE.noise_p)
+    if engine in cases.MASKED:
+        return G2LSTM(inputs, hidden, gate=GATE, **cases.MASKED[engine])
     return G2LSTM(inputs, hidden, gate=GATE, engine=engine)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
-from g2lstm.benchmark.cases import LSTM
+from g2lstm.benchmark.cases import AUTO, LSTM
 from g2lstm.benchmark.rows import Row
 from g2lstm.errors import UserError
 from g2lstm.files import read_json
 from g2lstm.reporting.tables import Lines, interval, markdown, number, screen_table
 
 PTB_TEST_WORDS = 82_430
-WIDE = ("train", "eval", "memory")  # tables with a column for each engine
+WIDE = ("train", "eval", "memory", "recurrent_dropout")  # tables with a column for each engine
 ONE_TEXT = ("evaluation", "deploy")  # tables with one column of texts
 Columns = dict[str, Callable[[Row], str]]
 _TASKS = {"layer": "one token at a time", "ptb": "step of `task=ptb`", "loss": "output layer and loss"}
@@ -45,22 +45,23 @@ def recorded(folder: Path, kind: str) -> str:
 
 def _chosen(rows: list[Row], kind: str) -> list[Row]:
     """The rows that a table is made of."""
-    if kind not in WIDE:
+    if kind not in WIDE or kind == "recurrent_dropout":
         return [row for row in rows if row["section"] == kind]
     mode, ratio = ("train", "memory_ratio") if kind == "memory" else (kind, "ratio")
     return [row for row in rows if row["section"] == "recurrence" and row["mode"] == mode and row[ratio] is not None]
 
 
 def _wide(rows: list[Row], kind: str) -> Lines:
-    """A line for each size and dtype of a layer, a column for each engine: ratios to nn.LSTM, whose own value is first."""
+    """A line for each size and dtype of a layer, a column for each engine: ratios to a peer, whose own value is first."""
+    peer = AUTO if kind == "recurrent_dropout" else LSTM
     value, ratio, unit = ("memory_mb", "memory_ratio", "MB") if kind == "memory" else ("ms", "ratio", "ms")
     cells = {(row["dtype"], tuple(row["size"]), row["engine"]): row for row in rows}
-    engines = [name for name in dict.fromkeys(row["engine"] for row in rows) if name != LSTM]
-    lines = [["T, B, D -> H", "dtype", f"nn.LSTM, {unit}", *engines]]
+    engines = [name for name in dict.fromkeys(row["engine"] for row in rows) if name != peer]
+    lines = [["T, B, D -> H", "dtype", f"{peer}, {unit}", *engines]]
     for dtype, size in dict.fromkeys(name[:2] for name in sorted(cells, key=itemgetter(0), reverse=True)):
         shape = f"{size[0]}, {size[1]}, {size[2]} -> {size[3]}"
         ratios = [_measured(cells.get((dtype, size, engine), {}), ratio) for engine in engines]
-        lines.append([shape, dtype, _measured(cells[dtype, size, LSTM], value, 1), *ratios])
+        lines.append([shape, dtype, _measured(cells[dtype, size, peer], value, 1), *ratios])
     return lines
 
 

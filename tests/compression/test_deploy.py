@@ -192,5 +192,8 @@ def test_what_can_not_be_deployed_is_named() -> None:
         deploy(nn.LSTM(2, 3), rest="int4")
     with pytest.raises(ValueError, match="a hard gate can't be deployed"):
         deploy(G2LSTM(2, 3, gate=HardGate()))
+    for layer in (G2LSTM(2, 3, zoneout=0.1), G2LSTMCell(2, 3, zoneout=(0.0, 0.1))):
+        with pytest.raises(ValueError, match=r"a layer with zoneout=\(0\..*, 0\.1\) can't be deployed: in evaluation"):
+            deploy(layer)
     with pytest.raises(ValueError, match="nothing to compress"):
         deploy(nn.Linear(2, 3), Method.parse("svd:1"))

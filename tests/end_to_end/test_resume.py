@@ -18,7 +18,8 @@ TIMINGS = ("words_per_second", "eta", "seconds")
 def everything(tiny):
     """All that has a state: noise, every dropout, drawn lengths, accumulation, averaging that sets in, both stages."""
     options = ["accumulate=2", "checkpoint_minutes=0", "epochs=5", "finetune_epochs=3", "optimizer.lr=20", "seed=4"]
-    return [*tiny, *options, "eval.cache.enabled=false"]
+    masks = ["model.recurrent_dropout=0.2", "model.recurrent_dropout_kind=g", "model.zoneout=[0.2,0.1]"]
+    return [*tiny, *options, *masks, "eval.cache.enabled=false"]
 
 
 def curve(run: Path) -> list[dict]:

@@ -144,6 +144,7 @@ def test_second_derivatives_are_refused(loss):
     ("asked", "reason"),
     [
         ({"projected": True}, "has no projection"),
+        ({"masked": True}, "has no recurrent dropout and no zoneout"),
         ({"dtype": torch.float64}, "takes float32, bfloat16 and float16, not float64"),
     ],
 )

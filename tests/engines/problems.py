@@ -6,7 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from g2lstm.engines import Options
+from g2lstm.engines import Masks, Options
+from g2lstm.engines.precision import accumulation_dtype
 from g2lstm.layout import Weights
 
 NAMES = ("x", "h0", "c0", "noise", *Weights._fields)
@@ -32,6 +33,31 @@ def problem(
         "bias_ih": draw(rows, kind=master) if bias else None, "bias_hh": draw(rows, kind=master) if bias else None,
         "hr": draw(projected, size, kind=master) if projected else None,
     }  # fmt: skip
+
+
+def masks(time: int, batch: int, size: int, width: int, dtype: torch.dtype) -> dict[str, Masks]:
+    """Recurrent dropout on h, on g and on g for a sequence; zoneout, of one state, in evaluation; everything."""
+    dtype = accumulation_dtype(dtype)
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(p: float, *shape: int) -> Tensor:
+        return (torch.rand(shape, generator=generator) < p).to(dtype)
+
+    h, g = draw(0.7, batch, width) / 0.7, draw(0.7, time, batch, size) / 0.7
+    c, of_h = draw(0.5, time, batch, size), draw(0.3, time, batch, width)
+    expected = (torch.full((wide,), p, dtype=dtype).expand(time, batch, wide) for p, wide in ((0.5, size), (0.1, width)))
+    return {
+        "h": Masks(h=h),
+        "g": Masks(g=g),
+        "g for a sequence": Masks(g=g[0].expand_as(g)),
+        "zoneout": Masks(None, None, c, of_h),
+        "zoneout of h": Masks(kept_h=of_h),
+        "zoneout in evaluation": Masks(None, None, *expected),
+        "everything": Masks(h, g, c, of_h),
+    }
+
+
+MASKS = tuple(masks(1, 1, 1, 1, torch.float32))
 
 
 def leaves(tensors: Tensors) -> list[Tensor]:

@@ -60,6 +60,7 @@ def test_leaves_warnings_as_they_were(recwarn):
         ({"noisy": True}, "has noise, temperatures and training on CUDA alone, not on cpu"),
         ({"scaled": True, "training": False}, "has noise, temperatures and training on CUDA alone, not on cpu"),
         ({"hard": True}, "has no hard gates"),
+        ({"masked": True, "noisy": False, "training": False}, "has no recurrent dropout and no zoneout"),
         ({"dtype": torch.bfloat16, "noisy": True, "device": torch.device("cuda")}, "keeps the cell state in bfloat16"),
         ({"dtype": torch.bfloat16, "training": False, "autocast": True}, "keeps the cell state in bfloat16"),
         ({"dtype": torch.bfloat16, "training": False}, None),

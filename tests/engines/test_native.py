@@ -12,8 +12,8 @@ from g2lstm.engines import Options, Request, bptt, choose, compiled, native, ref
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.layout import Weights
 from tests.engines import fresh
-from tests.engines.problems import assert_same, leaves, problem, results, run
-from tests.engines.test_bptt import TOLERANCE
+from tests.engines.problems import MASKS, assert_same, leaves, masks, problem, results, run
+from tests.engines.test_bptt import MASKED_TOLERANCE, TOLERANCE
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.problem() is not None, reason=f"the native engine {compiled.problem()}")
@@ -50,6 +50,38 @@ def test_finished_sequences_keep_their_state(dtype, reverse):
     tensors = tensors_of((6, 5, 50), dtype, 2)
     options = {"reverse": reverse, "lengths": torch.tensor([6, 1, 4, 2, 6])}
     assert_same(results(native, tensors, **options), results(reference, tensors, **options), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+def test_masks_equal_the_reference(name, sizes, dtype, reverse):
+    (time, batch, size), tensors = sizes, tensors_of(sizes, dtype, 2)
+    options = {"masks": masks(*sizes, size, dtype)[name], "reverse": reverse, "scale": (1 / 0.9, 5.0, 1.0, 1.0)}
+    for lengths in (None, torch.arange(batch) % time + 1):
+        options["lengths"] = lengths
+        assert_same(results(native, tensors, **options), results(reference, tensors, **options), MASKED_TOLERANCE[dtype])
+
+
+def test_masks_of_hard_gates_without_gradients_give_the_same_numbers():
+    tensors = tensors_of((5, 3, 20), torch.float32)
+    options = {"masks": masks(5, 3, 20, 20, torch.float32)["everything"], "hard": ("i", "f")}
+    expected = run(native, tensors, **options)
+    with torch.no_grad():
+        found = run(native, tensors, **options)
+    torch.testing.assert_close(found, tuple(part.detach() for part in expected), rtol=0, atol=0)
+    torch.testing.assert_close(found, run(reference, tensors, **options), rtol=1e-4, atol=1e-5)
+
+
+def test_bernoulli_draws_its_share_independently():
+    size, p = (50, 40, 33), 0.3
+    mask = torch.ops.g2lstm.bernoulli(size, torch.tensor(2**62 + 5), p, 2.0, -1.0)
+    assert set(mask.unique().tolist()) == {2.0, -1.0}
+    low = (mask == 2).flatten().double()
+    for share, expected in ((low, p), (low[1:] * low[:-1], p * p), (low[64:] * low[:-64], p * p)):
+        assert share.mean().item() == pytest.approx(expected, abs=5 * (expected * (1 - expected) / len(share)) ** 0.5)
+    assert not torch.equal(mask, torch.ops.g2lstm.bernoulli(size, torch.tensor(7), p, 2.0, -1.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from g2lstm.engines import ENGINES, Request, choose, reference
+from g2lstm.engines import ENGINES, Masks, Request, bptt, choose, reference
 from g2lstm.layout import Weights
-from tests.engines.problems import NAMES, Tensors, problem, run
+from tests.engines.problems import MASKS, NAMES, Tensors, masks, problem, run
 
 T, B, D, H = 5, 3, 2, 4
 
@@ -107,6 +107,46 @@ def test_projection_is_applied_to_the_hidden_state():
     torch.testing.assert_close((h, c_n), (unprojected @ tensors["hr"].mT, same_c))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", [name for name in MASKS if not name.startswith("g")])
+def test_dropout_on_h_and_zoneout_are_a_loop_around_the_frameworks_cell(name, reverse):
+    """The cell reads the masked h, and what it gives is mixed with the old states (Krueger et al. 2017, section 3.1)."""
+    cell, tensors = cell_and_tensors()
+    given = masks(T, B, H, H, torch.float64)[name]._replace(g=None)
+    h, h_n, c_n = run(reference, tensors, reverse=reverse, masks=given)
+    h_t, c_t = tensors["h0"], tensors["c0"]
+    for t in reversed(range(T)) if reverse else range(T):
+        new_h, new_c = cell(tensors["x"][t], (h_t if given.h is None else h_t * given.h, c_t))
+        h_t = new_h if given.kept_h is None else torch.lerp(new_h, h_t, given.kept_h[t])
+        c_t = new_c if given.kept_c is None else torch.lerp(new_c, c_t, given.kept_c[t])
+        torch.testing.assert_close(h[t], h_t)
+    torch.testing.assert_close((h_n, c_n), (h_t, c_t))
+
+
+def test_dropout_on_g_drops_a_cells_candidate():
+    """Semeniuta et al. 2016, equation 9: what a step adds to c, c itself is never dropped."""
+    _, tensors = cell_and_tensors()
+    one, (mask,) = tensors | {"x": tensors["x"][:1]}, [masks(1, B, H, H, torch.float64)["g"].g]
+    c_n, kept, full = (
+        run(reference, one, masks=Masks(g=given))[2] for given in (mask, torch.zeros_like(mask), torch.ones_like(mask))
+    )
+    assert set(mask.unique().tolist()) == {0.0, 1 / 0.7}
+    torch.testing.assert_close(c_n, kept + mask[0] * (full - kept))
+    torch.testing.assert_close(full, run(reference, one)[2])
+
+
+@pytest.mark.parametrize("engine", [reference, bptt], ids=["reference", "bptt"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
+@pytest.mark.parametrize("name", ["everything", "zoneout in evaluation"])
+def test_gradients_with_masks_pass_finite_differences(engine, reverse, name):
+    tensors, given = problem(3, 2, 2, inputs=1, noise=2), masks(3, 2, 2, 2, torch.float64)[name]
+
+    def outputs(*values):
+        return run(engine, dict(zip(NAMES, values, strict=True)), reverse=reverse, masks=given)
+
+    assert torch.autograd.gradcheck(outputs, tuple(tensors.values()))
+
+
 EVERYTHING = ("reference", "bptt")  # the engines that take every dtype
 
 
@@ -163,6 +203,7 @@ def request(**asked) -> Request:
         ({"noisy": False, "training": False, "dtype": torch.float64, "scaled": True}, "bptt"),
         ({"noisy": False, "training": False, "dtype": torch.bfloat16, "size": 3, "autocast": True}, "bptt"),
         ({"dtype": torch.float64, "hard": True}, "bptt"),
+        ({"noisy": False, "training": False, "masked": True, "dtype": torch.float64}, "bptt"),
     ],
     ids=str,
 )
