@@ -115,6 +115,16 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
     assert "| svd:64 |" in recorded(tmp_path, "deploy")
 
 
+def test_masks_are_compared_with_the_same_layer_without(brief, tmp_path, monkeypatch):
+    shrink(monkeypatch, "recurrent_dropout", (3, 2, 4, 6))
+    assert speed.speed(["--sections", "recurrent_dropout", "--threads", "1", "--json", str(tmp_path / "x.json")]) == 0
+    rows = {row["engine"]: row for row in json.loads((tmp_path / "x.json").read_text())["rows"] if row["dtype"] == "float32"}
+    assert set(rows) == {"auto", *cases.MASKED}
+    assert {row["peer"] for row in rows.values()} == {"auto float32"}
+    ratios = " | ".join(f"{rows[name]['ratio']:.2f}" for name in cases.MASKED)
+    assert f"| 3, 2, 4 -> 6 | float32 | {rows['auto']['ms']:.1f} | {ratios} |" in recorded(tmp_path, "recurrent_dropout")
+
+
 def test_an_evaluation_stands_beside_its_products(brief, tmp_path, monkeypatch):
     shrink(monkeypatch, "evaluation", (9, 2, 4, 6))
     assert speed.speed(["--sections", "evaluation", "--threads", "1", "--json", str(tmp_path / "x.json")]) == 0
