@@ -56,7 +56,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         recurrent_dropout: share of recurrent values set to 0 in training, in [0, 1); the others grow by
             1 / (1 - recurrent_dropout).
         recurrent_dropout_kind: which values: "h", what the gates read of the step before, with one mask for all steps of a
-            sequence (Gal & Ghahramani 2016, Keras); "g", the candidate, a mask for each step (Semeniuta et al. 2016);
+            sequence (Gal & Ghahramani 2016); "g", the candidate, a mask for each step (Semeniuta et al. 2016);
             "g_sequence", the candidate, one mask for all steps.
         zoneout: probability in [0, 1) that a unit keeps its old value in a step of training, one for c and h or (c, h);
             in eval mode both states are means of old and new (Krueger et al. 2017).

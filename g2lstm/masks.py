@@ -118,7 +118,7 @@ def _bernoulli(
 ) -> Tensor:
     """Independent entries, `low` with probability p, else `high`; drawn by the compiled kernel in a quarter of the time."""
     if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:
-        seed = torch.randint(2**63 - 1, (), generator=generator)
+        seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
         return torch.ops.g2lstm.bernoulli(shape, seed, p, low, high)
     below = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).lt_(p)
     return below.mul_(low - high).add_(high)
