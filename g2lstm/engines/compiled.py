@@ -167,11 +167,11 @@ def _try_out() -> None:
         expected, _ = reference.step(pre[0], weight, state, c)
         expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, none,
+            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, *none,
             False, True, False,
         )  # fmt: skip
         ones = torch.ones(1, batch, size, dtype=dtype, device="cpu")
-        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, soft, none, False, dtype)[1]
+        gradient = torch.ops.g2lstm.backward(weight, gates, cell, ones, None, unscaled, None, soft, *none, False, dtype)[1]
         for found, wanted in ((hidden[1], expected), (gradient, expected_gradient)):
             error = (found.float() - wanted).abs().max().item()
             if not error <= tolerance * wanted.abs().max().item():

@@ -308,12 +308,9 @@ struct Mask {
   }
 };
 
-using GivenMasks = c10::List<std::optional<Tensor>>;
-
 struct Masks {
   Mask h, g, kept_c, kept_h;
 
-  explicit Masks(const GivenMasks& given) : h(given.get(0)), g(given.get(1)), kept_c(given.get(2)), kept_h(given.get(3)) {}
   explicit operator bool() const { return h || g || kept_c || kept_h; }
 
   // Those of a step that change from step to step.
@@ -658,7 +655,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
     const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
-    const GivenMasks& given_masks, bool reverse, bool keep_gates, bool reuse_pre) {
+    const std::optional<Tensor>& mask_h, const std::optional<Tensor>& mask_g, const std::optional<Tensor>& kept_c,
+    const std::optional<Tensor>& kept_h, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = empty({T + 1, B, H}, pre.options());
   Tensor cell = empty({keep_gates ? T + 1 : 2, B, H}, c0.options());
@@ -672,7 +670,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   recipe.threshold = (int32_t)threshold;
   recipe.eps = (float)(eps * threshold);
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
-  const Masks masks(given_masks);
+  const Masks masks{Mask(mask_h), Mask(mask_g), Mask(kept_c), Mask(kept_h)};
   const bool single = pre.scalar_type() == at::kFloat, usual = !(hard[0] || hard[1] || hard[3] || masks);
   auto run = usual ? (single ? forward_loop<float, true> : forward_loop<BFloat16, true>)
                    : (single ? forward_loop<float, false> : forward_loop<BFloat16, false>);
@@ -683,12 +681,13 @@ std::tuple<Tensor, Tensor, Tensor> forward(
 std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& weight, const Tensor& gates, const Tensor& cell, const std::optional<Tensor>& grad_hidden,
     const std::optional<Tensor>& grad_c, const std::vector<double>& scale, const std::optional<Tensor>& lengths,
-    const std::vector<int64_t>& hard, const GivenMasks& given_masks, bool reverse, at::ScalarType dtype) {
+    const std::vector<int64_t>& hard, const std::optional<Tensor>& mask_h, const std::optional<Tensor>& mask_g,
+    const std::optional<Tensor>& kept_c, const std::optional<Tensor>& kept_h, bool reverse, at::ScalarType dtype) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3);
   Tensor d_pre = empty({T, B, 4 * H}, gates.options().dtype(dtype));
   Tensor d_h0 = at::empty({B, H}, gates.options());
   Tensor d_c = grad_c ? grad_c->clone(at::MemoryFormat::Contiguous) : at::zeros({B, H}, gates.options());
-  const Masks masks(given_masks);
+  const Masks masks{Mask(mask_h), Mask(mask_g), Mask(kept_c), Mask(kept_h)};
   const bool single = dtype == at::kFloat, usual = !(hard[0] || hard[1] || hard[3] || masks);
   auto run = usual ? (single ? backward_loop<float, true> : backward_loop<BFloat16, true>)
                    : (single ? backward_loop<float, false> : backward_loop<BFloat16, false>);
@@ -813,11 +812,13 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, Tensor? seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, int[] hard, Tensor?[] masks, bool reverse, bool keep_gates, bool reuse_pre)"
+      " float eps, int[] words, Tensor? lengths, int[] hard, Tensor? mask_h, Tensor? mask_g,"
+      " Tensor? kept_c, Tensor? kept_h, bool reverse, bool keep_gates, bool reuse_pre)"
       " -> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor weight, Tensor gates, Tensor cell, Tensor? grad_hidden, Tensor? grad_c, float[] scale,"
-      " Tensor? lengths, int[] hard, Tensor?[] masks, bool reverse, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+      " Tensor? lengths, int[] hard, Tensor? mask_h, Tensor? mask_g, Tensor? kept_c, Tensor? kept_h, bool reverse,"
+      " ScalarType dtype) -> (Tensor, Tensor, Tensor)");
   library.def(
       "softmax_loss(Tensor(a!) logits, Tensor targets, bool gradient, Tensor(b!)? grad_bias, float smoothing) -> Tensor");
   library.def("bernoulli(SymInt[] size, Tensor seed, float p, float low, float high) -> Tensor");

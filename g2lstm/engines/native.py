@@ -43,7 +43,7 @@ def forward(
     reuse_pre = not torch.compiler.is_compiling()  # a graph has to know what is overwritten
     return torch.ops.g2lstm.forward(
         pre.contiguous(), weight_hh.float().contiguous(), h0, c0, options.scale or UNSCALED, given, recipe.seed_tensor(),
-        recipe.threshold, recipe.eps, recipe.words, options.lengths, options.hard_blocks, _masks(options),
+        recipe.threshold, recipe.eps, recipe.words, options.lengths, options.hard_blocks, *_masks(options),
         options.reverse, keep, reuse_pre,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def backward(
     """As `g2lstm.engines.layer` says."""
     gradients = torch.ops.g2lstm.backward(
         weight_hh.float().contiguous(), kept[0], cell, None if grad_h is None else grad_h.contiguous(), grad_c,
-        options.scale or UNSCALED, options.lengths, options.hard_blocks, _masks(options), options.reverse, hidden.dtype,
+        options.scale or UNSCALED, options.lengths, options.hard_blocks, *_masks(options), options.reverse, hidden.dtype,
     )  # fmt: skip
     return *gradients, None
 

@@ -150,7 +150,10 @@ def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--sections=speed", "sections must be of recurrence, output_layer, end_to_end, evaluation, deploy, recurrent_dropout, got 'speed'"),
+        (
+            "--sections=speed",
+            f"sections must be of {', '.join(cases.SECTIONS)}, got 'speed'",
+        ),
         ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
         ("--sizes=3x2x0x1", "got '3x2x0x1'"),
         ("--passes=0", "passes: must be a whole number of at least 1, got '0'"),
