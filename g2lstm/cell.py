@@ -105,7 +105,7 @@ class G2LSTMCell(Gated, Masked, nn.LSTMCell):
         given = []
         for name, mask, width in (("recurrent_mask", recurrent, size), ("zoneout_mask", kept, 2 * size)):
             if mask is not None and not self.training:
-                raise ValueError(f"{name} is for training: in eval mode nothing is drawn, pass {name}=None")
+                raise ValueError(f"{name} is for training: it is off in eval mode, pass {name}=None")
             if mask is not None and mask.shape != (*x.shape[:-1], width):
                 raise ValueError(f"{name} must have shape {(*x.shape[:-1], width)}, got {tuple(mask.shape)}")
             given.append(None if mask is None else mask.reshape(batch, width))

@@ -290,7 +290,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         ):
             if (masks := getattr(draws, name)) is not None:
                 if not self.training:
-                    raise ValueError(f"{name} are for training: in eval mode nothing is drawn, pass {name}=None")
+                    raise ValueError(f"{name} are for training: they are off in eval mode, pass {name}=None")
                 found[name] = _checked_list(name, masks, self._count, shape)
         return draws._replace(noise=noise, **found)
 

@@ -55,6 +55,8 @@ class Deployed:
         for module in result.modules():
             if isinstance(module, Gated):  # a cell, whose own gate is folded into its weights
                 module.gate = SigmoidGate()
+            if isinstance(module, Masked):
+                module.zoneout = (0.0, 0.0)
         result.load_state_dict(state, assign=True)
         return result.eval().requires_grad_(False)
 
@@ -137,7 +139,7 @@ def _scale(module: layout.LSTMModule) -> tuple[float, ...]:
     if not isinstance(module, Gated):
         return (1.0,) * len(layout.BLOCKS)
     if isinstance(module, Masked) and any(module.zoneout):
-        raise ValueError(f"a layer with zoneout={module.zoneout} can't be deployed: in evaluation too it is no LSTM")
+        raise ValueError(f"zoneout={module.zoneout} can't be deployed, for no LSTM computes it: keep the model itself")
     if isinstance(module.gate, HardGate):
         raise ValueError("a hard gate can't be deployed: assign rnn.gate = SigmoidGate() first")
     return gates.block_scale(module.gate, module.tau, False) or (1.0,) * len(layout.BLOCKS)
