@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from g2lstm import columns
 from g2lstm.layout import BLOCKS
 
 NoiseScope = Literal["step", "mask", "sequence"]
@@ -167,7 +168,8 @@ def draw_noise(
     width, steps = len(gate.gates) * hidden_size, 1 if gate.noise_scope == "sequence" else time
 
     def uniform(steps: int) -> Tensor:
-        return torch.rand(steps, batch, width, generator=generator, dtype=working, device=device)
+        shape = steps, batch, width
+        return columns.draw(shape, 1, lambda shape: torch.rand(shape, generator=generator, dtype=working, device=device))
 
     # deviation: one uniform serves both draws, u < p perturbs, and given that, u / p is uniform again.
     u = uniform(steps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from g2lstm import engines, gates, layout
+from g2lstm import columns, engines, gates, layout
 from g2lstm.engines import Masks, Options, Request, framework
 from g2lstm.engines.contract import NO_MASKS
 from g2lstm.engines.noise import NoiseRecipe
@@ -248,7 +248,8 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         if engine in engines.DRAW_THEMSELVES and gate.noise_scope == "step":
             device = "cpu" if draws.generator is None else draws.generator.device
             seed = torch.randint(2**63 - 1, (), generator=draws.generator, device=device).cpu()
-            return NoiseRecipe(seed, gate.noise_p, gate.eps, tuple(gates.BLOCKS.index(name) for name in gate.gates))
+            blocks = tuple(gates.BLOCKS.index(name) for name in gate.gates)
+            return NoiseRecipe(seed, gate.noise_p, gate.eps, blocks, columns.present())
         drawn = gates.draw_noise(
             gate, x.shape[0], x.shape[1], self.hidden_size,
             generator=draws.generator, dtype=accumulation_dtype(x.dtype), device=x.device,
@@ -350,10 +351,10 @@ def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:
 
 
 def _dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
+    if generator is None and columns.present() is None:
         return dropout(x, p)
     keep = 1 - p  # p = 1 drops everything, as in nn.Dropout
-    mask = torch.empty_like(x, requires_grad=False).bernoulli_(keep, generator=generator)
+    mask = columns.draw(x.shape, 1, lambda shape: x.new_empty(shape).bernoulli_(keep, generator=generator))
     return x * mask.div_(keep) if keep else x * mask
 
 

@@ -17,6 +17,7 @@ from g2lstm import cli
 from g2lstm.errors import UserError
 from g2lstm.runs.compose import BAD_CONFIG, CONF, OVERVIEW, explain, plain
 from g2lstm.runs.start import resume, start
+from g2lstm.training import workers
 from g2lstm.training.interruption import Interrupted
 
 
@@ -43,14 +44,20 @@ def main(arguments: list[str]) -> int:
         print(OVERVIEW)
         return 0
     try:
+        if workers.started() and {"-m", "--multirun"} & set(arguments):
+            raise UserError("several workers train one run at a time: leave -m out, or start the sweep without torchrun")
         if any(text.startswith("resume=") for text in arguments):
-            resume(arguments, Console())
+            resume(arguments, Console(quiet=not workers.first()))
         else:
             _with_hydra(arguments)
     except Interrupted:
         return 130
-    except JobError:
+    except (JobError, workers.Ended):
         return 2
+    except UserError as error:
+        if workers.first() or isinstance(error, workers.WorkerError):
+            raise
+        return 2  # the first worker says it
     return 0
 
 
@@ -82,7 +89,7 @@ def job(config: DictConfig) -> float:
     found = HydraConfig.get()
     several, folder = found.mode == RunMode.MULTIRUN, Path(found.runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console, overrides = Console(), list(found.overrides.task)
+    console, overrides = Console(quiet=not workers.first()), list(found.overrides.task)
     if several:
         console.print(f"run {found.job.num + 1}: {' '.join(overrides)}", highlight=False, markup=False, soft_wrap=True)
     try:

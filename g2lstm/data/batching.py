@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from g2lstm.columns import Columns
 from g2lstm.data.pairs import Pairs
 from g2lstm.errors import UserError
 from g2lstm.models.translation import BOS, EOS, PAD
@@ -90,6 +91,10 @@ class Batch:
     source_lengths: Tensor
     inputs: Tensor
     targets: Tensor
+
+    def columns(self, part: Columns) -> "Batch":
+        """Some of the pairs, padded as all are."""
+        return Batch(part.of(self.source), part.of(self.source_lengths, 0), part.of(self.inputs), part.of(self.targets))
 
     def to(self, device: torch.device) -> "Batch":
         source, inputs, targets = (part.to(device, non_blocking=True) for part in (self.source, self.inputs, self.targets))

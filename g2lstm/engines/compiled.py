@@ -167,7 +167,7 @@ def _try_out() -> None:
         expected, _ = reference.step(pre[0], weight, state, c)
         expected_gradient = torch.autograd.grad(expected.sum(), state)[0]
         hidden, cell, gates = torch.ops.g2lstm.forward(
-            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, None, soft, *none,
+            pre.to(dtype), weight, h.to(dtype), c, unscaled, None, None, 0, 0.0, no_words, 0, batch, None, soft, *none,
             False, True, False,
         )  # fmt: skip
         ones = torch.ones(1, batch, size, dtype=dtype, device="cpu")

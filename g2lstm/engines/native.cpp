@@ -230,6 +230,7 @@ struct Noise {
   int32_t threshold = 0;  // of 2^30 equally likely values those below it perturb
   float eps = 0;          // times threshold
   int64_t gates[4] = {-1, -1, -1, -1};  // gate block -> word
+  int64_t first = 0, total = 0;         // the sequences are those of a batch of `total` from `first` on
 
   explicit operator bool() const { return threshold > 0; }
 
@@ -507,7 +508,7 @@ void forward_loop(
           }
           const int64_t row = (t * B + b) * 4 * H + j;
           Words words[4];
-          if (recipe) philox(recipe.seed, (uint64_t)((t * B + b) * H + j), words);
+          if (recipe) philox(recipe.seed, (uint64_t)((t * recipe.total + recipe.first + b) * H + j), words);
           Floats a[4];
           for (int64_t gate = 0; gate < 4; ++gate) {
             a[gate] = load(pre_data + row + gate * H, count) + load(recurrent + (b * 4 + gate) * W, W);
@@ -654,7 +655,8 @@ void backward_loop(
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
-    const std::vector<int64_t>& words, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
+    const std::vector<int64_t>& words, int64_t first, int64_t total, const std::optional<Tensor>& lengths,
+    const std::vector<int64_t>& hard,
     const std::optional<Tensor>& mask_h, const std::optional<Tensor>& mask_g, const std::optional<Tensor>& kept_c,
     const std::optional<Tensor>& kept_h, bool reverse, bool keep_gates, bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
@@ -670,6 +672,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   recipe.threshold = (int32_t)threshold;
   recipe.eps = (float)(eps * threshold);
   for (int64_t gate = 0; gate < 4; ++gate) recipe.gates[gate] = words[gate];
+  recipe.first = first;
+  recipe.total = total;
   const Masks masks{Mask(mask_h), Mask(mask_g), Mask(kept_c), Mask(kept_h)};
   const bool single = pre.scalar_type() == at::kFloat, usual = !(hard[0] || hard[1] || hard[3] || masks);
   auto run = usual ? (single ? forward_loop<float, true> : forward_loop<BFloat16, true>)
@@ -812,7 +816,7 @@ Tensor draw(int64_t time, int64_t batch, int64_t size, int64_t seed, int64_t thr
 TORCH_LIBRARY(g2lstm, library) {
   library.def(
       "forward(Tensor pre, Tensor weight, Tensor h0, Tensor c0, float[] scale, Tensor? noise, Tensor? seed, int threshold,"
-      " float eps, int[] words, Tensor? lengths, int[] hard, Tensor? mask_h, Tensor? mask_g,"
+      " float eps, int[] words, int first, int total, Tensor? lengths, int[] hard, Tensor? mask_h, Tensor? mask_g,"
       " Tensor? kept_c, Tensor? kept_h, bool reverse, bool keep_gates, bool reuse_pre)"
       " -> (Tensor, Tensor, Tensor)");
   library.def(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from g2lstm.columns import Columns
 from g2lstm.engines.precision import accumulation_dtype
 
 LEVELS = 2**30  # equally likely values of a uniform draw
@@ -23,12 +24,14 @@ class NoiseRecipe:
         p: share of gate values that are perturbed.
         eps: as in `g2lstm.gates.GumbelGate`.
         blocks: which of the blocks i, f, g, o are perturbed, as indices.
+        columns: of which batch the sequences are, b and B of the counter; None where they are all of it.
     """
 
     seed: int | Tensor
     p: float
     eps: float = 0.0
     blocks: tuple[int, ...] = (0, 1)
+    columns: Columns | None = None
 
     @property
     def threshold(self) -> int:
@@ -40,13 +43,19 @@ class NoiseRecipe:
         """For each of the four blocks the word it reads, or -1."""
         return [self.blocks.index(block) if block in self.blocks else -1 for block in range(4)]
 
+    def place(self, batch: int) -> tuple[int, int]:
+        """The first sequence's number, and how many there are of which `batch` are here."""
+        return (0, batch) if self.columns is None else (self.columns.first, self.columns.total)
+
     def seed_tensor(self) -> Tensor:
         """The seed as an operator takes it, which a graph doesn't hold as a constant."""
         return self.seed if isinstance(self.seed, Tensor) else torch.tensor(self.seed)
 
     def draw(self, time: int, batch: int, size: int, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """The noise in plain tensor operations: (T, B, 2H), or (T, B, 4H) where the output gate is perturbed."""
-        counter = torch.arange(time * batch * size, device=device)
+        first, total = self.place(batch)
+        sequences = torch.arange(time, device=device).unsqueeze(1) * total + torch.arange(batch, device=device) + first
+        counter = (sequences.flatten().unsqueeze(1) * size + torch.arange(size, device=device)).flatten()
         words = philox(int(self.seed), counter)
         noise = torch.zeros(time * batch, 4, size, dtype=dtype, device=device)
         for block, word in zip(self.blocks, words, strict=False):

@@ -79,10 +79,11 @@ def forward(
     time, batch, rows = pre.shape
     size = rows // 4
     recipe, added = taken_apart(options.noise)
+    first, total = recipe.place(batch)
     pre = pre.contiguous()
     hidden, cell = pre.new_empty(time + 1, batch, size), c0.new_empty(time + 1, batch, size)
-    first = -1 if options.reverse else 0
-    hidden[first], cell[first] = h0, c0
+    initial = -1 if options.reverse else 0
+    hidden[initial], cell[initial] = h0, c0
     if keep and pre.dtype == c0.dtype:  # a program reads its units before it overwrites them
         gates = pre.view(time, batch, 4, size)
     else:
@@ -90,7 +91,7 @@ def forward(
     kernels, workspace = _kernels(), _workspace(pre, batch, size)
     with torch.cuda.device_of(pre), workspace.lock:
         numbers = kernels.Numbers(
-            time=time, batch=batch, seed=int(recipe.seed), threshold=recipe.threshold,
+            time=time, batch=batch, seed=int(recipe.seed), threshold=recipe.threshold, first=first, total=total,
             noise_width=0 if added is None else added.shape[-1], noise=_address(added), lengths=_address(options.lengths),
             hidden=hidden.data_ptr(), cell=cell.data_ptr(), gates=gates.data_ptr(), pre=pre.data_ptr(),
         )  # fmt: skip

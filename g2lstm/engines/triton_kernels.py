@@ -32,9 +32,11 @@ class Numbers(NamedTuple):
     pre: int  # (T, B, 4H); backward: its gradient
     noise: int = 0  # (T, B, noise_width) float32
     grad_hidden: int = 0  # (T, B, H)
+    first: int = 0  # the sequences are those of a batch of `total` from here on, for the noise
+    total: int = 0
 
 
-STEP, TIME, BATCH, SEED, THRESHOLD, NOISE_WIDTH, LENGTHS, HIDDEN, CELL, GATES, PRE, NOISE, GRAD_HIDDEN = (
+STEP, TIME, BATCH, SEED, THRESHOLD, NOISE_WIDTH, LENGTHS, HIDDEN, CELL, GATES, PRE, NOISE, GRAD_HIDDEN, FIRST, TOTAL = (
     tl.constexpr(index) for index in range(1 + len(Numbers._fields))
 )
 SHIFT = tl.constexpr(4)  # in factors
@@ -86,7 +88,8 @@ def forward_step(
         o += tl.load(noise + 3 * size, mask=mask & (3 * size + j < width), other=0.0)
     if DRAWN:
         threshold, shift = tl.load(numbers + THRESHOLD).to(tl.int32), tl.load(factors + SHIFT)
-        w0, w1, w2, _w3 = counter_words(tl.load(numbers + SEED), row * size + j)
+        sequence = t * tl.load(numbers + TOTAL) + tl.load(numbers + FIRST) + b
+        w0, w1, w2, _w3 = counter_words(tl.load(numbers + SEED), sequence * size + j)
         if WORD_I >= 0:
             i += logistic(pick(w0, w1, w2, WORD_I), threshold, shift)
         if WORD_F >= 0:

@@ -7,9 +7,13 @@ T time, B batch, D features, V vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+
+from g2lstm import columns
 
 
 def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Generator | None = None) -> Tensor:
@@ -24,8 +28,12 @@ def locked_dropout(x: Tensor, p: float, training: bool = True, *, generator: Gen
     _check_probability(p)
     if p == 0 or not training:
         return x
-    mask = x.new_empty(1, *x.shape[1:]).bernoulli_(1 - p, generator=generator).div_(1 - p)  # (1, B, D)
-    return x * mask
+    keep = 1 - p
+
+    def drawn(shape: tuple[int, ...]) -> Tensor:
+        return x.new_empty(shape).bernoulli_(keep, generator=generator).div_(keep)
+
+    return x * columns.draw((1, *x.shape[1:]), 1, drawn)  # (1, B, D)
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -35,17 +43,21 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     forwards and backwards over 1.5 million bfloat16 elements took 5.6 ms instead of 14.2.
 
     Args:
-        x: any shape.
+        x: (T, B, D).
         p, training: as in `locked_dropout`.
     """
     _check_probability(p)
     if p == 0 or not training:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" and columns.present() is None:
         return F.dropout(x, p)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
-    return x * (kept.to(x.dtype) / (1 - p))
+
+    def kept(shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        words = torch.empty(-(-size // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        return words.view(torch.int16)[:size].view(shape) >= round(p * 2**16) - 2**15
+
+    return x * (columns.draw(x.shape, 1, kept).to(x.dtype) / (1 - p))
 
 
 def embed(

@@ -1,9 +1,10 @@
 """Starting a run and going on with one: config -> objects -> training -> summary -> record."""
 
 import contextlib
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from g2lstm.runs.config import Config, experiment_name, given, run_name, value_o
 from g2lstm.runs.device import build_device, set_threads
 from g2lstm.runs.record import evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
+from g2lstm.training import workers
 from g2lstm.training.environment import check_committed, environment, processor_has_bfloat16
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -56,6 +58,26 @@ def start(values: dict[str, Any], overrides: list[str], folder: Path, console: C
         UserError: a bad option, no data, ...
     """
     config = _named(values, overrides, console)
+    return _together(lambda: _start(config, folder, console, several=several), console)
+
+
+def _together(lead: Callable[[], float], console: Console) -> float:
+    """Does what `lead` does with all workers that torchrun has started."""
+    with workers.joined():
+        found = workers.led(lead, lambda told: _follow(told, console))
+    return math.nan if found is None else found
+
+
+def _follow(told: tuple[Path, dict[str, Any], bool], console: Console) -> float:
+    """What a worker does that is not the first one."""
+    path, values, resumed = told
+    with workers.all_or_none():
+        run, config = Run.open(path), Config.parse(values)
+        device, task, _ = _load(config, console, run.files)
+    return _train(run.folder, config, task, device, console, resumed=resumed)
+
+
+def _start(config: Config, folder: Path, console: Console, *, several: bool) -> float:
     if config.run.record:
         check_committed(recorded_folder(config, RESULTS))
     earlier = _same_run(config, folder)
@@ -103,8 +125,9 @@ def resume(arguments: list[str], console: Console) -> float:
     if wanted:
         check_committed(recorded_folder(config, RESULTS))
     if not finished:
-        return _go_on(run, config, console)
-    _record_later(run, config, console)
+        return _together(lambda: _go_on(run, config, console), console)
+    if workers.first():
+        _record_later(run, config, console)
     return _metric(run.summary, config)
 
 
@@ -207,15 +230,22 @@ def _go_on(run: Run, config: Config, console: Console) -> float:
 def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
     """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
     then = run.read_json("environment.json")
-    changed = [key for key in ("hardware", "threads", "torch", "device", "engine") if then.get(key) != now[key]]
+    compared = ("hardware", "threads", "torch", "device", "engine", "workers")
+    changed = [key for key in compared if then.get(key) != now.get(key)]
     if changed:
         run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})
-        differences = ", ".join(f"{key} {then.get(key)} -> {now[key]}" for key in changed)
+        differences = ", ".join(f"{key} {then.get(key)} -> {now.get(key)}" for key in changed)
         say(console, f"warning: the run goes on, but not bit for bit the same ({differences})")
 
 
 def _train(run: RunFolder, config: Config, task: Any, device: torch.device, console: Console, *, resumed: bool) -> float:
-    tracker = _tracker(run, config, console, resumed=resumed)
+    if workers.first():
+        workers.tell((run.path, config.values, resumed))
+        with workers.all_or_none():
+            pass
+        tracker = _tracker(run, config, console, resumed=resumed)
+    else:
+        tracker = Tracker()
     smaller = config.run.task.smaller
     reporter = Reporter(console, advice=f"{smaller} is a smaller model for a laptop" if smaller else "")
     try:
@@ -223,7 +253,7 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
             trainer = Trainer(
                 task, config.settings, run, device, tracker, reporter,
                 identity=config.identity(task.files()), stop=stop, resume=resumed,
-                profiler=StepProfiler(run.path, device, reporter.say) if config.run.profile else None,
+                profiler=StepProfiler(run.path, device, reporter.say) if config.run.profile and workers.first() else None,
             )  # fmt: skip
             size = sum(parameter.numel() for parameter in trainer.model.parameters())
             say(console, f"{type(trainer.model).__name__} with {size:,} parameters on {device.type}")
@@ -232,8 +262,9 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
             with stop.at_once():
                 summary = _summary(run, config, task, trainer.model, position)
                 say(console, _result(summary, task, run))
-                if _to_record(config, finished=position.done):
-                    _record(run, config, task, trainer.model, console)
+                if _to_record(config, finished=position.done) and workers.first():
+                    with workers.alone():
+                        _record(run, config, task, trainer.model, console)
         numbers = {f"summary/{key}": value for key, value in summary.items() if isinstance(value, int | float)}
         tracker.log(numbers, step=position.step)
     except Interrupted:
@@ -241,6 +272,10 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
         say(console, f"stopped and saved; go on with: python train.py resume={run.path}")
         raise
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and workers.lost(error):
+            if not workers.first():
+                raise workers.Ended from None
+            raise UserError(f"a worker has gone: the same command, or train.py resume={run.path}, goes on") from None
         if "memory" not in str(error).lower():
             raise
         raise UserError("not enough memory for this model and batch: set a smaller batch_size or model") from None
@@ -275,7 +310,8 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
         metrics = {f"{name}_without_finetune": value for name, value in earlier.items()}
     best = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
-    write_atomically(run.losses, save(losses))
+    if workers.first():
+        write_atomically(run.losses, save(losses))
     environment = run.read_json("environment.json")
     summary: dict[str, Any] = {
         "task": config.run.task.name,
@@ -297,9 +333,11 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
         "precision": config.run.precision,
         **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
+        **({"workers": workers.count()} if workers.count() > 1 else {}),
         **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
     }
-    run.write_json("summary.json", summary)
+    if workers.first():
+        run.write_json("summary.json", summary)
     return summary
 
 

@@ -23,6 +23,7 @@ from g2lstm.masks import RecurrentDropoutKind
 from g2lstm.models.language_model import LanguageModel, detached
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.training.findings import Finding
+from g2lstm.training import workers
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 MOST_WORDS = 200  # of a text that is shown
@@ -140,6 +141,8 @@ class LanguageModelTask:
         task = cls(corpus, gate, device, config)
         for split in ("train", "valid", "test"):  # too short a text is found now, not after an epoch
             batchify(getattr(corpus, split), config.batch_size if split == "train" else task._batch_size(split))
+        if config.batch_size < workers.count():
+            raise UserError(f"batch_size={config.batch_size} can't be shared by {workers.count()} workers: start fewer")
         return task
 
     @property
@@ -177,8 +180,11 @@ class LanguageModelTask:
         assert isinstance(model, LanguageModel)
         start, length = item
         stream = self._stream("train", self.config.batch_size)
-        tokens, targets = stream[start : start + length], stream[start + 1 : start + 1 + length]  # (T, B)
-        features = model(tokens, carried)
+        part = workers.part(stream.shape[1])
+        mine = part.of(stream)
+        tokens, targets = mine[start : start + length], mine[start + 1 : start + 1 + length]  # (T, B)
+        with part.drawn():
+            features = model(tokens, carried)
         loss = model.loss(features.dropped, targets)
         objective, options = loss, self.config.model
         if options.alpha:
@@ -187,7 +193,8 @@ class LanguageModelTask:
             objective = objective + temporal_activation_regularization(features.raw, options.beta)
         # deviation: the length that was used, where AWD-LSTM takes the one drawn, also for a stretch cut by the epoch's end
         scale = length / self.config.bptt if self.config.random_length else 1.0
-        return LossResult(objective, loss, targets.numel(), detached(features.state), scale)
+        count = length * stream.shape[1] * part.share
+        return LossResult(objective, loss, count, detached(features.state), scale, part.share)
 
     def restore(self, carried: Any, device: torch.device) -> Any:
         return None if carried is None else [(h.to(device), c.to(device)) for h, c in carried]
@@ -205,7 +212,9 @@ class LanguageModelTask:
         options, given = self.config.eval, self.config.eval.cache
         cache = ContinuousCache(given.window, given.theta, given.weight) if variant == "cache" else None
         stream = self._stream(split, 1 if cache else self._batch_size(split), limit)
-        losses = token_losses(model, stream, options.bptt, cache, reading).t().flatten()
+        part = workers.part(stream.shape[1])
+        found = token_losses(model, part.of(stream), options.bptt, cache, reading)
+        losses = workers.side_by_side(found[:, :0] if part.idle else found).t().flatten()
         loss = losses.double().mean().item()
         return Evaluation({"loss": loss, "perplexity": perplexity(loss)}, losses)
 

@@ -30,6 +30,7 @@ from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section
 from g2lstm.tasks.language_model import perplexity
 from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
 from g2lstm.training.findings import Finding
+from g2lstm.training import workers
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 # The paper's Table 2.
@@ -201,13 +202,16 @@ class TranslationTask:
 
     def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:  # noqa: ARG002
         assert isinstance(model, Translator)
-        batch = padded(self.corpus.train, item)
-        count = int((batch.targets != PAD).sum())
-        batch = batch.to(self.device)
-        features = model(batch.source, batch.source_lengths, batch.inputs)
+        whole, part = padded(self.corpus.train, item), workers.part(len(item))
+        batch = whole.columns(part).to(self.device)
+        words, count = (int((some.targets != PAD).sum()) for some in (whole, batch))
+        with part.drawn():
+            features = model(batch.source, batch.source_lengths, batch.inputs)
         loss = model.loss(features, batch.targets, smoothing=self.config.label_smoothing)
-        objective = loss * (count / len(item)) if self.config.loss_per == "sentence" else loss
-        return LossResult(objective, loss, count, None)
+        # The mean over words, or the sum over a sentence's words and then the mean over sentences.
+        objective = loss * (words / len(item)) if self.config.loss_per == "sentence" else loss
+        share = 0.0 if part.idle else count / words
+        return LossResult(objective, loss, words * share, None, share=share)
 
     def restore(self, carried: Any, device: torch.device) -> Any:  # noqa: ARG002
         return None
@@ -236,9 +240,11 @@ class TranslationTask:
         if not whole:
             options, count = replace(options, beam=1), min(count, GLANCE)
         short = [index for index in range(count) if pairs.lengths[index, 0] <= LONGEST_LINE]  # the others stay empty
-        texts = [""] * count
-        for index, best in zip(short, self.search([model], [pairs.source(i) for i in short], options), strict=True):
-            texts[index] = self.subwords.decode(best[0].tokens)
+        texts, mine = [""] * count, short[workers.rank() :: workers.count()]
+        found = zip(mine, self.search([model], [pairs.source(index) for index in mine], options), strict=True)
+        for said in workers.everyones({index: self.subwords.decode(best[0].tokens) for index, best in found}):
+            for index, text in said.items():
+                texts[index] = text
         own, statistics = self._scores(texts, self.corpus.lines[split][1][:count], detokenise=whole)
         return Evaluation(metrics | own, losses, statistics)
 
@@ -318,14 +324,15 @@ class TranslationTask:
         assert isinstance(model, Translator)
         pairs = getattr(self.corpus, split)
         losses = torch.zeros(self._count(split, limit))
-        for indices in evaluation_batches(pairs.lengths[: len(losses)], EVALUATION_TOKENS):
+        batches = evaluation_batches(pairs.lengths[: len(losses)], EVALUATION_TOKENS)
+        for indices in batches[workers.rank() :: workers.count()]:
             batch = padded(pairs, indices).to(self.device)
             if reading is not None:
                 reading(batch.inputs)
             with torch.no_grad():
                 features = model(batch.source, batch.source_lengths, batch.inputs)
                 losses[indices] = model.loss(features, batch.targets, reduction="none").sum(0).float().cpu()
-        return losses
+        return workers.summed(losses)
 
     def _scores(self, texts: list[str], references: list[str], *, detokenise: bool) -> tuple[dict[str, float], Tensor]:
         """BLEU of tokenised text and the numbers of each sentence that it comes from, and with `detokenise` all scores."""

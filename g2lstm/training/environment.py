@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from g2lstm.errors import UserError
+from g2lstm.training import workers
 from g2lstm.version import __version__
 
 
 def environment(device: torch.device, engine: str) -> dict[str, str | int]:
     """Everything besides the config that a run's numbers depend on."""
-    return {
+    found: dict[str, str | int] = {
         "g2lstm": __version__,
         "commit": commit(),
         "python": platform.python_version(),
@@ -23,6 +24,7 @@ def environment(device: torch.device, engine: str) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "engine": engine,
     }
+    return found | ({"workers": workers.count()} if workers.count() > 1 else {})
 
 
 def hardware(device: torch.device) -> str:

@@ -16,6 +16,7 @@ from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.gated import Gated
 from g2lstm.gates import noise_share
+from g2lstm.training import workers
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
@@ -71,13 +72,15 @@ class Trainer:
         self.stop = StopSignals() if stop is None else stop
         torch.manual_seed(settings.seed)
         self.model = task.build_model().to(device)
-        self.criterion = LossModule(task, self.model)  # what data-parallel training would wrap
+        self.criterion = workers.wrapped(LossModule(task, self.model), device)
         self.at = Position()
         self.trigger = NonMonotoneTrigger(settings.nonmonotone)
         self.average: torch.optim.swa_utils.AveragedModel | None = None
         self.optimizer = self._new_optimizer()
         self.carried: Any = None
-        self._unread: list[tuple[int, float, Tensor, float]] = []  # step, learning rate, loss and count, still on the device
+        self._unread: list[
+            tuple[int, float, Tensor, float | Tensor]
+        ] = []  # step, learning rate, loss and count, on the device
         self._steps_here = 0  # steps of this process
         if resume:
             self._restore()
@@ -110,6 +113,7 @@ class Trainer:
             metrics = self._evaluate() if self.at.batch else {}
             if metrics and self.at.best_epoch == 0:
                 self._save_weights(self.run.best, metrics)
+        workers.wait()  # until it is all written
         return self.at
 
     def _train_epoch(self) -> bool:
@@ -134,12 +138,13 @@ class Trainer:
             if at.step % settings.log_every == 0 or at.batch == len(plan):
                 self._read_losses()
                 self._report(at.batch / len(plan))
-            if self.stop.asked:
-                self._save()
-                raise Interrupted
-            if time.monotonic() - self._last_saved > 60 * settings.checkpoint_minutes:
+            due = time.monotonic() - self._last_saved > 60 * settings.checkpoint_minutes
+            stop, due = workers.anyone(self.stop.asked, due)
+            if stop or due:
                 self._save()
                 self._tick(training=False)
+            if stop:
+                raise Interrupted
         return True
 
     def _step(self, group: list[Any], progress: float) -> None:
@@ -154,14 +159,19 @@ class Trainer:
                 if isinstance(module, Gated):
                     module.set_noise(noise_share(settings.noise_p, settings.noise_p_schedule, whole))
         total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0
-        for item in group:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
-                result = self.criterion(item, self.carried)
-            (result.objective / len(group)).backward()
+        for index, item in enumerate(group):
+            with workers.exchanging(self.criterion, index + 1 == len(group)):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bfloat16):
+                    result = self.criterion(item, self.carried)
+                part = 1.0 if result.share is None else result.share * workers.count()  # gradients become workers' means
+                (result.objective * part / len(group)).backward()
             self.carried = result.carried
-            total += result.loss.detach() * result.count
-            count += result.count
+            mine = 1.0 / workers.count() if result.share is None else 1.0
+            total += result.loss.detach() * result.count * mine
+            count += result.count * mine
             scale += result.lr_scale / len(group)
+        if workers.count() > 1:
+            total, count = workers.summed(torch.stack([total.double(), total.new_tensor(count).double()]))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         schedule = "constant" if self.at.stage == "finetune" else settings.schedule
         lr = settings.lr * learning_rate_factor(schedule, progress, warmup=settings.warmup) * scale
@@ -169,7 +179,6 @@ class Trainer:
             parameter_group["lr"] = lr
         self.at.step += 1
         self._steps_here += 1
-        self.at.count += count
         # A non-finite gradient makes the total non-finite, so that one number tells of both.
         self._unread.append((self.at.step, lr, total + 0 * norm, count))
         if self.device.type == "cpu" or len(self._unread) >= 20:
@@ -185,13 +194,16 @@ class Trainer:
             value = total.item()
             self._check(math.isfinite(value), "the loss", step, lr)
             self.at.epoch_loss += value
-            self.at.epoch_count += count
+            self.at.epoch_count += float(count)
+            self.at.count += float(count)
         self._unread.clear()
 
     def _check(self, finite: bool, what: str, step: int, lr: float) -> None:
         if not finite:
             last, way_out = self.run.last, "lower optimizer.lr or optimizer.clip and start again"
             kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+            if not workers.first():
+                raise workers.Ended
             raise UserError(f"{what} is not finite at step {step} (learning rate {lr:.3g}); {kept}: {way_out}")
 
     def _finish_epoch(self) -> None:
@@ -202,7 +214,7 @@ class Trainer:
         if metrics["loss"] < at.best:  # of both stages: finetune starts from the best weights' loss
             at.best, at.best_epoch = metrics["loss"], at.epoch + 1
             self._save_weights(self.run.best, metrics)
-        if settings.keep_epochs:
+        if settings.keep_epochs and workers.first():
             self._save_weights(self.run.path / f"epoch-{at.evaluated_epochs + 1:03}.safetensors", metrics)
             for path in self.run.epochs()[: -settings.keep_epochs]:
                 path.unlink()
@@ -237,6 +249,8 @@ class Trainer:
         return self.model if self.average is None or self.average.n_averaged == 0 else self.average.module
 
     def _save_weights(self, path: Path, metrics: dict[str, float]) -> None:
+        if not workers.first():
+            return
         at, model = self.at, self.evaluated_model
         content = {"model": model.state_dict()} | {name: getattr(model, name, None) for name in ("kind", "options")}
         content |= {"identity": self.identity, "tau": at.tau, "stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
@@ -248,8 +262,10 @@ class Trainer:
     def _start_finetune(self) -> None:
         """The finetune stage of AWD-LSTM: from the best weights on, averaging from the first step."""
         at = self.at
+        workers.wait()
         self.model.load_state_dict(load_checkpoint(self.run.best, self.device)["model"])
-        write_atomically(self.run.best_before_finetune, self.run.best.read_bytes())
+        if workers.first():
+            write_atomically(self.run.best_before_finetune, self.run.best.read_bytes())
         at.stage, at.epoch, at.batch, at.done = "finetune", 0, 0, False
         self.trigger, self.optimizer = NonMonotoneTrigger(self.settings.nonmonotone), self._new_optimizer()
         self._start_averaging()
@@ -294,6 +310,8 @@ class Trainer:
         self._log("train", values | {"progress": progress, "eta": eta})
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
+        if not workers.first():
+            return
         at = self.at
         values = {"epoch": at.epoch + 1, "step": at.step, **values, "seconds": round(at.seconds, 2)}
         self.run.log({"kind": kind, "stage": at.stage, **values})
@@ -304,6 +322,10 @@ class Trainer:
         self._read_losses()
         finite = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
         self._check(finite, "a weight", self.at.step, self.optimizer.param_groups[0]["lr"])
+        carried = workers.side_by_side(self.carried)
+        self._last_saved = time.monotonic()
+        if not workers.first():
+            return
         state = {
             "identity": self.identity,
             "position": asdict(self.at),
@@ -311,19 +333,19 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "trigger": asdict(self.trigger),
-            "carried": self.carried,
+            "carried": carried,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "metrics_size": self.run.metrics_size(),
         }
         save_checkpoint(self.run.last, state)
-        self._last_saved = time.monotonic()
 
     def _restore(self) -> None:
         if not self.run.last.is_file():  # stopped before anything was saved: from the start again
             if self.run.best.is_file():
                 raise UserError(f"no checkpoint {self.run.last} to go on from: put it back, or train in a new folder")
-            self.run.cut_metrics(0)
+            if workers.first():
+                self.run.cut_metrics(0)
             return
         state = load_checkpoint(self.run.last)
         if state.get("identity") != self.identity:
@@ -337,10 +359,11 @@ class Trainer:
                 self.average = average_of(self.model)
                 self.average.load_state_dict(state["average"])
             self.trigger = NonMonotoneTrigger(**state["trigger"])
-            self.carried = self.task.restore(state["carried"], self.device)
+            self.carried = workers.own_columns(self.task.restore(state["carried"], self.device))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(f"{self.run.last} does not fit the run's config.yaml: resume a run as it was written") from None
-        self.run.cut_metrics(state["metrics_size"])
+        if workers.first():
+            self.run.cut_metrics(state["metrics_size"])
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)

@@ -44,8 +44,10 @@ class LossResult:
         objective: scalar to differentiate, regularisation included.
         loss: scalar mean loss of the batch, as it is reported.
         count: words (or whatever is counted) in the batch.
-        carried: what the next batch of the epoch starts from, a tree of tensors without a graph.
+        carried: what the next batch of the epoch starts from, a tree of tensors without a graph, sequences in dimension 1.
         lr_scale: factor of the learning rate for this batch.
+        share: where several workers have a part of the batch each, and all this is of a part: what the batch's objective
+            takes of this one, as it is the sum of theirs times their shares. None where all this is of the whole batch.
     """
 
     objective: Tensor
@@ -53,6 +55,7 @@ class LossResult:
     count: float
     carried: Any
     lr_scale: float = 1.0
+    share: float | None = None
 
 
 @dataclass(frozen=True)

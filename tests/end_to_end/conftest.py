@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ for line in sys.stdin:
         print(child, flush=True)
         continue
     os.chdir(request["folder"])
+    os.environ.update(request["environment"])
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(output, number)
@@ -75,12 +77,20 @@ class Commands:
     folder: Path
     started: int = 0
 
-    def start(self, *arguments: str) -> Command:
+    def start(self, *arguments: str, **environment: str) -> Command:
         self.started += 1
         output = self.folder / f"output-{self.started}.txt"
         output.touch()
-        request = {"arguments": arguments, "folder": str(self.folder), "output": str(output)}
+        request = {"arguments": arguments, "folder": str(self.folder), "output": str(output), "environment": environment}
         return Command(self.server, int(_ask(self.server, request)), output)
+
+    def workers(self, count: int, *arguments: str) -> list[Command]:
+        """As torchrun starts them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+        return [self.start(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
 
     def run(self, *arguments: str) -> str:
         """The output of a command that succeeds."""
