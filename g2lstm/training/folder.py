@@ -1,6 +1,9 @@
 """A run's folder: everything that is needed to resume it bit for bit, to evaluate, compress and inspect it again."""
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ class RunFolder:
     """The files of a run, written atomically.
 
     `config.yaml` the resolved config, `environment.json` versions and hardware, what the task saved, `metrics.jsonl` the
-    curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs, `tracker.json` the tracker's
+    curve, `best.safetensors` the best weights, `last.safetensors` all that resuming needs
+    and `last-but-one.safetensors` the same a save earlier, `tracker.json` the tracker's
     run, `summary.json` the results, `losses.safetensors` the loss of each evaluated word as float16, in reading order;
     `trace.json.gz` and `profile.txt` where steps were profiled; `epoch-007.safetensors`, ... where epochs are kept.
     """
@@ -21,6 +25,7 @@ class RunFolder:
         self.path = path
         self.config, self.metrics, self.summary = path / "config.yaml", path / "metrics.jsonl", path / "summary.json"
         self.best, self.last, self.losses = (path / f"{name}.safetensors" for name in ("best", "last", "losses"))
+        self.last_but_one = path / "last-but-one.safetensors"
         self.best_before_finetune = path / "best-before-finetune.safetensors"
 
     @classmethod
@@ -38,6 +43,19 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run directory (it has no config.yaml): name a folder that a run wrote")
         return cls(path)
+
+    @contextlib.contextmanager
+    def keeping_last(self) -> Iterator[None]:
+        """While another checkpoint takes its place: one whose file a disk damages later is not the only one."""
+        link = self.path / f".{self.last_but_one.name}.{os.getpid()}"
+        with contextlib.suppress(OSError):  # no checkpoint yet, or a file system without links
+            os.link(self.last, link)
+        try:
+            yield
+            if link.exists():
+                link.replace(self.last_but_one)
+        finally:
+            link.unlink(missing_ok=True)
 
     def epochs(self) -> list[Path]:
         """The weights of the epochs that are kept, in order."""

@@ -338,7 +338,19 @@ class Trainer:
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "metrics_size": self.run.metrics_size(),
         }
-        save_checkpoint(self.run.last, state)
+        with self.run.keeping_last():
+            save_checkpoint(self.run.last, state)
+
+    def _load_last(self) -> dict[str, Any]:
+        """The last checkpoint, or where that is damaged the one before it."""
+        try:
+            return load_checkpoint(self.run.last)  # type: ignore[no-any-return]
+        except UserError as error:
+            if not self.run.last_but_one.is_file():
+                raise
+            state: dict[str, Any] = load_checkpoint(self.run.last_but_one)
+            self.reporter.say(f"{error}; going on from {self.run.last_but_one.name}, saved before it")
+            return state
 
     def _restore(self) -> None:
         if not self.run.last.is_file():  # stopped before anything was saved: from the start again
@@ -347,7 +359,7 @@ class Trainer:
             if workers.first():
                 self.run.cut_metrics(0)
             return
-        state = load_checkpoint(self.run.last)
+        state = self._load_last()
         if state.get("identity") != self.identity:
             text = "belongs to another run than the config beside it: resume a run as it was written"
             raise UserError(f"{self.run.last} {text}")

@@ -2,12 +2,14 @@
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from g2lstm.training.checkpoint import load_checkpoint
 
@@ -85,6 +87,28 @@ def size(run: Path) -> int:
     """Lines of the curve that a resumed run will not cut."""
     path = run / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
+    "foreign": lambda _: save({"a": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(commands, everything, tmp_path, damage):
+    if not (tmp_path.parent / "undamaged").exists():
+        commands.run(*everything, f"run_dir={tmp_path.parent / 'undamaged'}")
+    rarely = ["checkpoint_minutes=60" if text == "checkpoint_minutes=0" else text for text in everything]
+    commands.run(*rarely, "run_dir=run", "max_steps=9")
+    last = tmp_path / "run" / "last.safetensors"
+    steps = [load_checkpoint(path)["position"]["step"] for path in (last.with_name("last-but-one.safetensors"), last)]
+    assert steps[0] < steps[1]
+    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    said = " ".join(commands.run("resume=run").split())
+    assert re.search(r"run/last.safetensors is (damaged|not a checkpoint).*; going on from last-but-one.safetensors", said)
+    assert_same_run(tmp_path.parent / "undamaged", tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
