@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from g2lstm import layout
 from g2lstm.gates import Gate
+from g2lstm.layers.regularization import locked_dropout
 from g2lstm.lstm import G2LSTM
 
 
@@ -39,7 +40,7 @@ class Classifier(nn.Module):
         }  # fmt: skip
         between = dropout if num_layers > 1 else 0.0
         self.lstm = G2LSTM(input_size, hidden_size, num_layers, dropout=between, gate=gate, engine=engine)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.output = nn.Linear(hidden_size, classes)
         for (ending,) in layout.endings(self.lstm):
             weights = layout.weights(self.lstm, ending)
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, D) -> (B, K)."""
         _, (h, _) = self.lstm(x)  # (layers, B, H)
-        return self.output(self.dropout(h[-1]))
+        return self.output(locked_dropout(h[-1:], self.dropout, self.training)[0])
 
 
 @torch.no_grad()

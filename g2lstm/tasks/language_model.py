@@ -22,8 +22,8 @@ from g2lstm.layers.regularization import activation_regularization, temporal_act
 from g2lstm.masks import RecurrentDropoutKind
 from g2lstm.models.language_model import LanguageModel, detached
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
-from g2lstm.training.findings import Finding
 from g2lstm.training import workers
+from g2lstm.training.findings import Finding
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 MOST_WORDS = 200  # of a text that is shown

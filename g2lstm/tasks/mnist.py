@@ -21,6 +21,7 @@ from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.classifier import Classifier
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
+from g2lstm.training import workers
 from g2lstm.training.findings import Confusion, Mistake
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
@@ -157,10 +158,12 @@ class MnistTask:
         return list(torch.randperm(len(self.splits["train"]), generator=generator).split(self.config.batch_size))
 
     def loss(self, model: nn.Module, item: Tensor, carried: Any) -> LossResult:  # noqa: ARG002
-        train = self.splits["train"]
-        logits = model(self.sequences(train.pixels[item]))  # (B, K)
-        loss = F.cross_entropy(logits, train.labels[item].to(self.device))
-        return LossResult(loss, loss, len(item), None)
+        train, part = self.splits["train"], workers.part(len(item))
+        mine = part.of(item, 0)
+        with part.drawn():
+            logits = model(self.sequences(train.pixels[mine]))  # (B, K)
+        loss = F.cross_entropy(logits, train.labels[mine].to(self.device))
+        return LossResult(loss, loss, len(item) * part.share, None, share=part.share)
 
     def restore(self, carried: Any, device: torch.device) -> Any:  # noqa: ARG002
         return None

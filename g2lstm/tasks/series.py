@@ -21,6 +21,7 @@ from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.forecaster import Forecaster
 from g2lstm.schema import Count, EngineName, Folder, Share, section, values_of
+from g2lstm.training import workers
 from g2lstm.training.findings import Finding, Forecast
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
@@ -155,13 +156,16 @@ class SeriesTask:
 
     def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:  # noqa: ARG002
         """All steps of the windows count, but for the first `burn_in`."""
-        origins, steps = torch.tensor(item), self.config.window - self.config.burn_in
-        found = model(self._windows(origins), steps)  # (steps, B, P, K)
+        part, steps = workers.part(len(item)), self.config.window - self.config.burn_in
+        origins = part.of(torch.tensor(item), 0)
+        with part.drawn():
+            found = model(self._windows(origins), steps)  # (steps, B, P, K)
         made_at = origins + torch.arange(1 - steps, 1)[:, None]  # (steps, B)
         truth = self._normalised[self._ahead(made_at)][..., : self.scaling.targets]
         distance = nn.functional.mse_loss if self.config.loss == "mse" else nn.functional.l1_loss
         loss = distance(found.float(), truth)
-        return LossResult(loss, loss, truth.numel(), None)
+        values = truth[:, 0].numel() * len(item)
+        return LossResult(loss, loss, values * part.share, None, share=part.share)
 
     def restore(self, carried: Any, device: torch.device) -> Any:  # noqa: ARG002
         return None

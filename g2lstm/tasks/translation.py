@@ -29,8 +29,8 @@ from g2lstm.models.translation import PAD, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
 from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
-from g2lstm.training.findings import Finding
 from g2lstm.training import workers
+from g2lstm.training.findings import Finding
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 # The paper's Table 2.

@@ -344,7 +344,7 @@ class Trainer:
     def _load_last(self) -> dict[str, Any]:
         """The last checkpoint, or where that is damaged the one before it."""
         try:
-            return load_checkpoint(self.run.last)  # type: ignore[no-any-return]
+            return load_checkpoint(self.run.last)
         except UserError as error:
             if not self.run.last_but_one.is_file():
                 raise

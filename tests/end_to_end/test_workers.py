@@ -13,13 +13,15 @@ import pytest
 from tests.end_to_end.conftest import ROOT
 from tests.end_to_end.test_resume import assert_same_run
 from tests.end_to_end.test_translation import write_corpus
+from tests.tasks.test_mnist import write_mnist
 
 STEPS = 50
+ALL = ["threads=1", "log_every=1"]
 
 
 @pytest.fixture(scope="module")
 def language_model(tiny):
-    return [*tiny, "gate=gumbel", "epochs=20", "optimizer.lr=5", "finetune=false", "batch_size=5", "log_every=1"]
+    return [*tiny, "epochs=20", "optimizer.lr=5", "finetune=false", "batch_size=5", "log_every=1"]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,14 @@ def translation(tmp_path_factory):
     folder = write_corpus(tmp_path_factory.mktemp("pairs"))
     given = ["task=parallel", f"data.dir={folder}", "data.languages=[xx,yy]", "model.decoder=stacked", "optimizer=adamw"]
     return [*given, *(f"{name}={value}" for name, value in sizes.items()), "optimizer.lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    sizes = {"data.counts": "null", "mnist.valid": 10, "batch_size": 7, "model.hidden_size": 8, "model.dropout": 0.2}
+    folder = write_mnist(tmp_path_factory.mktemp("images"))
+    given = [f"{name}={value}" for name, value in sizes.items()]
+    return ["task=mnist", f"data.dir={folder}", *given, "precision=float32", "epochs=20", *ALL]
 
 
 def curve(run: Path) -> list[dict]:
@@ -50,11 +60,12 @@ def finish(workers) -> list[str]:
     return [worker.text() for worker in workers]
 
 
-@pytest.mark.parametrize("kind", ["words", "pairs"])
-def test_workers_follow_the_curve_of_one(commands, language_model, translation, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["words", "pairs", "images", "values"])
+def test_workers_follow_the_curve_of_one(commands, language_model, translation, images, tmp_path, kind):
     """Noise is drawn by kernels and in tensors, batches are of odd widths, and at last of fewer sequences than workers."""
-    options = language_model if kind == "words" else [*translation, "gate=gumbel"]
-    options = [*options, f"max_steps={STEPS}"]
+    values = ["task=series", "model.num_layers=2", "model.dropout=0.2", "batch_size=5", "model.hidden_size=8"]
+    kinds = {"words": language_model, "pairs": translation, "images": images, "values": [*values, *ALL]}
+    options = [*kinds[kind], "gate=gumbel", f"max_steps={STEPS}"]
     commands.run(*options, "run_dir=1")
     alone = losses(tmp_path / "1")
     assert len(alone) > STEPS
