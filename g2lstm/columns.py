@@ -34,17 +34,19 @@ class Columns:
         return x.narrow(dim, self.first, self.count)
 
     @contextmanager
-    def drawn(self) -> Iterator[None]:
-        """What is drawn meanwhile is drawn for the whole batch."""
-        global _present
-        before, _present = _present, None if self.count == self.total else self
+    def drawn(self, steps: int | None = None) -> Iterator[None]:
+        """What is drawn meanwhile is drawn for the whole batch, and for the `steps` that packed sequences have there."""
+        global _present, _steps
+        before = _present, _steps
+        _present, _steps = (None, None) if self.count == self.total else (self, steps)
         try:
             yield
         finally:
-            _present = before
+            _present, _steps = before
 
 
 _present: Columns | None = None
+_steps: int | None = None
 
 
 def split(total: int, part: int, parts: int) -> Columns:
@@ -57,6 +59,11 @@ def split(total: int, part: int, parts: int) -> Columns:
 def present() -> Columns | None:
     """Of which batch the columns now computed are; None where they are all of it."""
     return _present
+
+
+def packed_steps() -> int | None:
+    """How many steps the longest of the packed sequences has in the whole batch; None where they are all of it."""
+    return _steps
 
 
 def draw(shape: tuple[int, ...], dim: int, drawn: Callable[[tuple[int, ...]], Tensor]) -> Tensor:

@@ -141,7 +141,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         if engine == "framework" and framework.runs_whole(request):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
-            x, lengths = pad_packed_sequence(input)  # (T, B, D), in the caller's batch order
+            x, lengths = pad_packed_sequence(input, total_length=columns.packed_steps())  # (T, B, D), in the caller's order
             output, state = self._run_layers(x, hx, lengths.to(x.device), engine, draws)
             if input.sorted_indices is not None:
                 output, lengths = output[:, input.sorted_indices], lengths[input.sorted_indices.cpu()]

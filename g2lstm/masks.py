@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from g2lstm import columns
 from g2lstm.engines import compiled
 from g2lstm.engines.contract import Masks
 from g2lstm.engines.precision import accumulation_dtype
@@ -116,9 +117,17 @@ class Masked:
 def _bernoulli(
     p: float, low: float, high: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
 ) -> Tensor:
-    """Independent entries, `low` with probability p, else `high`; drawn by the compiled kernel in a quarter of the time."""
-    if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:
-        seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
-        return torch.ops.g2lstm.bernoulli(shape, seed, p, low, high)
-    below = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).lt_(p)
-    return below.mul_(low - high).add_(high)
+    """Independent entries (..., B, H), `low` with probability p, else `high`.
+
+    The compiled kernel draws them in a quarter of the time.
+    """
+
+    def drawn(shape: tuple[int, ...]) -> Tensor:
+        if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:
+            seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
+            found: Tensor = torch.ops.g2lstm.bernoulli(shape, seed, p, low, high)
+            return found
+        below = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).lt_(p)
+        return below.mul_(low - high).add_(high)
+
+    return columns.draw(shape, len(shape) - 2, drawn)

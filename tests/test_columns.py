@@ -20,13 +20,15 @@ def test_parts_are_a_batch(total, parts):
 
 
 @pytest.mark.parametrize("engine", ["reference", "bptt", "native"])
-@pytest.mark.parametrize("scope", ["step", "sequence", "mask"])
-def test_noise_and_dropout_of_columns_are_those_of_the_batch(engine, scope):
+@pytest.mark.parametrize(("scope", "kind"), [("step", "h"), ("sequence", "g"), ("mask", "g_sequence")])
+def test_noise_and_dropout_of_columns_are_those_of_the_batch(engine, scope, kind):
     part = Columns(2, 3, 7)
     gate = GumbelGate(tau=0.9, noise_p=0.7, noise_scope=scope)
-    rnn = G2LSTM(5, 6, 2, dropout=0.4, weight_dropout=0.3, bidirectional=True, gate=gate, engine=engine)
+    masks = {"recurrent_dropout": 0.3, "recurrent_dropout_kind": kind, "zoneout": (0.2, 0.1)}
+    table = torch.nn.Embedding(2, 3)
+    rnn = G2LSTM(5, 6, 2, dropout=0.4, weight_dropout=0.3, bidirectional=True, gate=gate, engine=engine, **masks)
     x = torch.randn(4, 7, 5)
-    lengths = torch.tensor([4, 2, 3, 1, 4, 2, 3])
+    lengths = torch.tensor([4, 2, 3, 1, 2, 2, 3])  # the columns' own are shorter
     packed = torch.nn.utils.rnn.pack_padded_sequence
 
     def run(x, lengths):
@@ -36,11 +38,11 @@ def test_noise_and_dropout_of_columns_are_those_of_the_batch(engine, scope):
         padded = torch.nn.utils.rnn.pad_packed_sequence(
             rnn(packed(dropped, lengths, enforce_sorted=False))[0], total_length=4
         )[0]
-        words = embed(torch.zeros(4, len(lengths), dtype=torch.int64), torch.ones(2, 3), 0.5)
+        words = embed(torch.zeros(4, len(lengths), dtype=torch.int64), table, 0.5)
         return output, padded, words
 
     whole = run(x, lengths)
-    with part.drawn():
+    with part.drawn(steps=4):
         parts = run(part.of(x), lengths[2:5])
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one, part.of(other), atol=1e-6, rtol=1e-5)

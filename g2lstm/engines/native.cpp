@@ -656,9 +656,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& pre, const Tensor& weight, const Tensor& h0, const Tensor& c0, const std::vector<double>& scale,
     const std::optional<Tensor>& noise, const std::optional<Tensor>& seed, int64_t threshold, double eps,
     const std::vector<int64_t>& words, int64_t first, int64_t total, const std::optional<Tensor>& lengths,
-    const std::vector<int64_t>& hard,
-    const std::optional<Tensor>& mask_h, const std::optional<Tensor>& mask_g, const std::optional<Tensor>& kept_c,
-    const std::optional<Tensor>& kept_h, bool reverse, bool keep_gates, bool reuse_pre) {
+    const std::vector<int64_t>& hard, const std::optional<Tensor>& mask_h, const std::optional<Tensor>& mask_g,
+    const std::optional<Tensor>& kept_c, const std::optional<Tensor>& kept_h, bool reverse, bool keep_gates,
+    bool reuse_pre) {
   const int64_t T = pre.size(0), B = pre.size(1), H = pre.size(2) / 4;
   Tensor hidden = empty({T + 1, B, H}, pre.options());
   Tensor cell = empty({keep_gates ? T + 1 : 2, B, H}, c0.options());

@@ -44,8 +44,7 @@ def forward(
     return torch.ops.g2lstm.forward(
         pre.contiguous(), weight_hh.float().contiguous(), h0, c0, options.scale or UNSCALED, given, recipe.seed_tensor(),
         recipe.threshold, recipe.eps, recipe.words, *recipe.place(pre.shape[1]), options.lengths, options.hard_blocks,
-        *_masks(options),
-        options.reverse, keep, reuse_pre,
+        *_masks(options), options.reverse, keep, reuse_pre,
     )  # fmt: skip
 
 

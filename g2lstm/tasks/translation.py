@@ -205,7 +205,7 @@ class TranslationTask:
         whole, part = padded(self.corpus.train, item), workers.part(len(item))
         batch = whole.columns(part).to(self.device)
         words, count = (int((some.targets != PAD).sum()) for some in (whole, batch))
-        with part.drawn():
+        with part.drawn(len(batch.source)):
             features = model(batch.source, batch.source_lengths, batch.inputs)
         loss = model.loss(features, batch.targets, smoothing=self.config.label_smoothing)
         # The mean over words, or the sum over a sentence's words and then the mean over sentences.
