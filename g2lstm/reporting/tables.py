@@ -26,8 +26,8 @@ def screen_table(title: str, lines: Lines, *, texts: int = 1) -> Table:
     """The same for the screen."""
     table = Table(title=title, title_justify="left")
     for column, name in enumerate(lines[0]):
-        is_text = column < texts
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text or column == 0)
+        width = 0 if column < texts else max((len(line[column]) for line in lines[1:]), default=0)  # a number stays whole
+        table.add_column(name, justify="left" if column < texts else "right", overflow="fold", min_width=width)
     for line in lines[1:]:
         table.add_row(*line)
     return table

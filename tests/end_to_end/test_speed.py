@@ -111,7 +111,9 @@ def test_compressed_models_have_a_row_with_their_time_and_file(brief, tmp_path, 
     assert rows["nn.LSTM"]["file_mb"] is None
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["ms"] / rows["dense"]["ms"], rel=0.05)
-    assert "file, MB" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "file," in out
+    assert "rest int8" in out.replace("│", " ")  # a name is not cut short where the screen is narrow
     assert "| svd:64 |" in recorded(tmp_path, "deploy")
 
 
