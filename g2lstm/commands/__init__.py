@@ -2,8 +2,24 @@
 
 import gc
 import importlib
+import os
 import signal
 import sys
+from collections.abc import Sequence
+from subprocess import Popen
+from typing import IO
+
+TRAIN = "from g2lstm.commands import train_command; train_command()"
+
+
+def start_training(options: Sequence[str], output: IO[bytes] | None = None, *, threads: int | None = None) -> "Popen[bytes]":
+    """train.py with these options as a process of its own, which Ctrl-C does not reach; what it says goes to `output`."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", TRAIN, *options]
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+        command.append(f"threads={threads}")
+    return Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 
 def train_command() -> None:

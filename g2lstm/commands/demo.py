@@ -1,7 +1,5 @@
 """Two models trained side by side, and what is measured of them: the work of `experiments/demo.py`."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import Popen
@@ -10,13 +8,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from g2lstm.commands import start_training
 from g2lstm.compression import Method, compressed_copy
 from g2lstm.inspection.gates import binary_share, recorded_gates
 from g2lstm.reporting.figures import gate_label
 from g2lstm.runs.run import Run
 from g2lstm.training.progress import say
-
-TRAIN = "from g2lstm.commands import train_command; train_command()"
 
 
 def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str], console: Console) -> list[Run] | None:
@@ -47,12 +44,11 @@ def train_side_by_side(gates: Sequence[str], folder: Path, options: Sequence[str
 
 
 def _start(path: Path, options: Sequence[str], *, shown: bool) -> Popen[bytes]:
-    command = [sys.executable, "-c", TRAIN, *options, f"gate={path.name}", "threads=1", f"run_dir={path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    options = [*options, f"gate={path.name}", f"run_dir={path}"]
     if shown:
-        return Popen(command, env=environment, start_new_session=True)
+        return start_training(options, threads=1)
     with path.with_suffix(".log").open("wb") as log:
-        return Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        return start_training(options, log, threads=1)
 
 
 def comparison(runs: Sequence[Run], settings: Sequence[str]) -> Table:

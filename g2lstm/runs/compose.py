@@ -103,15 +103,16 @@ def _no_choice(group: str, name: str) -> str:
 
 def _unknown_option(name: str) -> str:
     GlobalHydra.instance().clear()  # what a failed command left
-    known = [*GROUPS, *_leaves(_composed([]))]
+    known = [*GROUPS, *leaves(_composed([]))]
     if name in known:
         return f"{name} is no option of the choices made here: another {name.split('.')[0]}=... has it"
     near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
     return f"there is no option {name}: " + (f"did you mean {near[0]}?" if near else HELP)
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by the full names of their options, as "optimizer.lr"."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found

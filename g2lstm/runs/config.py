@@ -26,12 +26,12 @@ from g2lstm.training.settings import Settings
 SCHEDULES = Literal["constant", "linear", "exponential", "cosine"]
 # What doesn't change a run's numbers, but for rounding; what more does not change its name; and what more may differ between
 # a run and its checkpoints.
-_NO_NUMBERS = (
+NO_NUMBERS = (
     *("run_dir", "device", "threads", "tracker", "record", "record_weights", "record_unfinished"),
     *("checkpoint_minutes", "log_every", "keep_epochs", "profile"),
 )
-_NAMELESS = (*_NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.file", "data.download")
-_NO_IDENTITY = (*_NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
+_NAMELESS = (*NO_NUMBERS, "experiment", "task", "gate", "seed", "data.dir", "data.files", "data.file", "data.download")
+_NO_IDENTITY = (*NO_NUMBERS, "max_steps", "overrides", "experiment_name", "run_name")
 LONGEST_NAME = 160
 _INSTEAD = {"data.dir": "files", "data.files": "dir"}  # a text has one place
 _PLACES = ("data.dir=", "data.files=", "data.file=", "run_dir=")  # on this machine

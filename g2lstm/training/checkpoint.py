@@ -65,6 +65,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind =
         raise UserError(f"{path} is damaged ({reason}): {kind.damaged}") from None
 
 
+def read_part(path: Path, name: str, kind: Kind = CHECKPOINT) -> Tree:
+    """What stands under a key of the tree, without reading the tensors: it has none. Errors as in `load_checkpoint`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _unpack(dict(json.loads(file.metadata()["tree"])["dict"])[name], {}, "cpu")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): {kind.damaged}") from None
+
+
 def _pack(tree: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:
     if isinstance(tree, torch.Tensor):
         name = name if name not in tensors else f"{name}#{len(tensors)}"  # keys 1 and "1" are written alike

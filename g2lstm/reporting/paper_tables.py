@@ -1,0 +1,125 @@
+"""The paper's tables beside what is recorded of the runs that stand for them, as `conf/reproduction.yaml` says."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from g2lstm.compression import sweep
+from g2lstm.reporting.comparison import mean_interval, sign_flip_test
+from g2lstm.reporting.figures import gate_label
+from g2lstm.reporting.run_tables import BASELINE, ONE_SEED
+from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
+from g2lstm.runs.compose import compose, leaves
+from g2lstm.runs.config import NO_NUMBERS
+from g2lstm.runs.members import Plan
+from g2lstm.runs.run import Run
+
+OURS = 2  # digits of what we measured
+Values = dict[int, float]  # by seed
+
+
+def recorded(name: str, results: Path, plan: Plan | None = None) -> str:
+    """A table of the paper: its values and ours by gate, differences from the plain LSTM, and what ours were measured on."""
+    plan = plan or Plan.load()
+    table = plan.tables[name]
+    found = {experiment: _values(plan, name, experiment, results) for experiment in table.ours}
+    found = {experiment: values for experiment, values in found.items() if any(map(any, values.values()))}
+    lines = [[table.title, *table.columns, "runs"]]
+    lines += [[f"{gate_label(gate)}, the paper", *_of_paper(row, table.digits), ""] for gate, row in table.paper.items()]
+    less = [["difference from the plain LSTM, paired by seed", *table.columns, "n"]]
+    for gate, row in table.paper.items():
+        if gate != BASELINE:
+            differences = [
+                None if a is None or b is None else a - b for a, b in zip(row, table.paper[BASELINE], strict=True)
+            ]
+            less.append([f"{gate_label(gate)}, the paper", *_of_paper(differences, table.digits, "+"), ""])
+    for experiment, values in found.items():
+        wanted = len(plan.experiments[experiment].seeds)
+        for gate in plan.gates:
+            cells = values[gate]
+            lines.append([f"{gate_label(gate)}, `{experiment}`", *(spread(list(cell.values()), OURS) for cell in cells)])
+            lines[-1].append(f"{max(map(len, cells))} of {wanted}")
+            if gate != BASELINE:
+                paired = [_paired(cell, plain) for cell, plain in zip(cells, values[BASELINE], strict=True)]
+                less.append([f"{gate_label(gate)}, `{experiment}`", *map(_difference, paired), str(max(map(len, paired)))])
+    text = (
+        f"Ours: {SPREAD} over seeds; of differences the mean with its 95% t-interval and the p of an exact sign-flip test."
+    )
+    notes = [_note(plan, experiment, results, table.compression) for experiment in found]
+    missing = ", ".join(f"`{experiment}`" for experiment in table.ours if experiment not in found)
+    notes += [f"- Not recorded yet: {missing}."] if missing else []
+    return "\n\n".join([markdown(lines), markdown(less, text), "\n".join(notes)])
+
+
+def measured_cells(plan: Plan, name: str, experiment: str, results: Path) -> tuple[int, int]:
+    """How many cells of a table have a value of an experiment, over gates and seeds, and how many there are."""
+    values = _values(plan, name, experiment, results)
+    columns = sum(key is not None for key in plan.tables[name].ours[experiment])
+    return sum(len(cell) for cells in values.values() for cell in cells), columns * len(plan.members(experiment))
+
+
+def _values(plan: Plan, name: str, experiment: str, results: Path) -> dict[str, list[Values]]:
+    """Of each gate, by column and seed."""
+    table, found = plan.tables[name], {gate: [Values() for _ in plan.tables[name].columns] for gate in plan.gates}
+    rows = _swept(results, experiment, table.compression) if table.compression is not None else {}
+    for member in plan.members(experiment):
+        folder = results / member.name
+        summary = Run.open(folder).summary if (folder / "summary.json").is_file() else {}
+        source: dict[Any, Any] = summary if table.compression is None else rows.get((member.gate, member.seed), {})
+        for cell, key in zip(found[member.gate], table.ours[experiment], strict=True):
+            if isinstance(source.get(key), int | float):
+                cell[member.seed] = source[key]
+    return found
+
+
+def _swept(results: Path, experiment: str, variant: str) -> dict[tuple[str, int], dict[str, float]]:
+    """The values on all of test by gate and seed, and by setting."""
+    path = results / "compression" / experiment / "sweep.json"
+    rows = [row for row in sweep.open_store(path).all() if row["split"] == "test" and row.get("limit") is None]
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in sweep.of_one_target(rows) if rows else ():
+        if row["variant"] == variant:
+            found.setdefault((row["gate"], row["seed"]), {})[row["setting"]] = row["value"]
+    return found
+
+
+def _of_paper(row: Sequence[float | None], digits: int, sign: str = "") -> list[str]:
+    return [number(value, digits, sign) for value in row]
+
+
+def _paired(cell: Values, plain: Values) -> list[float]:
+    return [cell[seed] - plain[seed] for seed in cell if seed in plain]
+
+
+def _difference(found: list[float]) -> str:
+    if not found:
+        return "-"
+    span, mean = mean_interval(found), number(sum(found) / len(found), OURS, "+")
+    return f"{mean} ({interval(*span, OURS, '+')}; p {sign_flip_test(found):.2g})" if span else f"{mean} ({ONE_SEED})"
+
+
+def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -> str:
+    """What the runs of an experiment ran on, and in what they differ from the paper's configuration."""
+    runs = [Run.open(results / member.name) for member in plan.members(experiment) if (results / member.name).is_dir()]
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    where = "; ".join(sorted({f"{run.summary.get('hardware')}, torch {run.summary.get('torch')}" for run in runs}))
+    rounded = sum("rounded" in run.folder.read_json("environment.json") for run in runs)
+    text = f"- `{experiment}`: seeds {seeds}; {where}."
+    if rounded:
+        text += f" {rounded} of the {len(runs)} runs went on from rounded weights (their environment.json says how)."
+    about = plan.experiments[experiment]
+    if about.smaller_than and compression is None:
+        mine, theirs = (_options(tuple(chosen.options)) for chosen in (about, plan.experiments[about.smaller_than]))
+        differ = [f"`{name}` {value} for {theirs.get(name)}" for name, value in mine.items() if theirs.get(name) != value]
+        text += f" Unlike the paper's size: {', '.join(differ)}."
+    return text
+
+
+@cache
+def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """All that change a number."""
+    found = leaves(compose(list(overrides)))
+    return {
+        name: value for name, value in found.items() if name not in NO_NUMBERS and not name.startswith(("task.", "tracker."))
+    }
