@@ -28,6 +28,10 @@ for line in sys.stdin:
     if "wait" in request:
         print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
         continue
+    if "poll" in request:
+        ended, status = os.waitpid(request["poll"], os.WNOHANG)
+        print(os.waitstatus_to_exitcode(status) if ended else "", flush=True)
+        continue
     child = os.fork()
     if child:
         print(child, flush=True)
@@ -57,13 +61,28 @@ class Command:
     server: subprocess.Popen[str]
     process: int
     output: Path
+    status: int | None = None
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process, number)
 
     def wait(self) -> int:
         """The exit status, or minus the number of the signal that ended it."""
-        return int(_ask(self.server, {"wait": self.process}))
+        if self.status is None:
+            self.status = int(_ask(self.server, {"wait": self.process}))
+        return self.status
+
+    def poll(self) -> int | None:
+        """The exit status of a process that has ended."""
+        if self.status is None and (text := _ask(self.server, {"poll": self.process}).strip()):
+            self.status = int(text)
+        return self.status
+
+    def terminate(self) -> None:
+        self.send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
 
     def text(self) -> str:
         return self.output.read_text()
@@ -77,9 +96,9 @@ class Commands:
     folder: Path
     started: int = 0
 
-    def start(self, *arguments: str, **environment: str) -> Command:
+    def start(self, *arguments: str, output: Path | None = None, **environment: str) -> Command:
         self.started += 1
-        output = self.folder / f"output-{self.started}.txt"
+        output = output or self.folder / f"output-{self.started}.txt"
         output.touch()
         request = {"arguments": arguments, "folder": str(self.folder), "output": str(output), "environment": environment}
         return Command(self.server, int(_ask(self.server, request)), output)

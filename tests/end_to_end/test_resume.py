@@ -1,6 +1,7 @@
 """A run that was killed, however often and wherever, ends as one that never was."""
 
 import json
+import math
 import random
 import re
 import signal
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save
 
+from g2lstm.commands.reproduce import Stretch
+from g2lstm.runs.members import Experiment, Member, Places, state_of
 from g2lstm.training.checkpoint import load_checkpoint
 
 TIMINGS = ("words_per_second", "eta", "seconds")
@@ -81,6 +85,23 @@ def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everyth
     if not (run / "summary.json").exists():
         commands.run("resume=killed")
     assert_same_run(tmp_path / "straight", run)
+
+
+def test_a_member_in_stretches_on_fresh_machines_ends_as_one_straight_run(commands, everything, tmp_path, monkeypatch):
+    about = Experiment(size="cpu", options=tuple(everything[:-2]), seeds=(4,))
+    member, shards = Member("text", about, "gumbel", 4), tmp_path / "shards"
+    commands.run(*member.overrides, "run_dir=straight")
+    whole, stretches = size(tmp_path / "straight"), 0
+    while state_of(member, places := Places(tmp_path / "none", tmp_path / f"machine-{stretches}", shards)).name != "done":
+        run, first = places.runs / member.name, stretches * whole // 5
+        monkeypatch.setattr(Stretch, "_needed", lambda self, run=run, n=first + 3: math.inf if size(run) >= n else 0.0)
+        start = lambda options, output, threads: commands.start(*options, output=Path(output.name))  # noqa: E731
+        Stretch(120.0, places, Console(quiet=True), start=start).run([member])
+        stretches += 1
+    assert stretches >= 3
+    assert_same_run(tmp_path / "straight", run)
+    assert "resumed_on" not in (run / "environment.json").read_text()
+    assert "rounded" not in (run / "environment.json").read_text()
 
 
 def size(run: Path) -> int:
