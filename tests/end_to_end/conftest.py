@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -110,6 +111,11 @@ class Commands:
             port = str(free.getsockname()[1])
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
         return [self.start(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
+
+    def start_training(self, options: list[str], output: IO[bytes], *, threads: int | None = None) -> Command:
+        """As g2lstm.commands has it; the number of threads stays."""
+        del threads
+        return self.start(*options, output=Path(output.name))
 
     def run(self, *arguments: str) -> str:
         """The output of a command that succeeds."""

@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 import reproduce
@@ -17,14 +16,14 @@ from g2lstm.runs.shards import seconds_to_stop
 
 @pytest.fixture
 def stretch(commands, tmp_path):
-    """stretch(budget, options, together=1) trains a plain LSTM and a G2-LSTM; gives members, places and each one's threads."""
+    """stretch(budget, options, together=1) trains a plain LSTM and a G2-LSTM; returns members, places and threads."""
 
     def run(budget: float, options: list[str], together: int = 1):
         places, started = Places(tmp_path / "results", tmp_path / "runs"), []
 
         def start(options, output, threads):
             started.append(threads)
-            return commands.start(*options, output=Path(output.name))
+            return commands.start_training(options, output)
 
         about = Experiment(size="cpu", options=tuple(options), seeds=(1,))
         members = [Member("text", about, gate, 1) for gate in ("sigmoid", "gumbel")]

@@ -91,12 +91,11 @@ def test_a_member_in_stretches_on_fresh_machines_ends_as_one_straight_run(comman
     about = Experiment(size="cpu", options=tuple(everything[:-2]), seeds=(4,))
     member, shards = Member("text", about, "gumbel", 4), tmp_path / "shards"
     commands.run(*member.overrides, "run_dir=straight")
-    whole, stretches = size(tmp_path / "straight"), 0
+    lines, stretches = 0, 0
+    monkeypatch.setattr(Stretch, "_needed", lambda _: math.inf if size(run) >= lines else 0.0)
     while state_of(member, places := Places(tmp_path / "none", tmp_path / f"machine-{stretches}", shards)).name != "done":
-        run, first = places.runs / member.name, stretches * whole // 5
-        monkeypatch.setattr(Stretch, "_needed", lambda self, run=run, n=first + 3: math.inf if size(run) >= n else 0.0)
-        start = lambda options, output, threads: commands.start(*options, output=Path(output.name))  # noqa: E731
-        Stretch(120.0, places, Console(quiet=True), start=start).run([member])
+        run, lines = places.runs / member.name, lines + size(tmp_path / "straight") // 4
+        Stretch(120.0, places, Console(quiet=True), start=commands.start_training).run([member])
         stretches += 1
     assert stretches >= 3
     assert_same_run(tmp_path / "straight", run)
