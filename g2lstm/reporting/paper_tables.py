@@ -1,8 +1,8 @@
 """The paper's tables beside what is recorded of the runs that stand for them, as `conf/reproduction.yaml` says."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from g2lstm.compression import sweep
@@ -16,6 +16,9 @@ from g2lstm.runs.members import Plan
 from g2lstm.runs.run import Run
 
 OURS = 2  # digits of what we measured
+FOOTNOTE = (
+    f"Ours: {SPREAD} over seeds; of differences the mean with its 95% t-interval and the p of an exact sign-flip test."
+)
 Values = dict[int, float]  # by seed
 
 
@@ -23,33 +26,26 @@ def recorded(name: str, results: Path, plan: Plan | None = None) -> str:
     """A table of the paper: its values and ours by gate, differences from the plain LSTM, and what ours were measured on."""
     plan = plan or Plan.load()
     table = plan.tables[name]
+    paper = {gate: [Values() if value is None else {0: value} for value in row] for gate, row in table.paper.items()}
     found = {experiment: _values(plan, name, experiment, results) for experiment in table.ours}
     found = {experiment: values for experiment, values in found.items() if any(map(any, values.values()))}
     lines = [[table.title, *table.columns, "runs"]]
-    lines += [[f"{gate_label(gate)}, the paper", *_of_paper(row, table.digits), ""] for gate, row in table.paper.items()]
     less = [["difference from the plain LSTM, paired by seed", *table.columns, "n"]]
-    for gate, row in table.paper.items():
-        if gate != BASELINE:
-            differences = [
-                None if a is None or b is None else a - b for a, b in zip(row, table.paper[BASELINE], strict=True)
-            ]
-            less.append([f"{gate_label(gate)}, the paper", *_of_paper(differences, table.digits, "+"), ""])
-    for experiment, values in found.items():
-        wanted = len(plan.experiments[experiment].seeds)
-        for gate in plan.gates:
-            cells = values[gate]
-            lines.append([f"{gate_label(gate)}, `{experiment}`", *(spread(list(cell.values()), OURS) for cell in cells)])
-            lines[-1].append(f"{max(map(len, cells))} of {wanted}")
+    for source, values in {"the paper": paper, **found}.items():
+        digits, ours = (OURS, True) if source in found else (table.digits, False)
+        for gate, cells in values.items():
+            title, most = f"{gate_label(gate)}, " + (f"`{source}`" if ours else source), max(map(len, cells))
+            runs = f"{most} of {len(plan.experiments[source].seeds)}" if ours else ""
+            lines.append([title, *(spread(list(cell.values()), digits) for cell in cells), runs])
             if gate != BASELINE:
                 paired = [_paired(cell, plain) for cell, plain in zip(cells, values[BASELINE], strict=True)]
-                less.append([f"{gate_label(gate)}, `{experiment}`", *map(_difference, paired), str(max(map(len, paired)))])
-    text = (
-        f"Ours: {SPREAD} over seeds; of differences the mean with its 95% t-interval and the p of an exact sign-flip test."
-    )
+                most = max(map(len, paired))
+                less.append([title, *(_difference(one, digits, ours=ours) for one in paired), str(most) if ours else ""])
     notes = [_note(plan, experiment, results, table.compression) for experiment in found]
     missing = ", ".join(f"`{experiment}`" for experiment in table.ours if experiment not in found)
     notes += [f"- Not recorded yet: {missing}."] if missing else []
-    return "\n\n".join([markdown(lines), markdown(less, text), "\n".join(notes)])
+    parts = [markdown(lines), *([markdown(less, FOOTNOTE)] if found else []), "\n".join(notes)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def measured_cells(plan: Plan, name: str, experiment: str, results: Path) -> tuple[int, int]:
@@ -84,19 +80,17 @@ def _swept(results: Path, experiment: str, variant: str) -> dict[tuple[str, int]
     return found
 
 
-def _of_paper(row: Sequence[float | None], digits: int, sign: str = "") -> list[str]:
-    return [number(value, digits, sign) for value in row]
-
-
 def _paired(cell: Values, plain: Values) -> list[float]:
     return [cell[seed] - plain[seed] for seed in cell if seed in plain]
 
 
-def _difference(found: list[float]) -> str:
-    if not found:
-        return "-"
-    span, mean = mean_interval(found), number(sum(found) / len(found), OURS, "+")
-    return f"{mean} ({interval(*span, OURS, '+')}; p {sign_flip_test(found):.2g})" if span else f"{mean} ({ONE_SEED})"
+def _difference(found: list[float], digits: int, *, ours: bool) -> str:
+    """The mean with its interval and a test; the paper has no seeds."""
+    text = number(mean(found) if found else None, digits, "+")
+    if not found or not ours:
+        return text
+    span = mean_interval(found)
+    return f"{text} ({interval(*span, digits, '+')}; p {sign_flip_test(found):.2g})" if span else f"{text} ({ONE_SEED})"
 
 
 def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -> str:
