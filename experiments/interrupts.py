@@ -3,7 +3,10 @@
 import gc
 import signal
 import sys
+import time
 from pathlib import Path
+
+BEGAN = time.monotonic()
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

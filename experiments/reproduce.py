@@ -9,7 +9,7 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-import interrupts  # noqa: F401 first of all
+import interrupts  # first of all
 from rich.console import Console
 
 from g2lstm import cli
@@ -20,7 +20,7 @@ from g2lstm.runs.members import Places, Plan
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-def reproduce(arguments: list[str]) -> int:
+def reproduce(arguments: list[str], began: float | None = None) -> int:
     options = _parser().parse_options(arguments)
     plan = Plan.load(options.plan)
     members = [
@@ -32,7 +32,7 @@ def reproduce(arguments: list[str]) -> int:
         raise UserError(f"no member is called {options.only}: python experiments/reproduce.py lists them")
     places, console = Places(options.results, options.runs, options.shards), Console()
     if options.run:
-        Stretch(options.budget, places, console, options.together).run(members)
+        Stretch(options.budget, places, console, options.together, began=began).run(members)
     print(overview(plan, members, places))
     return 0
 
@@ -61,4 +61,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    cli.main(reproduce)
+    cli.main(lambda arguments: reproduce(arguments, interrupts.BEGAN))

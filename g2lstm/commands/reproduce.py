@@ -17,11 +17,11 @@ from g2lstm.reporting.tables import markdown
 from g2lstm.runs.device import build_device
 from g2lstm.runs.members import Member, Places, Plan, state_of
 from g2lstm.runs.run import Run
-from g2lstm.runs.shards import note_seconds_to_stop, restore, seconds_to_stop, step_of, write_shards
+from g2lstm.runs.shards import Stopping, restore, step_of, write_shards
 from g2lstm.training.interruption import StopSignals
 from g2lstm.training.progress import duration, say
 
-FIRST_STOP = 60.0  # seconds kept free to stop and save in, or a quarter of the budget, where that was not measured yet
+FIRST_STOP = 30.0  # seconds kept free to save in, and for shards, where that was not measured yet; at most budget / 8
 SAFETY = 1.5  # times what it took last
 
 
@@ -46,7 +46,7 @@ class Training:
     process: Process
     before: int  # steps behind its checkpoint when it was started
     log: Path
-    stopping: float = 0.0  # seconds that it took to stop
+    saving: float = 0.0  # seconds that it took to stop and save it
 
     @property
     def finished(self) -> bool:
@@ -73,9 +73,10 @@ class Stretch:
     start: Start = start_training
     active: list[Training] = field(default_factory=list)
     ended: list[Training] = field(default_factory=list)
+    began: float | None = None  # by time.monotonic(); now without it
 
     def __post_init__(self) -> None:
-        self.began = time.monotonic()
+        self._began = time.monotonic() if self.began is None else self.began
 
     def run(self, members: Sequence[Member]) -> None:
         """Goes on with those that have begun, then begins others, `together` at once, until the budget ends.
@@ -106,13 +107,25 @@ class Stretch:
         self._say_what_failed()
 
     def _left(self) -> float:
-        return self.budget - (time.monotonic() - self.began)
+        return self.budget - (time.monotonic() - self._began)
 
     def _needed(self) -> float:
-        """Seconds to keep free for stopping and saving all that is trained now."""
-        unknown, written = min(FIRST_STOP, self.budget / 4), self.ended if self.places.shards else []
-        known = [seconds_to_stop(training.folder) for training in (*self.active, *written)]
-        return sum(unknown if seconds is None else SAFETY * seconds for seconds in known)
+        """Seconds to keep free for stopping and saving all that is trained now, and for writing shards."""
+        known = [Stopping.noted(training.folder) for training in self.active]
+        saving = max((found.saving for found in known if found), default=0.0)
+        return max(self._unknown if None in known else 0.0, SAFETY * saving) + self._writing()
+
+    def _writing(self) -> float:
+        """Seconds of that for the shards."""
+        if self.places.shards is None:
+            return 0.0
+        known = [Stopping.noted(training.folder) for training in (*self.active, *self.ended)]
+        found = [self._unknown if one is None or one.writing is None else SAFETY * one.writing for one in known]
+        return sum(found)
+
+    @property
+    def _unknown(self) -> float:
+        return min(FIRST_STOP, self.budget / 8)
 
     def _begin(self, member: Member) -> None:
         folder = self.places.runs / member.name
@@ -142,16 +155,17 @@ class Stretch:
             with suppress(ProcessLookupError):
                 training.process.terminate()
         while any(training.process.poll() is None for training in self.active):
-            if self._left() <= 0:
+            if self._left() <= self._writing():
                 for training in self.active:
                     training.process.kill()
                 break
             time.sleep(0.02)
         for training in self.active:
             training.process.wait()
-            training.stopping = time.monotonic() - asked
+            training.saving = round(time.monotonic() - asked, 2)
             if training.folder.is_dir():
-                note_seconds_to_stop(training.folder, training.stopping)
+                earlier = Stopping.noted(training.folder)
+                Stopping(saving=training.saving, writing=earlier.writing if earlier else None).note(training.folder)
             say(self.console, f"{training.member.name}: stopped at step {step_of(training.folder)}")
         self.ended += self.active
         self.active = []
@@ -170,7 +184,7 @@ class Stretch:
             name = training.member.name
             if training.went_on():
                 folder = self.places.shards / name  # type: ignore[operator]
-                manifest = write_shards(Run.open(training.folder), name, folder, training.stopping)
+                manifest = write_shards(Run.open(training.folder), name, folder, training.saving)
                 how = (
                     "bit for bit"
                     if manifest.levels is None
@@ -183,7 +197,7 @@ class Stretch:
             if training.process.poll() in (1, 2):
                 raise UserError(f"{training.member.name} failed: {training.last_words()}")
         if not any(training.went_on() for training in self.ended):
-            spent = max((training.stopping for training in self.ended), default=0.0)
+            spent = max((training.saving for training in self.ended), default=0.0)
             raise UserError(
                 f"budget={self.budget:g}s is too small: no member got further, and stopping took {spent:.0f} s: give more"
             )

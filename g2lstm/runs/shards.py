@@ -47,6 +47,23 @@ Place = tuple[str | int, ...]
 
 
 @section
+class Stopping:
+    """What it took to stop a run and save it, and to write its shards, in seconds."""
+
+    saving: float
+    writing: float | None = None  # None where no shards were written
+
+    @classmethod
+    def noted(cls, folder: Path) -> "Stopping | None":
+        """As it was in this run folder last time; None where that was not measured."""
+        path = folder / STRETCH
+        return checked(read_json(path, dict, "remove it"), cls, where=str(path)) if path.is_file() else None
+
+    def note(self, folder: Path) -> None:
+        RunFolder(folder).write_json(STRETCH, values_of(self))
+
+
+@section
 class Manifest:
     """What lies beside the shards."""
 
@@ -55,7 +72,7 @@ class Manifest:
     step: int
     finished: bool
     hardware: str
-    seconds: float  # to stop, save and write them
+    stopping: Stopping
     shards: tuple[str, ...]  # digests, which are the names of the files, in order
     levels: int | None  # what was not rounded first has so many to each side; None: nothing is rounded
     curve: tuple[dict[str, Any], ...]  # the last line about training, if any
@@ -84,23 +101,13 @@ def step_of(folder: Path) -> int:
     return int(read_part(path, "position")["step"]) if path.is_file() else 0
 
 
-def seconds_to_stop(folder: Path) -> float | None:
-    """What it took last time to stop the run in this folder and to write its shards; None where that was not measured."""
-    path = folder / STRETCH
-    return float(read_json(path, dict, "remove it").get("seconds_to_stop", 0.0)) if path.is_file() else None
-
-
-def note_seconds_to_stop(folder: Path, seconds: float) -> None:
-    RunFolder(folder).write_json(STRETCH, {"seconds_to_stop": round(seconds, 2)})
-
-
-def write_shards(run: Run, name: str, folder: Path, stopping: float) -> Manifest:
+def write_shards(run: Run, name: str, folder: Path, saving: float) -> Manifest:
     """Writes a run's folder as shards; those of an earlier state go when these are complete.
 
     Args:
         run, name: the run, and what its manifest calls it.
         folder: where to.
-        stopping: seconds that it took to stop the run.
+        saving: seconds that it took to stop the run and save it.
 
     Raises:
         UserError: it is too large even when it is rounded, or a checkpoint is damaged.
@@ -114,12 +121,12 @@ def write_shards(run: Run, name: str, folder: Path, stopping: float) -> Manifest
         write_atomically(folder / f"{digest}.shard", piece)
     curve = [line for line in run.folder.curve() if line["kind"] == "train"][-1:]
     where = [environment, *environment.get("resumed_on", [])][-1].get("hardware")
-    seconds = round(stopping + time.monotonic() - began, 2)
+    stopping = Stopping(saving=saving, writing=round(time.monotonic() - began, 2))
     manifest = Manifest(
-        run=name, identity=run.identity, step=step_of(run.path), finished=finished, hardware=str(where), seconds=seconds,
+        run=name, identity=run.identity, step=step_of(run.path), finished=finished, hardware=str(where), stopping=stopping,
         shards=names, levels=levels, curve=tuple(curve),
     )  # fmt: skip
-    note_seconds_to_stop(run.path, seconds)
+    stopping.note(run.path)
     RunFolder(folder).write_json(MANIFEST, values_of(manifest))
     for path in folder.glob("*.shard"):
         if path.stem not in names:
@@ -151,7 +158,7 @@ def restore(manifest: Manifest, folder: Path, path: Path) -> None:
             environment = run.read_json("environment.json")
             rounded = {"step": manifest.step, "levels": 2 * BASE + 1, "levels_of_differences": 2 * manifest.levels + 1}
             run.write_json("environment.json", environment | {"rounded": [*environment.get("rounded", []), rounded]})
-        note_seconds_to_stop(run.path, manifest.seconds)
+        manifest.stopping.note(run.path)
         if Run.open(run.path).identity != manifest.identity:
             raise UserError(f"the shards in {folder} are not those of the run that {MANIFEST} names: copy them again")
         if path.exists():

@@ -11,7 +11,7 @@ from g2lstm import cli
 from g2lstm.commands.reproduce import Stretch
 from g2lstm.errors import UserError
 from g2lstm.runs.members import Experiment, Member, Places, state_of
-from g2lstm.runs.shards import seconds_to_stop
+from g2lstm.runs.shards import Stopping
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_stopped_member_notes_how_long_stopping_took(stretch, tiny, tmp_path, 
     (first, second), places, _ = stretch(300.0, [*tiny, "epochs=500"])
     assert state_of(first, places).name == "running"
     assert state_of(second, places).name == "missing"
-    assert seconds_to_stop(places.runs / first.name) > 0
+    assert Stopping.noted(places.runs / first.name).saving > 0
 
 
 def test_what_a_training_says_of_a_mistake_is_said(stretch, tiny):

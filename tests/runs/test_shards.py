@@ -37,7 +37,8 @@ def test_what_fits_comes_back_bit_for_bit(write_run, tmp_path, monkeypatch):
     before = contents(run.path)
     back = restored(tmp_path)
     assert contents(back) == before
-    assert shards.seconds_to_stop(back) == manifest.seconds >= 1.5
+    assert shards.Stopping.noted(back) == manifest.stopping
+    assert manifest.stopping.saving == 1.5
 
 
 def test_what_is_too_large_is_rounded_and_says_so(write_run, tmp_path, monkeypatch):
