@@ -21,6 +21,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,13 @@ def read_manifest(folder: Path, name: str) -> Manifest | None:
 
 
 def step_of(folder: Path) -> int:
-    """How many steps the checkpoint of a run folder has behind it; 0 where there is none."""
-    path = folder / "last.safetensors"
-    return int(read_part(path, "position")["step"]) if path.is_file() else 0
+    """How many steps the checkpoint has behind it that the run in a folder would go on from; 0 where there is none."""
+    run = RunFolder(folder)
+    for path in (run.last, run.last_but_one):
+        with suppress(UserError):
+            if path.is_file():
+                return int(read_part(path, "position")["step"])
+    return 0
 
 
 def write_shards(run: Run, name: str, folder: Path, saving: float) -> Manifest:
@@ -185,7 +190,7 @@ def _checkpoints(run: RunFolder, *, finished: bool = False) -> list[Path]:
 def _packed(run: RunFolder, *, finished: bool) -> tuple[bytes, int | None]:
     """The folder as a compressed archive, and the levels of differences where it is rounded."""
     checkpoints = _checkpoints(run, finished=finished)
-    left_out = {run.last, *checkpoints}
+    left_out = {run.last, run.last_but_one, *checkpoints}  # shards have digests: no need of a second one
     others = [path for path in sorted(run.path.iterdir()) if path not in left_out and not path.name.startswith(".")]
     size, least = sum(path.stat().st_size for path in checkpoints), 0.0
     if size * LEAST_GAIN <= LARGEST_TOTAL and len(content := _archive([*checkpoints, *others])) <= LARGEST_TOTAL:

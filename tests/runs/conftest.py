@@ -36,6 +36,7 @@ def write_run() -> WriteRun:
         average = {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in mean.items()}}
         last = {"position": {"step": step}, "model": near[0], "optimizer": {"state": {0: squares}}, "average": average}
         save_checkpoint(path / "last.safetensors", last | {"carried": [torch.randn(2, 40, generator=draw)]})
+        save_checkpoint(path / "last-but-one.safetensors", {"position": {"step": step - 1}})
         save_checkpoint(path / "best.safetensors", {"model": near[1], "tau": 0.9})
         save_checkpoint(path / "best-before-finetune.safetensors", {"model": near[2]})
         return Run.open(path)

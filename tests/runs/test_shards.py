@@ -13,10 +13,11 @@ from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.folder import RunFolder
 
 NAME = "text/gumbel-seed1"
+NOT_KEPT = (shards.STRETCH, "last-but-one.safetensors")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != shards.STRETCH}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in NOT_KEPT}
 
 
 def restored(tmp_path: Path) -> Path:
@@ -37,6 +38,7 @@ def test_what_fits_comes_back_bit_for_bit(write_run, tmp_path, monkeypatch):
     before = contents(run.path)
     back = restored(tmp_path)
     assert contents(back) == before
+    assert not (back / "last-but-one.safetensors").exists()
     assert shards.Stopping.noted(back) == manifest.stopping
     assert manifest.stopping.saving == 1.5
 
@@ -68,6 +70,14 @@ def test_what_is_too_large_is_rounded_and_says_so(write_run, tmp_path, monkeypat
     assert within(square.log(), again.log(), square.log(), n)
     assert torch.equal(a["carried"][0], b["carried"][0])
     assert (b["position"], b["average"]["n_averaged"]) == (a["position"], 3)
+
+
+def test_steps_are_those_of_the_checkpoint_that_a_run_goes_on_from(write_run, tmp_path):
+    run = write_run(tmp_path / "run", 7)
+    assert shards.step_of(run.path) == 7
+    run.folder.last.write_bytes(b"damaged")
+    assert shards.step_of(run.path) == 6
+    assert shards.step_of(tmp_path) == 0
 
 
 def test_a_finished_run_leaves_out_what_only_resuming_needs(write_run, tmp_path):
