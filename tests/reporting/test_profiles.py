@@ -45,7 +45,9 @@ def test_the_command_prints_the_tables_and_writes_a_copy(tmp_path, capsys):
     assert (tmp_path / "step.svg").is_file()
 
 
-@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"[]"), gzip.compress(b'{"traceEvents": []}')])
+@pytest.mark.parametrize(
+    "content", [b"no archive", gzip.compress(b"[]"), gzip.compress(b'{"traceEvents": []}')], ids=["text", "list", "empty"]
+)
 def test_what_is_no_trace_is_one_line(content, tmp_path, capsys):
     (tmp_path / "trace.json.gz").write_bytes(content)
     assert command(f"run={tmp_path}") == 2
