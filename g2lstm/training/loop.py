@@ -114,6 +114,8 @@ class Trainer:
             if metrics and self.at.best_epoch == 0:
                 self._save_weights(self.run.best, metrics)
         workers.wait()  # until it is all written
+        if self.at.done and workers.first():
+            self.run.last_but_one.unlink(missing_ok=True)
         return self.at
 
     def _train_epoch(self) -> bool:

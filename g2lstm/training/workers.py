@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from g2lstm import columns
 from g2lstm.columns import Columns
@@ -38,10 +39,18 @@ def joined() -> Iterator[None]:
         yield
         return
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        store, number, total = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps its store when it starts workers again: of the attempt before it has where these were to be found.
+        attempt = store.add(f"g2lstm/worker-{number}", 1)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE,
+            store=dist.PrefixStore(f"g2lstm/attempt-{attempt}", store), rank=number, world_size=total,
+        )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:150]
-        raise UserError(f"the workers don't find each other ({reason}): try torchrun --standalone on one machine") from None
+        raise UserError(
+            f"the workers don't find each other ({reason}): start them with torchrun, on one machine with --standalone"
+        ) from None
     try:
         yield
     except UserError as error:

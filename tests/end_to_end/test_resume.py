@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -116,19 +117,27 @@ DAMAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def stopped_twice(commands_in, everything, tmp_path_factory) -> Path:
+    """A folder with a run that was never stopped, and one that was twice."""
+    folder = tmp_path_factory.mktemp("twice")
+    commands = commands_in(folder)
+    commands.run(*everything, "run_dir=straight")
+    commands.run(*everything, "run_dir=parts", "max_steps=4")
+    commands.run("resume=parts", "max_steps=9", "checkpoint_minutes=60")
+    return folder
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(commands, everything, tmp_path, damage):
-    if not (tmp_path.parent / "undamaged").exists():
-        commands.run(*everything, f"run_dir={tmp_path.parent / 'undamaged'}")
-    commands.run(*everything, "run_dir=run", "max_steps=4")
-    commands.run("resume=run", "max_steps=9", "checkpoint_minutes=60")
-    last = tmp_path / "run" / "last.safetensors"
-    steps = [load_checkpoint(path)["position"]["step"] for path in (last.with_name("last-but-one.safetensors"), last)]
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(commands, stopped_twice, tmp_path, damage):
+    run = shutil.copytree(stopped_twice / "parts", tmp_path / "run")
+    last = run / "last.safetensors"
+    steps = [load_checkpoint(path)["position"]["step"] for path in (run / "last-but-one.safetensors", last)]
     assert steps[0] < steps[1]
     last.write_bytes(DAMAGES[damage](last.read_bytes()))
     said = " ".join(commands.run("resume=run").split())
     assert re.search(r"run/last.safetensors is (damaged|not a checkpoint).*; going on from last-but-one.safetensors", said)
-    assert_same_run(tmp_path.parent / "undamaged", tmp_path / "run")
+    assert_same_run(stopped_twice / "straight", run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

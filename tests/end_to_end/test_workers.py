@@ -69,7 +69,7 @@ def test_workers_follow_the_curve_of_one(commands, language_model, translation, 
     commands.run(*options, "run_dir=1")
     alone = losses(tmp_path / "1")
     assert len(alone) > STEPS
-    for count in (2, 3):
+    for count in (2, 3) if kind == "words" else (3,):
         said = finish(commands.workers(count, *options, f"run_dir={count}"))
         assert losses(tmp_path / str(count)) == pytest.approx(alone, abs=1e-4)
         assert "max_steps ended the run" in said[0]
@@ -95,7 +95,7 @@ def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny,
     options = [*tiny, "gate=gumbel", "checkpoint_minutes=0", "epochs=4", "finetune=false"]
     finish(commands.workers(2, *options, "run_dir=straight"))
     lines, kills = len(losses(tmp_path / "straight")), 0
-    for victim, share in ((1, 0.2), (0, 0.5), (1, 0.8)):
+    for victim, share in ((1, 0.3), (0, 0.7)):
         workers = commands.workers(2, *options, "run_dir=killed")
         lived = tmp_path / "killed" / "metrics.jsonl"
         while not lived.exists() or lived.read_bytes().count(b"\n") < share * lines:
@@ -109,7 +109,7 @@ def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny,
         if victim == 1:
             assert said[-1].startswith("error: a worker has gone: the same command, or train.py resume=killed, goes on")
         assert workers[1].text() == ""
-    assert kills == 3
+    assert kills == 2
     finish(commands.workers(2, *options, "run_dir=killed"))
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
@@ -135,6 +135,7 @@ def test_what_ends_one_ends_all_in_one_line(commands, language_model, tmp_path):
     assert workers[0].text().splitlines()[-1] == "stopped and saved; go on with: python train.py resume=stopped"
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_worker_again(tiny, tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     options = [*tiny, "gate=gumbel", "epochs=30", "finetune=false", "checkpoint_minutes=0", "run_dir=run"]
