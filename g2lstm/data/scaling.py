@@ -53,7 +53,12 @@ class Scaling:
             if name not in series.columns:
                 raise UserError(f"{source} has no column of numbers {name!r}: it has {', '.join(series.columns)}")
         train = dict(zip(series.columns, series.values[:rows].T, strict=True))
-        spread = {name: float(values.std()) for name, values in train.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = {name: float(values.std()) for name, values in train.items()}
+        for name, deviation in spread.items():
+            if not np.isfinite(deviation):
+                largest = f"{np.abs(train[name]).max():g}"
+                raise UserError(f"{source}: {name} has {largest}, too large to reckon with: correct it, or leave it empty")
         varied = [name for name in series.columns if spread[name] > 1e-12 * abs(float(train[name].mean()))]
         for name in targets or series.columns[:1] * (not varied):
             if name not in varied:

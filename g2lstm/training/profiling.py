@@ -107,18 +107,21 @@ class StepProfiler:
             for one in dearest
         ]
         write_atomically(self.folder / TRACE, gzip.compress(json.dumps(content | {"g2lstm": about}).encode(), mtime=0))
-        table = averages.table(sort_by=order, row_limit=MOST_OPERATIONS)
-        text = f"{steps} training steps on {self.device.type}\n{table}\n{_text(about)}"
+        text = f"{steps} training steps on {self.device.type}\n\n{_text(about)}"
         write_atomically(self.folder / "profile.txt", text)
         self.say(f"{text}wrote {self.folder / TRACE} (open it in ui.perfetto.dev) and profile.txt")
 
 
 def _text(about: dict[str, Any]) -> str:
-    """Spans and memory as people read them."""
-    lines = [f"{'layer and phase':<48}{'calls a step':>14}{'ms a step':>12}{'of a step':>12}"]
-    for row in about["spans"]:
-        lines.append(f"{row['name']:<48}{row['calls']:>14.1f}{row['ms']:>12.3f}{row['ms'] / about['step_ms']:>12.1%}")
+    """Operations, spans and memory as people read them."""
+    lines = list[str]()
+    for kind, title in (("operations", "operation"), ("spans", "layer and phase")):
+        lines.append(f"{title:<48}{'calls a step':>14}{'ms a step':>12}{'of a step':>12}")
+        for row in about[kind]:
+            share = row["ms"] / about["step_ms"]
+            lines.append(f"{row['name']:<48}{row['calls']:>14.1f}{row['ms']:>12.3f}{share:>12.1%}")
+        lines.append("")
     if memory := about["memory_mb"]:
-        lines += ["", f"{'memory at the fullest moment of a step':<48}{'MB':>14}"]
+        lines.append(f"{'memory at the fullest moment of a step':<48}{'MB':>14}")
         lines += [f"{name:<48}{size:>14.1f}" for name, size in (memory | {"in all": sum(memory.values())}).items()]
     return "\n".join([*lines, ""])

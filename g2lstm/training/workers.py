@@ -55,6 +55,12 @@ def joined() -> Iterator[None]:
         yield
     except UserError as error:
         raise error if first() else WorkerError(f"worker {rank()}: {error}") from None
+    except RuntimeError as error:  # before there is a run to go on with, or after it
+        if not lost(error):
+            raise
+        if not first():
+            raise Ended from None
+        raise UserError("a worker has gone: start them again") from None
     finally:
         dist.destroy_process_group()
 

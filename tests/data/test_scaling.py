@@ -30,6 +30,11 @@ def test_the_rows_of_train_alone_decide():
     np.testing.assert_allclose(found.restored(found.normalised(values)[:, :1]), values[:, :1])
 
 
+def test_numbers_too_large_for_their_squares_are_said():
+    with pytest.raises(UserError, match=r"own\.csv: b has 3e\+200, too large to reckon with"):
+        Scaling.of("own.csv", series(a=[1.0, 2, 3, 4], b=[1.0, 3e200, 2.0, 0.0]), 4, (), None)
+
+
 def test_constant_columns_are_left_out_and_counted_but_no_targets():
     varied = [1.0, 2, 4, 3, 5]
     found = Scaling.of("own.csv", series(a=varied, b=[0.1] * 5, c=[7.0, 7, 7, 7, 8]), 4, (), None)

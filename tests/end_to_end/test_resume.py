@@ -114,6 +114,7 @@ DAMAGES = {
     "cut": lambda content: content[: len(content) // 2],
     "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
     "foreign": lambda _: save({"a": torch.ones(1)}),
+    "removed": None,
 }
 
 
@@ -134,9 +135,13 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(comm
     last = run / "last.safetensors"
     steps = [load_checkpoint(path)["position"]["step"] for path in (run / "last-but-one.safetensors", last)]
     assert steps[0] < steps[1]
-    last.write_bytes(DAMAGES[damage](last.read_bytes()))
+    if (change := DAMAGES[damage]) is None:
+        last.unlink()
+    else:
+        last.write_bytes(change(last.read_bytes()))
     said = " ".join(commands.run("resume=run").split())
-    assert re.search(r"run/last.safetensors is (damaged|not a checkpoint).*; going on from last-but-one.safetensors", said)
+    wrong = r"(run/last.safetensors is (damaged|not a checkpoint)|no checkpoint run/last.safetensors)"
+    assert re.search(f"{wrong}.*; going on from last-but-one.safetensors", said)
     assert_same_run(stopped_twice / "straight", run)
 
 

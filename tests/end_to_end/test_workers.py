@@ -94,7 +94,7 @@ def test_another_number_of_workers_goes_on_with_a_run(commands, language_model, 
 def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny, tmp_path):
     options = [*tiny, "gate=gumbel", "checkpoint_minutes=0", "epochs=4", "finetune=false"]
     finish(commands.workers(2, *options, "run_dir=straight"))
-    lines, kills = len(losses(tmp_path / "straight")), 0
+    lines = len(losses(tmp_path / "straight"))
     for victim, share in ((1, 0.3), (0, 0.7)):
         workers = commands.workers(2, *options, "run_dir=killed")
         lived = tmp_path / "killed" / "metrics.jsonl"
@@ -104,12 +104,10 @@ def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny,
         workers[victim].send(signal.SIGKILL)
         assert workers[victim].wait() == -signal.SIGKILL
         assert workers[1 - victim].wait() == 2
-        kills += 1
         said = workers[0].text().splitlines()
         if victim == 1:
             assert said[-1].startswith("error: a worker has gone: the same command, or train.py resume=killed, goes on")
         assert workers[1].text() == ""
-    assert kills == 2
     finish(commands.workers(2, *options, "run_dir=killed"))
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
@@ -133,6 +131,21 @@ def test_what_ends_one_ends_all_in_one_line(commands, language_model, tmp_path):
     workers[1].send(signal.SIGTERM)  # one hears it, all stop
     assert [worker.wait() for worker in workers] == [130, 130]
     assert workers[0].text().splitlines()[-1] == "stopped and saved; go on with: python train.py resume=stopped"
+
+
+def test_a_worker_that_dies_before_the_first_step_is_said_in_one_line(commands, tmp_path):
+    os.mkfifo(tmp_path / "once.csv")  # which only the first worker can read to its end
+    sizes = ["data.file=once.csv", "window=4", "burn_in=1", "model.hidden_size=4", "threads=1"]
+    workers = commands.workers(2, "task=series", *sizes, "run_dir=run")
+    (tmp_path / "once.csv").write_text("x\n" + "".join(f"{number % 7}\n" for number in range(100)))
+    while not (tmp_path / "run" / "config.yaml").exists():
+        assert "error" not in workers[0].text()
+        time.sleep(0.005)
+    workers[1].send(signal.SIGKILL)
+    assert (workers[0].wait(), workers[1].wait()) == (2, -signal.SIGKILL)
+    said = workers[0].text()
+    assert said.splitlines()[-1] == "error: a worker has gone: start them again"
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
