@@ -12,7 +12,7 @@ from g2lstm.errors import UserError
 from g2lstm.reporting.figures import COLOURS, grid
 from g2lstm.reporting.tables import Lines, markdown, number
 from g2lstm.training.profiling import TRACE
-from g2lstm.training.trace import STEP
+from g2lstm.training.trace import ON_DEVICE, STEP
 
 TABLES = ("spans", "operations", "categories")
 _BACKWARD = " backward"
@@ -54,7 +54,7 @@ def footnote(about: dict[str, Any]) -> str:
 
 def draw_step(trace: dict[str, Any]) -> Figure:
     """The fastest step of a trace: a row for each layer, forwards and backwards, and its phases below it."""
-    events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
+    events = [event for event in trace["traceEvents"] if event.get("ph") == "X" and event.get("cat") != ON_DEVICE]
     step = min((event for event in events if event["name"].startswith(STEP)), key=lambda event: event["dur"])
     begin, end = step["ts"], step["ts"] + step["dur"]
     rows: dict[str, list[tuple[float, float, bool]]] = {}

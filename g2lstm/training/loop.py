@@ -355,7 +355,7 @@ class Trainer:
             return state
 
     def _restore(self) -> None:
-        if not self.run.last.is_file() and not self.run.last_but_one.is_file():  # stopped before anything was saved: from the start again
+        if not any(path.is_file() for path in (self.run.last, self.run.last_but_one)):  # from the start again
             if self.run.best.is_file():
                 raise UserError(f"no checkpoint {self.run.last} to go on from: put it back, or train in a new folder")
             if workers.first():

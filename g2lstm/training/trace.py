@@ -16,6 +16,7 @@ from g2lstm.spans import PHASES
 BACKWARD = "autograd::engine::evaluate_function"
 STEP = "ProfilerStep#"
 OPTIMIZER = "Optimizer.step#"
+ON_DEVICE = "gpu_user_annotation"  # a CUDA trace has each span twice: as it is called, and as its kernels run
 SHARE = "point-wise share "  # what native.cpp measures, in which products and point-wise passes take turns of microseconds
 Event = dict[str, Any]
 
@@ -49,7 +50,8 @@ def name_spans(events: list[Event], layers: set[str]) -> list[Event]:
     Returns:
         the spans of layers and phases, old and new, in the order of their beginnings.
     """
-    timed = sorted((event for event in events if event.get("ph") == "X"), key=lambda one: (one["ts"], -one["dur"]))
+    timed = [event for event in events if event.get("ph") == "X" and event.get("cat") != ON_DEVICE]
+    timed.sort(key=lambda one: (one["ts"], -one["dur"]))
     owner: dict[int, str | None] = {}  # of an operation's sequence number
     inside: dict[Any, list[tuple[float, str | None, Event]]] = {}  # by thread: end, layer and event of what has begun
     open_backward: dict[Any, Event] = {}
@@ -110,4 +112,5 @@ def span_rows(spans: list[Event], steps: int) -> list[dict[str, Any]]:
 
 def step_ms(events: list[Event], steps: int) -> float:
     """Milliseconds of a training step."""
-    return sum(event["dur"] for event in events if event["name"].startswith(STEP)) / 1000 / steps
+    found = [event for event in events if event["name"].startswith(STEP) and event.get("cat") != ON_DEVICE]
+    return sum(event["dur"] for event in found) / 1000 / steps

@@ -12,7 +12,7 @@ from g2lstm import cli, layout
 from g2lstm.engines import compiled
 from g2lstm.layers.attention import Attention
 from g2lstm.tasks import TASKS
-from g2lstm.training import profiling
+from g2lstm.training import profiling, trace
 from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.memory import MemoryStep
 from g2lstm.training.profiling import BEFORE, STEPS, WARMUP, StepProfiler
@@ -138,13 +138,13 @@ def test_a_trace_of_each_task_names_layers_and_phases_both_ways(name, small_task
         optimizer.zero_grad()
         profiler.step()
     with gzip.open(tmp_path / "trace.json.gz") as file:
-        trace = json.load(file)
-    assert trace["g2lstm"]["steps"] == 1
+        found = json.load(file)
+    assert found["g2lstm"]["steps"] == 1
     spans: dict[str, list[tuple[float, float]]] = {}
-    for event in trace["traceEvents"]:
+    for event in found["traceEvents"]:
         if event.get("cat") == "user_annotation":
             spans.setdefault(event["name"], []).append((event["ts"], event["ts"] + event["dur"]))
-    assert {row["name"] for row in trace["g2lstm"]["spans"]} <= spans.keys()
+    assert {row["name"] for row in found["g2lstm"]["spans"]} <= spans.keys()
     for key, module in model.named_modules():
         if not key or not (list(module.parameters(recurse=False)) or isinstance(module, Attention)):
             continue
@@ -158,10 +158,21 @@ def test_a_trace_of_each_task_names_layers_and_phases_both_ways(name, small_task
             for begin, end in spans[inner]:
                 assert any(first <= begin and end <= last + 0.01 for first, last in spans[outer])
         assert max(end for _, end in spans[f"{key} backward"]) > max(end for _, end in spans[key])
-    assert len(trace["g2lstm"]["operations"]) == 10
-    memory = trace["g2lstm"]["memory_mb"]
+    assert len(found["g2lstm"]["operations"]) == 10
+    memory = found["g2lstm"]["memory_mb"]
     assert memory["parameters"] == round(sum(parameter.nbytes for parameter in model.parameters()) / 1e6, 3)
     assert memory["activations"] > 0
+
+
+def test_spans_that_a_device_repeats_count_once():
+    events = [
+        {"ph": "X", "cat": category, "name": name, "pid": 1, "tid": thread, "ts": 0.0, "dur": 2000.0}
+        for category, thread in (("user_annotation", 1), ("gpu_user_annotation", 7))
+        for name in ("ProfilerStep#1", "Optimizer.step#SGD.step", "layers.0")
+    ]
+    assert trace.step_ms(events, 1) == 2.0
+    rows = trace.span_rows(trace.name_spans(events, {"layers.0"}), 1)
+    assert [(row["name"], row["calls"]) for row in rows] == [("Optimizer.step#SGD.step", 1.0), ("layers.0", 1.0)]
 
 
 def test_memory_is_that_of_the_fullest_moment():
