@@ -82,7 +82,8 @@ class StepProfiler:
         """To be called at the end, or when the run is interrupted."""
         self.pause()
         if not self._written:
-            self.say(f"nothing was profiled: it begins after {BEFORE + WARMUP} steps, and this run made {self._steps}")
+            way = f"it begins after {BEFORE + WARMUP} steps, {WARMUP + 1} in a row without an evaluation"
+            self.say(f"nothing was profiled: {way}, and this run made {self._steps}")
             self._written = True
 
     def _write(self, found: profile) -> None:

@@ -108,7 +108,7 @@ def test_a_run_of_few_steps_says_that_nothing_was_profiled(tmp_path):
     trained_steps(profiler, BEFORE + 1)
     profiler.close()
     profiler.close()
-    assert said == ["nothing was profiled: it begins after 10 steps, and this run made 9"]
+    assert said == ["nothing was profiled: it begins after 10 steps, 3 in a row without an evaluation, and this run made 9"]
     assert list(tmp_path.iterdir()) == []
 
 
