@@ -52,6 +52,8 @@ class Scaling:
         for name in targets:
             if name not in series.columns:
                 raise UserError(f"{source} has no column of numbers {name!r}: it has {', '.join(series.columns)}")
+            if targets.count(name) > 1:
+                raise UserError(f"data.targets names {name} twice: name it once")
         train = dict(zip(series.columns, series.values[:rows].T, strict=True))
         with np.errstate(over="ignore", invalid="ignore"):
             spread = {name: float(values.std()) for name, values in train.items()}

@@ -41,6 +41,8 @@ def test_constant_columns_are_left_out_and_counted_but_no_targets():
     assert (found.columns, found.targets, found.constant) == (("a",), 1, 2)
     with pytest.raises(UserError, match=r"b is 0\.1 in all 4 rows to train on"):
         Scaling.of("own.csv", series(a=varied, b=[0.1] * 5), 4, ("b",), None)
+    with pytest.raises(UserError, match="names a twice"):
+        Scaling.of("own.csv", series(a=varied), 4, ("a", "a"), None)
     with pytest.raises(UserError, match="a is 3 in all 4 rows to train on"):
         Scaling.of("own.csv", series(a=[3.0] * 5), 4, (), None)
     with pytest.raises(UserError, match="no column of numbers 'x': it has a"):
