@@ -36,7 +36,8 @@ def draw_forecast(found: Forecast, model: str) -> dict[str, Figure]:
         f" and holds {held:.0%} of those on {found.split}",
         fontsize="medium", parse_math=False,
     )  # fmt: skip
-    return {f"forecast-{re.sub(r'[^a-zA-Z0-9.-]+', '_', found.name)}": figure}
+    name = re.sub(r"[^\w.-]+", "_", found.name)  # letters of any language, or two columns would share a file
+    return {f"forecast-{name}": figure}
 
 
 def _draw_span(axes: Any, found: Forecast, count: int) -> None:

@@ -176,7 +176,8 @@ def test_the_band_holds_its_share_of_the_errors_on_valid(walk):
     assert torch.stack([found.by_step["model"][-1] ** 2 for found in test]).mean().sqrt().item() == pytest.approx(expected)
     (figure,) = draw_forecast(replace(test[0], name="a/b c"), "G2-LSTM").values()
     assert "holds" in figure.get_suptitle()
-    assert list(draw_forecast(replace(test[0], name="a/b c"), "G2-LSTM")) == ["forecast-a_b_c"]
+    for name, file in (("a/b c", "forecast-a_b_c"), ("größe", "forecast-größe")):
+        assert list(draw_forecast(replace(test[0], name=name), "G2-LSTM")) == [file]
 
 
 def test_some_steps_on_mackey_glass_beat_the_naive_forecast():
