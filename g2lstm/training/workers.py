@@ -41,7 +41,10 @@ def joined() -> Iterator[None]:
     try:
         store, number, total = next(rendezvous("env://", timeout=PATIENCE))
         # torchrun keeps its store when it starts workers again: of the attempt before it has where these were to be found.
+        # On one machine torchrun counts; else each worker does, and one that died before it came here would count less.
         attempt = store.add(f"g2lstm/worker-{number}", 1)
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(total):
+            attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE,
             store=dist.PrefixStore(f"g2lstm/attempt-{attempt}", store), rank=number, world_size=total,
