@@ -25,6 +25,7 @@ class Scaling:
         steps: of each target the mean absolute difference of neighbours, which MASE is measured in.
         season: rows after which the targets are most like themselves again; 1 where they never are.
         constant: how many columns were left out because train has one value of them.
+        digest: of all rows, so that a run goes on with no others; "" where it is not known.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Scaling:
     steps: tuple[float, ...]
     season: int
     constant: int = 0
+    digest: str = ""
 
     def __post_init__(self) -> None:
         numbers = [*self.mean, *self.scale, *self.steps]
@@ -87,7 +89,8 @@ class Scaling:
 
     def text(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        known = {name: value for name, value in asdict(self).items() if value != ""}
+        return json.dumps(known, indent=1) + "\n"
 
     def normalised(self, values: np.ndarray) -> np.ndarray:
         """(N, F) values with mean 0 and standard deviation 1 in train."""

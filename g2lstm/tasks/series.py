@@ -6,7 +6,7 @@ T time (the steps of a window), B batch, N forecasts, D columns, K targets (the 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -102,9 +102,12 @@ class SeriesTask:
         data, series = config.data, _load(config.data, config.data.columns)
         source = BUILTIN if data.file is None else Path(data.file).name
         train = _borders(config, len(series), source)["train"][1]
-        task = cls(Scaling.of(source, series, train, data.targets or (), data.season), gate, device, config)
-        if not task.scaling.constant:  # without them more rows may be complete
-            task.__dict__["series"] = series.with_columns(task.scaling.columns)
+        scaling = Scaling.of(source, series, train, data.targets or (), data.season)
+        if scaling.constant:  # without them more rows may be complete
+            series = _load(data, scaling.columns)
+        series = series.with_columns(scaling.columns)
+        task = cls(replace(scaling, digest=_digest(series)), gate, device, config)
+        task.__dict__["series"] = series
         return task
 
     @cached_property
@@ -148,6 +151,8 @@ class SeriesTask:
 
     def plan(self, generator: torch.Generator) -> list[list[int]]:
         """The last rows of the windows of each batch: every `stride`-th from a drawn one on, in a drawn order."""
+        if self.scaling.digest not in ("", _digest(self.series)):
+            raise UserError(f"the rows of {self.scaling.source} have changed since the run began: put them back")
         origins, config = self._origins("train"), self.config
         first = int(torch.randint(min(config.stride, len(origins)), (1,), generator=generator))
         origins = origins[first :: config.stride]
@@ -301,6 +306,10 @@ class SeriesTask:
         """(P, K) root mean square errors, normalised."""
         squares = [errors.square().sum(0) for errors in self._errors(forecast, split)]
         return (torch.stack(squares).sum(0) / len(self._origins(split))).sqrt()
+
+
+def _digest(series: Series) -> str:
+    return hashlib.sha256(series.values.tobytes()).hexdigest()[:20]
 
 
 class _Sums:

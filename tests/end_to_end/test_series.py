@@ -64,6 +64,18 @@ def test_it_is_evaluated_stored_and_forecasts_from_both(here):
     assert "walk2.csv" in here("forecast", "run=killed", "file=walk2.csv", status=2)
 
 
+def test_rows_that_have_changed_are_noticed_when_a_run_goes_on(commands, here, tmp_path):
+    data = tmp_path / "grows.csv"
+    lines = Path("walk.csv").read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:-20]))
+    commands.run(*OPTIONS, f"data.file={data}", "run_dir=run", "max_steps=2")
+    data.write_text("".join(lines))
+    message = here("train", f"resume={tmp_path / 'run'}", status=2)
+    assert "the rows of grows.csv have changed since the run began: put them back" in message
+    data.write_text("".join(lines[:-20]))
+    commands.run("resume=run")
+
+
 def test_it_is_swept_and_its_gates_and_forecasts_are_shown(here):
     here("compression_sweep", "runs=killed", "settings=svd:2", "split=test", "out=sweep")
     assert {row["metric"] for row in json.loads(Path("sweep/sweep.json").read_text())} == {"rmse"}
