@@ -213,7 +213,9 @@ class SeriesTask:
         origins = self._origins(split, limit)
         first, last = int(origins[0]), int(origins[-1])
         rows = self.series.values[first + 1 - self.config.window : last + 1 + self.config.horizon]
-        settings = json.dumps([self.scaling.text(), self.config.window, self.config.horizon, self.config.loss, first, last])
+        settings = json.dumps(
+            [replace(self.scaling, digest="").text(), self.config.window, self.config.horizon, self.config.loss, first, last]
+        )
         return hashlib.sha256(rows.tobytes() + settings.encode()).hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
