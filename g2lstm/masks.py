@@ -33,18 +33,26 @@ class Masked:
     hidden_size: int
     recurrent_dropout: float
     recurrent_dropout_kind: str
-    zoneout: tuple[float, float]  # probabilities of c and of h
 
     def _set_masks(self, recurrent_dropout: float, kind: str, zoneout: float | Sequence[float]) -> None:
         self.recurrent_dropout, self.recurrent_dropout_kind = recurrent_dropout, kind
-        pair = [zoneout] * 2 if isinstance(zoneout, int | float) else list(zoneout)
         if not 0 <= recurrent_dropout < 1:
             raise ValueError(f"recurrent_dropout must be in [0, 1), got {recurrent_dropout}")
         if kind not in get_args(RecurrentDropoutKind):
             raise ValueError(f"recurrent_dropout_kind must be one of h, g, g_sequence, got {kind!r}")
+        self.zoneout = zoneout
+
+    @property
+    def zoneout(self) -> tuple[float, float]:
+        """Probabilities of c and of h; a number that is assigned is both. Raises ValueError for others than in [0, 1)."""
+        return self._zoneout
+
+    @zoneout.setter
+    def zoneout(self, zoneout: float | Sequence[float]) -> None:
+        pair = [zoneout] * 2 if isinstance(zoneout, int | float) else list(zoneout)
         if len(pair) != 2 or not all(0 <= p < 1 for p in pair):
             raise ValueError(f"zoneout must be a share in [0, 1) or one for c and one for h, got {zoneout}")
-        self.zoneout = pair[0], pair[1]
+        self._zoneout = pair[0], pair[1]
 
     def _masks_repr(self) -> str:
         dropped = f", recurrent_dropout={self.recurrent_dropout} on {self.recurrent_dropout_kind}"

@@ -243,3 +243,13 @@ def test_masks_that_nobody_knows_are_named():
         ValueError, match=r"draws masks of recurrent dropout \(set .*\), masks of zoneout \(pass zoneout_masks="
     ):
         gate_values(rnn, x, None, rnn(x)[0])
+
+
+def test_zoneout_that_is_assigned_is_checked_as_a_given_one_is():
+    rnn = G2LSTM(3, 4)
+    rnn.zoneout = 0.1
+    assert rnn.zoneout == (0.1, 0.1)
+    with pytest.raises(ValueError, match=r"zoneout must be a share in \[0, 1\)"):
+        rnn.zoneout = (0.2, 1.5)
+    assert rnn.zoneout == (0.1, 0.1)
+    rnn(torch.randn(2, 1, 3))
