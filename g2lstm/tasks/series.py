@@ -132,7 +132,7 @@ class SeriesTask:
         for name, forecast in self._baselines.items():
             for split in ("valid", "test"):
                 sums = _Sums(self.scaling)
-                for errors in self._errors(forecast, split):
+                for errors in self._errors(forecast, self._origins(split)):
                     sums.add(errors)
                 found |= {f"{split}_{key}_{name}": value for key, value in sums.metrics().items()}
         return found
@@ -186,7 +186,10 @@ class SeriesTask:
     ) -> Evaluation:
         """Of all forecasts whose P values lie in the split; their windows may begin before it."""
         sums, losses = _Sums(self.scaling), list[Tensor]()
-        for errors in self._errors(partial(self._read_by, model, reading=reading), split, limit):
+        origins = self._origins(split, limit)
+        part = workers.part(len(origins))
+        own = torch.cat(list(self._errors(partial(self._read_by, model, reading=reading), part.of(origins, 0))))
+        for errors in workers.side_by_side(own[:0] if part.idle else own, 0).split(READ_AT_ONCE):
             sums.add(errors)
             distances = errors.square() if self.config.loss == "mse" else errors.abs()
             losses.append(distances.mean((1, 2)))
@@ -195,11 +198,11 @@ class SeriesTask:
 
     def findings(self, model: nn.Module, split: str) -> list[Finding]:
         """The last step ahead of each forecast, of the first targets."""
-        rows = self._origins(split) + self.config.horizon
-        last = torch.cat([errors[:, -1] for errors in self._errors(partial(self._read_by, model), split)])  # (N, K)
-        on_valid = torch.cat([errors[:, -1] for errors in self._errors(partial(self._read_by, model), "valid")])
+        rows, read = self._origins(split) + self.config.horizon, partial(self._read_by, model)
+        last = torch.cat([errors[:, -1] for errors in self._errors(read, self._origins(split))])  # (N, K)
+        on_valid = torch.cat([errors[:, -1] for errors in self._errors(read, self._origins("valid"))])
         low, high = torch.quantile(on_valid, torch.tensor([(1 - BAND) / 2, (1 + BAND) / 2], dtype=torch.float64), 0)
-        by_step = {"model": self._by_step(partial(self._read_by, model), split)}
+        by_step = {"model": self._by_step(read, split)}
         by_step |= {name: self._by_step(forecast, split) for name, forecast in self._baselines.items()}
         found = list[Finding]()
         for place, name in enumerate(self.scaling.columns[: self.scaling.targets][:MOST_DRAWN]):
@@ -299,14 +302,14 @@ class SeriesTask:
             reading(origins + torch.arange(1 - self.config.window, 1)[:, None])
         return _last(model, self._windows(origins))
 
-    def _errors(self, forecast: Callable[[Tensor], Tensor], split: str, limit: int | None = None) -> Iterator[Tensor]:
-        """(B, P, K) normalised forecasts less the truth, in the order of the split."""
-        for origins in self._origins(split, limit).split(READ_AT_ONCE):
-            yield forecast(origins) - self._exact[self._ahead(origins)]
+    def _errors(self, forecast: Callable[[Tensor], Tensor], origins: Tensor) -> Iterator[Tensor]:
+        """(B, P, K) normalised forecasts less the truth, made after some rows."""
+        for some in origins.split(READ_AT_ONCE):
+            yield forecast(some) - self._exact[self._ahead(some)]
 
     def _by_step(self, forecast: Callable[[Tensor], Tensor], split: str) -> Tensor:
         """(P, K) root mean square errors, normalised."""
-        squares = [errors.square().sum(0) for errors in self._errors(forecast, split)]
+        squares = [errors.square().sum(0) for errors in self._errors(forecast, self._origins(split))]
         return (torch.stack(squares).sum(0) / len(self._origins(split))).sqrt()
 
 
