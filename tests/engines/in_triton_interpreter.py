@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from g2lstm.columns import Columns
 from g2lstm.engines import Request, graphs, reference, triton, triton_kernels
 from g2lstm.engines.graphs import Steps
 from g2lstm.engines.noise import NoiseRecipe, philox
@@ -51,6 +52,10 @@ def test_equals_the_reference_with_noise_it_draws_itself(dtype, reverse, lengths
 )
 def test_any_of_the_gates_can_be_perturbed(blocks, p, eps):
     assert_equals_the_reference(tensors_of(), noise=NoiseRecipe(seed=5, p=p, eps=eps, blocks=blocks))
+
+
+def test_columns_of_a_batch_draw_the_batchs_noise():
+    assert_equals_the_reference(tensors_of(), noise=NoiseRecipe(seed=5, p=0.6, columns=Columns(3, B, 7)), scale=SCALE)
 
 
 @pytest.mark.parametrize("noise", [0, 2, 4])
