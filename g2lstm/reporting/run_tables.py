@@ -80,8 +80,8 @@ def columns(groups: Groups) -> dict[str, str]:
     found = {}
     for key in keys:
         split, _, name = key.partition("_")
-        known = split in ("valid", "test") and (name == metric.name or name.startswith(f"{metric.name}_"))
-        if known and not UNPAIRED.search(key) and name not in metric.beside:
+        variant_of = not metric.beside and name.startswith(f"{metric.name}_")  # else `beside` says what is shown
+        if split in ("valid", "test") and (name == metric.name or variant_of) and not UNPAIRED.search(key):
             variant = name[len(metric.name) + 1 :]
             found[f"{split} + {variant}" if variant else split] = key
     ordered = sorted(found.items(), key=lambda item: ("+" in item[0], item[0].startswith("test"), item[0]))
@@ -115,6 +115,10 @@ def difference_table(groups: Groups) -> str:
     """Each gate less the plain LSTM of the same seed: the mean with its interval; "" where nothing can be paired."""
     found, digits = _differences(groups), metric_of(groups).digits
     titles = [title for title in columns(groups) if any(title in of_gate for of_gate in found.values())]
+    # A score beside the metric in which nothing differs may be none of the model, as that of a naive forecast.
+    titles = [
+        title for title in titles if ":" not in title or any(any(of_gate.get(title, ())) for of_gate in found.values())
+    ]
     lines = [["difference from the plain LSTM, paired by seed", *titles, "n"]]
     for name, of_gate in found.items():
         cells = ["{1} ({3})".format(*_cells(of_gate[title], digits, "+")) if title in of_gate else "-" for title in titles]

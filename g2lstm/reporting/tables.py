@@ -35,7 +35,7 @@ def screen_table(title: str, lines: Lines, *, texts: int = 1) -> Table:
 
 def metric_title(name: str) -> str:
     """What people call a metric, at the start of a sentence: "Perplexity", "BLEU"."""
-    return {"bleu": "BLEU", "chrf": "chrF"}.get(name, name.replace("_", " ").capitalize())
+    return {"bleu": "BLEU", "chrf": "chrF", "rmse": "RMSE"}.get(name, name.replace("_", " ").capitalize())
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:

@@ -26,6 +26,12 @@ from g2lstm.training.findings import Finding, Forecast
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 
 BUILTIN = "mackey_glass"
+BESIDE = {
+    "rmse_last": "RMSE of the last step",
+    "mase": "MASE",
+    "rmse_naive": "naive forecast",
+    "rmse_seasonal_naive": "seasonal naive",
+}
 READ_AT_ONCE = 512  # windows of an evaluation
 MOST_SHOWN = 72  # steps of a window in a figure of gates
 MOST_DRAWN = 8  # targets whose forecasts are drawn
@@ -79,7 +85,7 @@ class SeriesTask:
 
     Config: ClassVar[type] = SeriesConfig
     FILES: ClassVar[tuple[str, ...]] = ("scaling.json",)
-    metric: ClassVar[Metric] = Metric("rmse", "values", digits=5)
+    metric: ClassVar[Metric] = Metric("rmse", "values", digits=5, beside=BESIDE)
     variants: ClassVar[tuple[str, ...]] = ("",)
     epoch_variant: ClassVar[str] = ""
     gate_variant: ClassVar[str] = ""
