@@ -351,8 +351,10 @@ def _constructor_arguments(lstm: nn.LSTM) -> dict[str, Any]:
 
 
 def _dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    if generator is None and columns.present() is None:
-        return dropout(x, p)
+    if generator is None:
+        if columns.present() is None:
+            return dropout(x, p)
+        return x * columns.draw(x.shape, 1, lambda shape: dropout(x.new_ones(shape), p))
     keep = 1 - p  # p = 1 drops everything, as in nn.Dropout
     mask = columns.draw(x.shape, 1, lambda shape: x.new_empty(shape).bernoulli_(keep, generator=generator))
     return x * mask.div_(keep) if keep else x * mask

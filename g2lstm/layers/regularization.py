@@ -49,12 +49,14 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     _check_probability(p)
     if p == 0 or not training:
         return x
-    if x.device.type != "cpu" and columns.present() is None:
-        return F.dropout(x, p)
+    if x.device.type != "cpu":
+        if columns.present() is None:
+            return F.dropout(x, p)
+        return x * columns.draw(x.shape, 1, lambda shape: F.dropout(x.new_ones(shape), p))  # the whole batch's own mask
 
     def kept(shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape)
-        words = torch.empty(-(-size // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
         return words.view(torch.int16)[:size].view(shape) >= round(p * 2**16) - 2**15
 
     return x * (columns.draw(x.shape, 1, kept).to(x.dtype) / (1 - p))

@@ -78,9 +78,8 @@ class Trainer:
         self.average: torch.optim.swa_utils.AveragedModel | None = None
         self.optimizer = self._new_optimizer()
         self.carried: Any = None
-        self._unread: list[
-            tuple[int, float, Tensor, float | Tensor]
-        ] = []  # step, learning rate, loss and count, on the device
+        # Step, learning rate, loss and count, the last two still on the device.
+        self._unread: list[tuple[int, float, Tensor, float | Tensor]] = []
         self._steps_here = 0  # steps of this process
         if resume:
             self._restore()
