@@ -50,7 +50,7 @@ def endure(
     lines, draw = size(straight), random.Random(seed)
     found: list[dict[str, Any]] = []
     while len(found) < kills:
-        in_start, wait, more = draw.random() < 0.25, draw.random(), draw.randint(1, max(1, lines // (kills + 1)))
+        in_start, wait, more = draw.random() < 0.25, draw.random(), 1 + int(draw.random() * lines / (kills + 1))
         victims = [draw.randrange(workers)] if draw.random() < 0.5 else list(range(workers))
         began, until = time.monotonic(), size(killed) + more
         with _running(start, options, killed, workers) as processes:

@@ -19,6 +19,7 @@ from g2lstm.runs.compose import BAD_CONFIG, CONF, OVERVIEW, explain, plain
 from g2lstm.runs.start import resume, start
 from g2lstm.training import workers
 from g2lstm.training.interruption import Interrupted
+from g2lstm.training.progress import Output
 
 
 class JobError(UserError):
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
         if workers.started() and {"-m", "--multirun"} & set(arguments):
             raise UserError("several workers train one run at a time: leave -m out, or start the sweep without torchrun")
         if any(text.startswith("resume=") for text in arguments):
-            resume(arguments, Console(quiet=not workers.first()))
+            resume(arguments, _console())
         else:
             _with_hydra(arguments)
     except Interrupted:
@@ -84,12 +85,17 @@ def _with_hydra(arguments: list[str]) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
+def _console() -> Console:
+    output: Any = Output()
+    return Console(quiet=not workers.first(), file=output)
+
+
 def job(config: DictConfig) -> float:
     """What Hydra and its launchers call for each run: the validation metric, for a sweeper to optimise."""
     found = HydraConfig.get()
     several, folder = found.mode == RunMode.MULTIRUN, Path(found.runtime.output_dir)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console, overrides = Console(quiet=not workers.first()), list(found.overrides.task)
+    console, overrides = _console(), list(found.overrides.task)
     if several:
         console.print(f"run {found.job.num + 1}: {' '.join(overrides)}", highlight=False, markup=False, soft_wrap=True)
     try:
