@@ -1,6 +1,7 @@
 """Trains a model: python train.py task=ptb gate=gumbel seed=1. Without arguments it says what it can do."""
 
 import os
+import re
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, suppress
@@ -76,6 +77,8 @@ def _with_hydra(arguments: list[str]) -> None:
     except BrokenProcessPool:
         raise UserError("a process of the sweep was ended, perhaps for want of memory: the same command goes on") from None
     except RuntimeError as error:
+        if type(error).__module__.startswith("submitit."):
+            raise UserError(_lost_job(str(error))) from None
         if "srun" not in str(error):
             raise
         raise UserError("hydra/launcher=submitit_slurm finds no srun here: use submitit_local where no Slurm is") from None
@@ -83,6 +86,14 @@ def _with_hydra(arguments: list[str]) -> None:
         sys.argv = before
         if traceback is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _lost_job(said: str) -> str:
+    """One line of what submitit says of a job that left no result: its own error, or that something ended it."""
+    way, found = "the others went on; the same command goes on", re.findall(r"^\S*Error: (.*)$", said, re.MULTILINE)
+    log = re.search(r"\S+_log\.\w+", said)
+    where = f" ({log[0]} has what it said)" if log else ""
+    return f"{found[-1]}: {way}" if found else f"a job of the sweep was ended, perhaps for want of memory{where}: {way}"
 
 
 def _console() -> Console:

@@ -1,8 +1,11 @@
 """What happens to machines ends no run badly: kills, a clock set back, a full disk, a reader that is gone or waits."""
 
+import gzip
 import json
 import os
+import re
 import resource
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -135,3 +138,18 @@ def test_data_are_only_read(name, small_options, small_task):
         for path in (*before, folder):
             path.chmod(0o700)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+
+
+def test_data_that_changed_since_a_run_began_are_told(small_options, capsys):
+    options = small_options("mnist")
+    folder = Path(next(text for text in options if text.startswith("data.dir=")).removeprefix("data.dir="))
+    shutil.copytree(folder, "images")
+    assert command(*options, "data.dir=images", "max_steps=1", "threads=1", "run_dir=run") == 0
+    assert command("resume=run", "max_steps=2") == 0
+    assert "warning" not in capsys.readouterr().out
+    path = Path("images/train-images-idx3-ubyte.gz")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[16] ^= 1  # a pixel
+    path.write_bytes(gzip.compress(content))
+    assert command("resume=run", "max_steps=3") == 0
+    assert re.search(r"not bit for bit the same \(data \w+ -> \w+\)", capsys.readouterr().out.replace("\n", " "))

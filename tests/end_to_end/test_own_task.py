@@ -92,10 +92,22 @@ def test_nothing_in_the_package_names_it():
     assert not [path for path in files if "copying" in path.read_text().lower()]
 
 
-def test_a_submitit_sweep_leaves_a_summary_a_run(commands, tmp_path):
-    options = [*OPTIONS, "epochs=1", "gate=gumbel", "hydra.sweep.dir=DIR"]
-    commands.run("-m", "hydra/launcher=submitit_local", *options)
+def test_a_submitit_sweep_of_which_a_job_was_killed_or_failed_is_a_line_and_goes_on(commands, tmp_path):
+    sweep = ["-m", "hydra/launcher=submitit_local", *OPTIONS, "epochs=1", "gate=gumbel", "hydra.sweep.dir=DIR"]
+    kill = "+hydra.callbacks.kill={_target_: tests.end_to_end.killed.Killed, gate: gumbel}"
+    for more, line in (
+        ([kill], "error: a job of the sweep was ended, perhaps for want of memory ("),
+        (["seed=-1"], "error: seed must be at least 0, got -1: the others went on; the same command goes on"),
+    ):
+        command = commands.start(*sweep, *more)
+        assert command.wait() == 2
+        assert [text for text in command.text().splitlines() if text.startswith(line)], command.text()
+        assert "Traceback" not in command.text()
+    commands.run(*sweep)
     assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 1
+    assert "holds an unfinished run of the same options" in "".join(
+        p.read_text() for p in tmp_path.glob("DIR/.submitit/*/*.out")
+    )
 
 
 def test_the_words_of_a_run_command_stay_as_they_are(monkeypatch, capsys):
