@@ -28,8 +28,8 @@ def endure(
     """Trains a run twice: in `folder`/straight undisturbed, in `folder`/killed under kills, after each of which the same
     command goes on.
 
-    A quarter of the moments lie anywhere in the start of a command, the others anywhere in training. Of several workers
-    one is killed, or all at once. After each kill the folder has to open, its checkpoints have to load and its best
+    A quarter of the moments lie anywhere in the start of a command, the others anywhere in training, one in each stretch of
+    it. Of several workers one is killed, or all at once. After each kill the folder has to open, its checkpoints have to load and its best
     weights have to be evaluated.
 
     Args:
@@ -50,9 +50,9 @@ def endure(
     lines, draw = size(straight), random.Random(seed)
     found: list[dict[str, Any]] = []
     while len(found) < kills:
-        in_start, wait, more = draw.random() < 0.25, draw.random(), 1 + int(draw.random() * lines / (kills + 1))
+        in_start, wait, share = draw.random() < 0.25, draw.random(), (len(found) + draw.random()) / (kills + 1)
         victims = [draw.randrange(workers)] if draw.random() < 0.5 else list(range(workers))
-        began, until = time.monotonic(), size(killed) + more
+        began, until = time.monotonic(), max(size(killed) + 1, int(share * lines))
         with _running(start, options, killed, workers) as processes:
             if not in_start:
                 _watch(processes, lambda: size(killed) >= until)  # noqa: B023 - called here

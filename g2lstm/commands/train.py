@@ -27,6 +27,10 @@ class JobError(UserError):
     """A job of a sweep failed and has said why; the others go on."""
 
 
+class UnheardJobError(JobError):
+    """The same, where what a job says goes to a launcher's file."""
+
+
 class _WithoutHydrasLine:
     """A stream without "Error executing job with overrides": what is wrong is said in one line of ours."""
 
@@ -54,7 +58,9 @@ def main(arguments: list[str]) -> int:
             _with_hydra(arguments)
     except Interrupted:
         return 130
-    except (JobError, workers.Ended):
+    except (JobError, workers.Ended) as error:
+        if isinstance(error, UnheardJobError):
+            cli.say_error(error)
         return 2
     except UserError as error:
         if workers.first() or isinstance(error, workers.WorkerError):
@@ -117,7 +123,7 @@ def job(config: DictConfig) -> float:
         if not several:
             raise
         cli.say_error(error)
-        raise JobError(str(error)) from None
+        raise (UnheardJobError if "SUBMITIT_EXECUTOR" in os.environ else JobError)(str(error)) from None
     finally:  # what Hydra made for a run that never began goes; of a folder elsewhere not those above it
         with suppress(OSError):
             for path in (folder, *(list(folder.parents)[:-1] if folder.parts[0] == "runs" else [])):
