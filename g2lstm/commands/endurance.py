@@ -29,8 +29,8 @@ def endure(
     command goes on.
 
     A quarter of the moments lie anywhere in the start of a command, the others anywhere in training, one in each stretch of
-    it. Of several workers one is killed, or all at once. After each kill the folder has to open, its checkpoints have to load and its best
-    weights have to be evaluated.
+    it. Of several workers one is killed, or all at once. After each kill the folder has to open, its checkpoints have to
+    load and its best weights have to be evaluated.
 
     Args:
         options: of train.py.
