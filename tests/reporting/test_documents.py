@@ -82,9 +82,9 @@ def test_any_runs_are_put_into_a_table(record_run, tmp_path, capsys) -> None:
     record_run(tmp_path / "y", 1, "task=mnist", "gate=sigmoid", valid_accuracy=0.98, test_accuracy=0.97)
     assert tables.tables([f"runs={tmp_path}/x/*,{tmp_path}/y/*", "margin=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "| plain LSTM (x) | test | 3 | 89.00 | 1.00 | 86.52 to 91.48 | - | - |" in lines
-    assert "| plain LSTM (y) | test | 1 | 0.9700 | - | one seed: no interval | - | - |" in lines
-    assert "| G2-LSTM (x) less plain LSTM, by seed | test | 3 | -1.00 | 0.50 | -2.24 to +0.24 | 0.25 | 0.00258 |" in lines
+    assert "| plain LSTM (ptb) | test | 3 | 89.00 | 1.00 | 86.52 to 91.48 | - | - |" in lines
+    assert "| plain LSTM (mnist) | test | 1 | 0.9700 | - | one seed: no interval | - | - |" in lines
+    assert "| G2-LSTM (ptb) less plain LSTM, by seed | test | 3 | -1.00 | 0.50 | -2.24 to +0.24 | 0.25 | 0.00258 |" in lines
 
 
 def test_losses_are_compared_with_the_first_runs(record_run, tmp_path, capsys) -> None:
