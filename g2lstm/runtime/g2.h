@@ -39,9 +39,11 @@ G2_API int g2_find_word(const g2_model* model, const char* word);
 
 /* Rows of the output layer: the logits of one step and sequence. 0 in a model that is no language model. */
 G2_API int g2_logits(const g2_model* model);
-/* LSTM modules of the model, and the number of floats of the state of B sequences: for one module after the other
-   h (L, B, P) and c (L, B, H), as nn.LSTM has them. All zeros is the state at the start. */
+/* LSTM modules of the model, and D, H, P, layers and directions (1 or 2) of module `lstm`. */
 G2_API int g2_lstms(const g2_model* model);
+G2_API int g2_lstm_sizes(const g2_model* model, int lstm, int sizes[5]);
+/* The number of floats of the state of B sequences: for one module after the other
+   h (L, B, P) and c (L, B, H), as nn.LSTM has them. All zeros is the state at the start. */
 G2_API int64_t g2_state_floats(const g2_model* model, int batch);
 
 /* A language model reads a word of each sequence: tokens (B), state as above, which is carried on, and logits (B, V),
