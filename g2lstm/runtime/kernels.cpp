@@ -21,6 +21,13 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are little
 #define END_TARGET _Pragma("GCC pop_options")
 #endif
 
+// Loops over what is held in registers; without it some compilers keep that in memory.
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 namespace g2 {
 namespace {
 
@@ -42,12 +49,12 @@ template <int R, bool NIBBLES, class Ints>
 inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
   constexpr int WAYS = R == 1 ? 4 : R == 2 ? 2 : 1, STEP = NIBBLES ? 8 : 4;
   __m512i sums[R][WAYS];
-  for (int r = 0; r < R; ++r)
-    for (int way = 0; way < WAYS; ++way) sums[r][way] = _mm512_setzero_si512();
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int way = 0; way < WAYS; ++way) sums[r][way] = _mm512_setzero_si512();
   const __m512i low = _mm512_set1_epi8(15);
   auto add = [&](int chunk, int way) __attribute__((always_inline)) {
     const __m512i weights = _mm512_loadu_si512(data + 64 * (size_t)chunk);
-    for (int r = 0; r < R; ++r) {
+    UNROLLED for (int r = 0; r < R; ++r) {
       const int8_t* codes = x + r * stride + STEP * (size_t)chunk;
       __m512i& sum = sums[r][way];
       if (NIBBLES) {
@@ -61,10 +68,10 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
   };
   int chunk = 0;
   for (; chunk + WAYS <= chunks; chunk += WAYS)
-    for (int way = 0; way < WAYS; ++way) add(chunk + way, way);
+    UNROLLED for (int way = 0; way < WAYS; ++way) add(chunk + way, way);
   for (; chunk < chunks; ++chunk) add(chunk, 0);
-  for (int r = 0; r < R; ++r) {
-    for (int way = 1; way < WAYS; ++way) sums[r][0] = _mm512_add_epi32(sums[r][0], sums[r][way]);
+  UNROLLED for (int r = 0; r < R; ++r) {
+    UNROLLED for (int way = 1; way < WAYS; ++way) sums[r][0] = _mm512_add_epi32(sums[r][0], sums[r][way]);
     _mm512_storeu_si512(&found[r], sums[r][0]);
   }
 }
@@ -88,25 +95,25 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
   constexpr int TOGETHER = R < 2 ? R : 2, STEP = NIBBLES ? 8 : 4;  // rows for which there are registers
   for (int from = 0; from < R; from += TOGETHER) {
     __m256i sums[TOGETHER][4];  // two halves of each of four rows
-    for (int r = 0; r < TOGETHER; ++r)
-      for (int quad = 0; quad < 4; ++quad) sums[r][quad] = _mm256_setzero_si256();
+    UNROLLED for (int r = 0; r < TOGETHER; ++r)
+      UNROLLED for (int quad = 0; quad < 4; ++quad) sums[r][quad] = _mm256_setzero_si256();
     for (int chunk = 0; chunk < chunks; ++chunk)
-      for (int half = 0; half < (NIBBLES ? 2 : 1); ++half) {
+      UNROLLED for (int half = 0; half < (NIBBLES ? 2 : 1); ++half) {
         __m256i codes[TOGETHER];
-        for (int r = 0; r < TOGETHER; ++r) {
+        UNROLLED for (int r = 0; r < TOGETHER; ++r) {
           const int32_t columns = four(x + (from + r) * stride + STEP * (size_t)chunk + 4 * half);
           codes[r] = _mm256_cvtepi8_epi16(_mm_set1_epi32(columns));
         }
-        for (int quad = 0; quad < 4; ++quad) {
+        UNROLLED for (int quad = 0; quad < 4; ++quad) {
           __m128i weights = _mm_loadu_si128((const __m128i*)(data + 64 * (size_t)chunk + 16 * quad));
           if (NIBBLES) weights = _mm_and_si128(half ? _mm_srli_epi16(weights, 4) : weights, _mm_set1_epi8(15));
           const __m256i wide = _mm256_cvtepu8_epi16(weights);
-          for (int r = 0; r < TOGETHER; ++r)
+          UNROLLED for (int r = 0; r < TOGETHER; ++r)
             sums[r][quad] = _mm256_add_epi32(sums[r][quad], _mm256_madd_epi16(wide, codes[r]));
         }
       }
-    for (int r = 0; r < TOGETHER; ++r)
-      for (int pair = 0; pair < 2; ++pair) {
+    UNROLLED for (int r = 0; r < TOGETHER; ++r)
+      UNROLLED for (int pair = 0; pair < 2; ++pair) {
         const __m256i both = _mm256_hadd_epi32(sums[r][2 * pair], sums[r][2 * pair + 1]);
         _mm256_storeu_si256((__m256i*)&found[from + r] + pair, _mm256_permute4x64_epi64(both, 0xd8));
       }
@@ -140,15 +147,15 @@ template <int R, bool NIBBLES, class Ints>
 inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
   constexpr int STEP = NIBBLES ? 8 : 4, OFFSET = NIBBLES ? 8 : 128;
   int32x4_t sums[R][4];
-  for (int r = 0; r < R; ++r)
-    for (int quad = 0; quad < 4; ++quad) sums[r][quad] = vdupq_n_s32(0);
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int quad = 0; quad < 4; ++quad) sums[r][quad] = vdupq_n_s32(0);
   for (int chunk = 0; chunk < chunks; ++chunk)
-    for (int half = 0; half < (NIBBLES ? 2 : 1); ++half)
-      for (int quad = 0; quad < 4; ++quad) {
+    UNROLLED for (int half = 0; half < (NIBBLES ? 2 : 1); ++half)
+      UNROLLED for (int quad = 0; quad < 4; ++quad) {
         uint8x16_t read = vld1q_u8(data + 64 * (size_t)chunk + 16 * quad);
         if (NIBBLES) read = half ? vshrq_n_u8(read, 4) : vandq_u8(read, vdupq_n_u8(15));
         const int8x16_t weights = vreinterpretq_s8_u8(vsubq_u8(read, vdupq_n_u8(OFFSET)));
-        for (int r = 0; r < R; ++r) {
+        UNROLLED for (int r = 0; r < R; ++r) {
           const int8x16_t codes = vreinterpretq_s8_s32(vdupq_n_s32(four(x + r * stride + STEP * (size_t)chunk + 4 * half)));
 #if defined(__ARM_FEATURE_DOTPROD)
           sums[r][quad] = vdotq_s32(sums[r][quad], weights, codes);
@@ -159,10 +166,10 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
 #endif
         }
       }
-  for (int r = 0; r < R; ++r) {
+  UNROLLED for (int r = 0; r < R; ++r) {
     int32_t sum = 0;  // what the callers take away for the offset, which these weights don't have
     for (int column = 0; column < STEP * chunks; ++column) sum += x[r * stride + column];
-    for (int quad = 0; quad < 4; ++quad)
+    UNROLLED for (int quad = 0; quad < 4; ++quad)
       vst1q_s32((int32_t*)&found[r] + 4 * quad, vaddq_s32(sums[r][quad], vdupq_n_s32(OFFSET * sum)));
   }
 }
@@ -186,7 +193,7 @@ constexpr int MOST_ROWS = 4;
 template <int R, bool NIBBLES, class Ints>
 inline void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
   for (int chunk = 0; chunk < chunks; ++chunk, data += 64)
-    for (int r = 0; r < R; ++r) {
+    UNROLLED for (int r = 0; r < R; ++r) {
       const int8_t* codes = x + r * stride + (NIBBLES ? 8 : 4) * (size_t)chunk;
       int32_t sums[LANES];
       for (int lane = 0; lane < LANES; ++lane) {

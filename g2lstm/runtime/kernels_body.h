@@ -93,7 +93,7 @@ template <int R>
 INLINE void finish(const Ints* found, int offset, const Matrix& matrix, int block, const Rows& x, int row, float* out,
                    size_t stride, bool add) {
   const Floats scales = *(const Floats*)(matrix.scales + block * LANES);
-  for (int r = 0; r < R; ++r) {
+  UNROLLED for (int r = 0; r < R; ++r) {
     const Ints exact = found[r] - offset * x.sums[row + r];
     Floats value = __builtin_convertvector(exact, Floats) * (scales * x.scales[row + r]);
     Floats* const place = (Floats*)(out + (row + r) * stride);
@@ -121,15 +121,15 @@ static void float_tile(const Matrix& matrix, int block, const Rows& x, int row, 
   Floats sums[R][WAYS] = {};
   int k = 0;
   for (; k + WAYS <= matrix.columns; k += WAYS)
-    for (int way = 0; way < WAYS; ++way) {
+    UNROLLED for (int way = 0; way < WAYS; ++way) {
       const Floats weights = column(data, k + way);
-      for (int r = 0; r < R; ++r) sums[r][way] = fused(weights, all(x.values[(row + r) * x.stride + k + way]), sums[r][way]);
+      UNROLLED for (int r = 0; r < R; ++r) sums[r][way] = fused(weights, all(x.values[(row + r) * x.stride + k + way]), sums[r][way]);
     }
   for (; k < matrix.columns; ++k)
-    for (int r = 0; r < R; ++r) sums[r][0] = fused(column(data, k), all(x.values[(row + r) * x.stride + k]), sums[r][0]);
-  for (int r = 0; r < R; ++r) {
+    UNROLLED for (int r = 0; r < R; ++r) sums[r][0] = fused(column(data, k), all(x.values[(row + r) * x.stride + k]), sums[r][0]);
+  UNROLLED for (int r = 0; r < R; ++r) {
     Floats value = sums[r][0];
-    for (int way = 1; way < WAYS; ++way) value += sums[r][way];
+    UNROLLED for (int way = 1; way < WAYS; ++way) value += sums[r][way];
     Floats* const place = (Floats*)(out + (row + r) * stride);
     *place = add ? *place + value : value;
   }
