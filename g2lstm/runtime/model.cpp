@@ -114,7 +114,10 @@ int64_t Model::state_floats(int batch) const {
 }
 
 uint8_t* Model::room(size_t bytes) {
-  if (memory.size() < bytes + 64) memory.resize(bytes + 64);
+  if (memory.size() < bytes + 64) {
+    std::vector<uint8_t>().swap(memory);
+    memory.resize(bytes + 64);
+  }
   return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
 }
 

@@ -69,15 +69,17 @@ class Model:
     """A compressed model that is open. A copy of it is the same one, for it never changes.
 
     Args:
-        file: what `save_model` writes.
+        file: what `save_model` writes, or where it wrote that.
 
     Raises:
-        UserError: it is damaged or no such file, or there is no library.
+        UserError: it is missing, damaged or something else, or there is no library.
     """
 
-    def __init__(self, file: bytes) -> None:
+    def __init__(self, file: Path | bytes) -> None:
         self._handle: int | None = None
-        self._handle = _checked(_library().g2_open_memory(file, len(file)))
+        library = _library()
+        at_path = isinstance(file, Path)
+        self._handle = _checked(library.g2_open(os.fsencode(file)) if at_path else library.g2_open_memory(file, len(file)))
         self.logits: int = _library().g2_logits(self._handle)  # V, 0 where it is no language model
         self.lstms = tuple(self._sizes(number) for number in range(_library().g2_lstms(self._handle)))
 
@@ -160,12 +162,9 @@ class Model:
         x = x.detach().float().contiguous()
         steps = None if lengths is None else lengths.to("cpu", torch.int32).contiguous()
         y = torch.empty(*x.shape[:2], last.ways * last.outputs, dtype=torch.float32)
+        places = x.data_ptr(), *x.shape[:2], None if steps is None else steps.data_ptr(), h, c, y.data_ptr()
         _take_threads_of_torch()
-        _checked(
-            _library().g2_lstm_run(
-                self._handle, number, x.data_ptr(), *x.shape[:2], None if steps is None else steps.data_ptr(), h, c, y.data_ptr()
-            )
-        )
+        _checked(_library().g2_lstm_run(self._handle, number, *places))
         return y
 
     def _sizes(self, number: int) -> Sizes:
@@ -178,18 +177,16 @@ class Model:
 
     def _check_state(self, state: Tensor, batch: int) -> None:
         count = self._state_floats(batch)
-        if state.shape != (count,) or state.dtype != torch.float32 or not state.is_contiguous() or state.device.type != "cpu":
-            raise ValueError(f"state must be that of state({batch}), {count} float32, got {tuple(state.shape)} {state.dtype}")
+        if state.shape != (count,) or state.dtype != torch.float32 or not state.is_contiguous() or not state.is_cpu:
+            raise ValueError(f"state must be as of state({batch}), {count} float32, got {tuple(state.shape)} {state.dtype}")
 
 
-def open(path: Path) -> Model:  # noqa: A001 as of files
+def open(path: Path) -> Model:
     """A compressed model; a UserError where it is missing, damaged or something else."""
     try:
-        return Model(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"no compressed model {path} ({error.strerror}): python experiments/compress.py writes one") from None
+        return Model(Path(path))
     except UserError as error:
-        raise UserError(f"can't open {path}: {error}") from None
+        raise UserError(f"{error}: python experiments/compress.py writes one") from None
 
 
 def sample(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, seed: int = 0, step: int = 0) -> int:
