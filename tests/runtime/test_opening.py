@@ -1,7 +1,6 @@
 """What the runtime does with files, words and machines that are not as they should be: one line, never a crash."""
 
 import ctypes
-import os
 import random
 import struct
 import subprocess
@@ -70,10 +69,16 @@ def test_a_description_that_was_made_up_is_refused_even_with_its_checksum(tmp_pa
         with pytest.raises(UserError, match=message):
             changed.open()
     codes = lstm.forms["weight_ih_l0"][0]
-    tree = {"form": "codes", "shape": [4, 3], "levels": 7, "scales": codes.scales, "packed": torch.zeros(9, dtype=torch.uint8)}
+    tree = {
+        "form": "codes",
+        "shape": [4, 3],
+        "levels": 7,
+        "scales": codes.scales,
+        "packed": torch.zeros(5, dtype=torch.uint8),
+    }
     for wrong, message in (
         ({"packed": torch.zeros(2, dtype=torch.uint8)}, "wrong size"),
-        ({"packed": torch.full((9,), 255, dtype=torch.uint8)}, "(wrong size|a code without a value)"),
+        ({"packed": torch.full((5,), 255, dtype=torch.uint8)}, "a code without a value"),
         ({"levels": 70000}, "wrong number of values"),
         ({"scales": torch.zeros(3)}, "not what its description says"),
         ({"shape": [4, 3, 1]}, "more than two dimensions"),
@@ -169,11 +174,11 @@ def splitmix_draw(seed: int, step: int) -> int:
     return int((splitmix64(splitmix64(seed) ^ step) >> 11) / 2**53 * 1000)
 
 
-def test_a_forked_process_starts_threads_of_its_own(tmp_path) -> None:
-    code = f"""
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    code = """
 import os, torch
 from torch import nn
-from g2lstm.compression.deploy import MODEL_FILE, deploy
+from g2lstm.compression.deploy import deploy
 torch.set_num_threads(2)
 runner, x = deploy(nn.LSTM(3, 40), rest="int8").model(engine="native"), torch.randn(4, 2, 3)
 before = runner(x)[0]
@@ -189,7 +194,7 @@ def test_too_little_memory_is_one_line() -> None:
     code = """
 import resource, torch
 from torch import nn
-from g2lstm.compression.deploy import MODEL_FILE, deploy
+from g2lstm.compression.deploy import deploy
 from g2lstm.errors import UserError
 opened, x = deploy(nn.LSTM(1, 400, 2)).open(), torch.zeros(50_000, 1, 1)
 opened.run(x[:1], opened.state())
@@ -230,4 +235,3 @@ def test_the_file_of_a_saved_model_opens(tmp_path) -> None:
     size = save_model(path, deploy(nn.LSTM(2, 3)))
     assert size == path.stat().st_size == len(deploy(nn.LSTM(2, 3)).file())
     assert runtime.open(path).lstms == ((2, 3, 3, 1, 1),)
-    assert os.fspath(path) in rejected(path.with_name("nothing"))
