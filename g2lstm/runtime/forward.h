@@ -5,6 +5,24 @@
 
 namespace g2 {
 
+// Arrays of a call, handed out of one piece of memory.
+class Space {
+ public:
+  explicit Space(uint8_t* memory) : next(memory) {}
+
+  template <class Number>
+  Number* take(size_t count) {
+    uint8_t* result = next;
+    next += (count * sizeof(Number) + 63) / 64 * 64;
+    return reinterpret_cast<Number*>(result);
+  }
+
+  uint8_t* end() const { return next; }
+
+ private:
+  uint8_t* next;
+};
+
 // What x is multiplied with in four places, or one, and room for it: as whole numbers, and behind the right factors.
 struct Source {
   Rows rows;

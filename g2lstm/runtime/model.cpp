@@ -113,45 +113,65 @@ int64_t Model::state_floats(int batch) const {
   return floats;
 }
 
-uint8_t* Model::room(size_t bytes) {
-  if (memory.size() < bytes + 64) {
-    std::vector<uint8_t>().swap(memory);
-    memory.resize(bytes + 64);
-  }
-  return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
-}
-
-namespace {
-
-// Room for modules that read each other's outputs, and for what is before and after them.
+// Room for calls of one kind: modules from one on, and of a language model what is before and behind them.
 struct Plan {
-  std::vector<Buffers> buffers;
+  size_t from, to;
+  int time, batch;
+  bool words;
+  std::vector<uint8_t> memory;
+  std::vector<Buffers> buffers;           // of each module; they run one after the other, in the same place
   float* between[2] = {nullptr, nullptr};  // outputs of a module
-  size_t bytes = 0;
+  float* embedded = nullptr;
+  std::vector<OutputBuffers> output;
 
-  Plan(const std::vector<Lstm>& lstms, size_t from, size_t to, int time, int batch, uint8_t* memory) {
-    Space space(memory);
+  Plan(const Model& model, size_t from, size_t to, int time, int batch, bool words)
+      : from(from), to(to), time(time), batch(batch), words(words) {
+    const size_t bytes = lay_out(model, nullptr);
+    memory.resize(bytes + 64);
+    buffers.clear();
+    output.clear();
+    lay_out(model, memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64));
+  }
+
+ private:
+  size_t lay_out(const Model& model, uint8_t* start) {
+    uint8_t* end = start;
     size_t widest = 0;
     for (size_t index = from; index < to; ++index) {
-      Space own = space;  // modules run one after the other, in the same place
-      buffers.emplace_back(lstms[index], time, batch, own);
-      bytes = std::max(bytes, (size_t)(own.end() - memory));
-      widest = std::max(widest, (size_t)lstms[index].ways * lstms[index].outputs);
+      Space own(start);
+      buffers.emplace_back(model.lstms[index], time, batch, own);
+      end = std::max(end, own.end());
+      widest = std::max(widest, (size_t)model.lstms[index].ways * model.lstms[index].outputs);
     }
-    Space rest(memory + bytes);
-    for (float*& one : between) one = rest.take<float>((size_t)time * batch * widest);
-    bytes = rest.end() - memory;
+    Space rest(end);
+    for (float*& one : between) one = rest.take<float>(to - from > 1 || words ? (size_t)time * batch * widest : 0);
+    if (words) {
+      embedded = rest.take<float>((size_t)batch * model.embedding.inputs());
+      output.emplace_back(model.output, batch, rest);
+    }
+    return rest.end() - start;
   }
 };
 
-}  // namespace
+Model::~Model() = default;
+
+Plan& Model::planned(size_t from, size_t to, int time, int batch, bool words) {
+  for (size_t index = 0; index < plans.size(); ++index) {
+    const Plan& one = *plans[index];
+    if (one.from != from || one.to != to || one.words != words) continue;
+    if (one.time == time && one.batch == batch) return *plans[index];
+    plans.erase(plans.begin() + index);
+    break;
+  }
+  plans.push_back(std::make_unique<Plan>(*this, from, to, time, batch, words));
+  return *plans.back();
+}
 
 void Model::run(int lstm, const float* x, int time, int batch, const int32_t* lengths, float* h, float* c, float* y) {
   Runtime& shared = runtime();
   const std::lock_guard<std::mutex> lock(shared.mutex);
   const size_t from = lstm < 0 ? 0 : lstm, to = lstm < 0 ? lstms.size() : lstm + 1;
-  const size_t bytes = Plan(lstms, from, to, time, batch, nullptr).bytes;
-  Plan plan(lstms, from, to, time, batch, room(bytes));
+  Plan& room = planned(from, to, time, batch, false);
   Team team;
   team.size = shared.threads;
   shared.pool->run(team, [&](int me) {
@@ -159,9 +179,9 @@ void Model::run(int lstm, const float* x, int time, int batch, const int32_t* le
     float* state = h;
     for (size_t index = from; index < to; ++index) {
       float* const own_c = lstm < 0 ? state + lstms[index].directions.size() * batch * lstms[index].outputs : c;
-      float* const out = index + 1 == to ? y : plan.between[index % 2];
+      float* const out = index + 1 == to ? y : room.between[index % 2];
       const Pass pass{input, time, batch, lengths, state, own_c, out};
-      run_lstm(lstms[index], pass, plan.buffers[index - from], team, me, *shared.kernels);
+      run_lstm(lstms[index], pass, room.buffers[index - from], team, me, *shared.kernels);
       state += lstms[index].state_floats(batch);
       input = out;
     }
@@ -171,47 +191,33 @@ void Model::run(int lstm, const float* x, int time, int batch, const int32_t* le
 void Model::step(const int32_t* tokens, int batch, float* state, float* result) {
   Runtime& shared = runtime();
   const std::lock_guard<std::mutex> lock(shared.mutex);
-  const int width = embedding.inputs();
-  const Plan sizes(lstms, 0, lstms.size(), 1, batch, nullptr);
-  auto rest = [&](uint8_t* memory, float*& embedded) {
-    Space space(memory);
-    embedded = space.take<float>((size_t)batch * width);
-    OutputBuffers buffers(output, batch, space);
-    return std::make_pair(buffers, (size_t)(space.end() - memory));
-  };
-  float* embedded = nullptr;
-  const size_t bytes = rest(nullptr, embedded).second;
-  uint8_t* const memory = room(sizes.bytes + bytes);
-  Plan plan(lstms, 0, lstms.size(), 1, batch, memory);
-  OutputBuffers output_buffers = rest(memory + plan.bytes, embedded).first;
+  Plan& room = planned(0, lstms.size(), 1, batch, true);
+  for (int row = 0; row < batch; ++row)
+    copy_row(embedding.last, tokens[row], room.embedded + (size_t)row * embedding.inputs());
   Team team;
   team.size = shared.threads;
-  for (int row = 0; row < batch; ++row) copy_row(embedding.last, tokens[row], embedded + (size_t)row * width);
   shared.pool->run(team, [&](int me) {
-    const float* input = embedded;
+    const float* input = room.embedded;
     float* own = state;
     for (size_t index = 0; index < lstms.size(); ++index) {
-      float* const out = plan.between[index % 2];
+      float* const out = room.between[index % 2];
       float* const c = own + lstms[index].directions.size() * batch * lstms[index].outputs;
-      run_lstm(lstms[index], {input, 1, batch, nullptr, own, c, out}, plan.buffers[index], team, me, *shared.kernels);
+      run_lstm(lstms[index], {input, 1, batch, nullptr, own, c, out}, room.buffers[index], team, me, *shared.kernels);
       own += lstms[index].state_floats(batch);
       input = out;
     }
-    if (result) run_output(output, output_bias.data(), input, batch, result, output_buffers, team, me, *shared.kernels);
+    if (result) run_output(output, output_bias.data(), input, batch, result, room.output[0], team, me, *shared.kernels);
   });
 }
 
 void Model::logits(const float* features, int rows, float* result) {
   Runtime& shared = runtime();
   const std::lock_guard<std::mutex> lock(shared.mutex);
-  Space sizes(nullptr);
-  OutputBuffers(output, rows, sizes);
-  Space space(room((size_t)(sizes.end() - (uint8_t*)nullptr)));
-  OutputBuffers buffers(output, rows, space);
+  Plan& room = planned(0, 0, 0, rows, true);
   Team team;
   team.size = shared.threads;
   shared.pool->run(team, [&](int me) {
-    run_output(output, output_bias.data(), features, rows, result, buffers, team, me, *shared.kernels);
+    run_output(output, output_bias.data(), features, rows, result, room.output[0], team, me, *shared.kernels);
   });
 }
 

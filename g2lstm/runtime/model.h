@@ -28,27 +28,12 @@ struct Lstm {
   int64_t state_floats(int batch) const { return (int64_t)directions.size() * batch * (outputs + hidden); }
 };
 
-// Arrays of a call, handed out of one piece of memory.
-class Space {
- public:
-  explicit Space(uint8_t* memory) : next(memory) {}
-
-  template <class Number>
-  Number* take(size_t count) {
-    uint8_t* result = next;
-    next += (count * sizeof(Number) + 63) / 64 * 64;
-    return reinterpret_cast<Number*>(result);
-  }
-
-  uint8_t* end() const { return next; }
-
- private:
-  uint8_t* next;
-};
+struct Plan;
 
 class Model {
  public:
   Model(const uint8_t* bytes, size_t size);
+  ~Model();
 
   std::vector<Lstm> lstms;
   bool language = false;
@@ -67,10 +52,10 @@ class Model {
 
  private:
   Storage storage;
-  std::vector<uint8_t> memory;  // of a call
+  std::vector<std::unique_ptr<Plan>> plans;  // of the last call of each kind, for the next one of the same sizes
 
   void read_language(const File& file, const Json& forms);
-  uint8_t* room(size_t bytes);
+  Plan& planned(size_t from, size_t to, int time, int batch, bool words);
 };
 
 // Threads and instructions in use, and the lock that a call holds.

@@ -78,8 +78,10 @@ class Model:
     def __init__(self, file: Path | bytes) -> None:
         self._handle: int | None = None
         library = _library()
-        at_path = isinstance(file, Path)
-        self._handle = _checked(library.g2_open(os.fsencode(file)) if at_path else library.g2_open_memory(file, len(file)))
+        if isinstance(file, Path):
+            self._handle = _checked(library.g2_open(os.fsencode(file)))
+        else:
+            self._handle = _checked(library.g2_open_memory(file, len(file)))
         self.logits: int = _library().g2_logits(self._handle)  # V, 0 where it is no language model
         self.lstms = tuple(self._sizes(number) for number in range(_library().g2_lstms(self._handle)))
 
