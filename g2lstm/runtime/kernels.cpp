@@ -31,6 +31,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are little
 namespace g2 {
 namespace {
 
+typedef int32_t Sums[LANES];  // of the products of a row, for each lane
+
 // The four codes from `codes` on, as one number.
 inline __attribute__((always_inline)) int32_t four(const int8_t* codes) {
   int32_t value;
@@ -62,8 +64,8 @@ inline __attribute__((always_inline)) void add_chunk(const uint8_t* data, const 
 }
 
 // found[r][lane] = the sum of (weight + offset) * code over the columns, `chunks` of 64 bytes of weights
-template <int R, bool NIBBLES, class Ints>
-inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
+template <int R, bool NIBBLES>
+inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
   constexpr int WAYS = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums beside each other, for one alone would wait for itself
   constexpr int GROUPS = (R + 3) / 4, STEP = NIBBLES ? 8 : 4;
   __m512i sums[WAYS][R];
@@ -85,7 +87,7 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
   }
   UNROLLED for (int r = 0; r < R; ++r) {
     UNROLLED for (int way = 1; way < WAYS; ++way) sums[0][r] = _mm512_add_epi32(sums[0][r], sums[way][r]);
-    _mm512_storeu_si512(&found[r], sums[0][r]);
+    _mm512_store_si512(found[r], sums[0][r]);
   }
 }
 
@@ -103,8 +105,8 @@ namespace avx2 {
 constexpr int MOST_ROWS = 4;
 
 // Bytes are widened to 16 bits before they are multiplied: the product of bytes would saturate.
-template <int R, bool NIBBLES, class Ints>
-inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
+template <int R, bool NIBBLES>
+inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
   constexpr int TOGETHER = R < 2 ? R : 2, STEP = NIBBLES ? 8 : 4;  // rows for which there are registers
   for (int from = 0; from < R; from += TOGETHER) {
     __m256i sums[TOGETHER][4];  // two halves of each of four rows
@@ -128,7 +130,7 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
     UNROLLED for (int r = 0; r < TOGETHER; ++r)
       UNROLLED for (int pair = 0; pair < 2; ++pair) {
         const __m256i both = _mm256_hadd_epi32(sums[r][2 * pair], sums[r][2 * pair + 1]);
-        _mm256_storeu_si256((__m256i*)&found[from + r] + pair, _mm256_permute4x64_epi64(both, 0xd8));
+        _mm256_store_si256((__m256i*)found[from + r] + pair, _mm256_permute4x64_epi64(both, 0xd8));
       }
   }
 }
@@ -156,8 +158,8 @@ const Kernels AVX2 = {"avx2", has_avx2, avx2::product, avx2::quantize, avx2::gat
 namespace neon {
 constexpr int MOST_ROWS = 4;
 
-template <int R, bool NIBBLES, class Ints>
-inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
+template <int R, bool NIBBLES>
+inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
   constexpr int STEP = NIBBLES ? 8 : 4, OFFSET = NIBBLES ? 8 : 128;
   int32x4_t sums[R][4];
   UNROLLED for (int r = 0; r < R; ++r)
@@ -183,7 +185,7 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
     int32_t sum = 0;  // what the callers take away for the offset, which these weights don't have
     for (int column = 0; column < STEP * chunks; ++column) sum += x[r * stride + column];
     UNROLLED for (int quad = 0; quad < 4; ++quad)
-      vst1q_s32((int32_t*)&found[r] + 4 * quad, vaddq_s32(sums[r][quad], vdupq_n_s32(OFFSET * sum)));
+      vst1q_s32(found[r] + 4 * quad, vaddq_s32(sums[r][quad], vdupq_n_s32(OFFSET * sum)));
   }
 }
 
@@ -203,8 +205,8 @@ const Kernels NEON = {"neon", has_neon, neon::product, neon::quantize, neon::gat
 namespace plain {
 constexpr int MOST_ROWS = 4;
 
-template <int R, bool NIBBLES, class Ints>
-inline void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Ints* found) {
+template <int R, bool NIBBLES>
+inline void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
   for (int chunk = 0; chunk < chunks; ++chunk, data += 64)
     UNROLLED for (int r = 0; r < R; ++r) {
       const int8_t* codes = x + r * stride + (NIBBLES ? 8 : 4) * (size_t)chunk;

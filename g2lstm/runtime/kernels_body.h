@@ -90,11 +90,11 @@ static void quantize(const float* x, int count, int8_t* codes, size_t code_strid
 }
 
 template <int R>
-INLINE void finish(const Ints* found, int offset, const Matrix& matrix, int block, const Rows& x, int row, float* out,
+INLINE void finish(const Sums* found, int offset, const Matrix& matrix, int block, const Rows& x, int row, float* out,
                    size_t stride, bool add) {
   const Floats scales = *(const Floats*)(matrix.scales + block * LANES);
   UNROLLED for (int r = 0; r < R; ++r) {
-    const Ints exact = found[r] - offset * x.sums[row + r];
+    const Ints exact = *(const Ints*)found[r] - offset * x.sums[row + r];
     Floats value = __builtin_convertvector(exact, Floats) * (scales * x.scales[row + r]);
     Floats* const place = (Floats*)(out + (row + r) * stride);
     *place = add ? *place + value : value;
@@ -103,7 +103,7 @@ INLINE void finish(const Ints* found, int offset, const Matrix& matrix, int bloc
 
 template <int R, bool NIBBLES>
 static void whole_tile(const Matrix& matrix, int block, const Rows& x, int row, float* out, size_t stride, bool add) {
-  Ints found[R] = {};
+  alignas(64) Sums found[R] = {};
   const uint8_t* data = matrix.data + block * matrix.block_bytes;
   dot<R, NIBBLES>(data, (int)(matrix.block_bytes / 64), x.codes + row * x.code_stride, x.code_stride, found);
   finish<R>(found, NIBBLES ? 8 : 128, matrix, block, x, row, out, stride, add);

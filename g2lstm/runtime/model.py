@@ -24,6 +24,8 @@ FOLDER = Path(__file__).parent
 SOURCES = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
 # Without contraction every set of instructions gives the same numbers.
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi", "-pthread"]
+if platform.machine() in ("aarch64", "arm64"):  # elsewhere what the processor has is found when it runs
+    FLAGS += ["-mcpu=native"]
 _POINTER, _INT, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
 _FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "g2_last_error": (_TEXT, []),
@@ -233,7 +235,7 @@ def _load() -> ctypes.CDLL | str:
         return "is not made for Windows"
     try:
         notice = "compiling the runtime of compressed models, once on this machine (some seconds)"
-        library = ctypes.CDLL(str(building.library("g2.so", SOURCES, FLAGS, [], [platform.machine()], notice)))
+        library = ctypes.CDLL(str(building.library("g2.so", SOURCES, FLAGS, [], [platform.machine(), building.processor()], notice)))
     except Exception as error:
         reason = building.first_line(error)
         log.warning("no compiled runtime, compressed models run in tensor code: %s", reason)

@@ -5,6 +5,7 @@ import random
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,19 @@ if (child := os.fork()) == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_threads_that_wait_sleep() -> None:
+    runner, x = deploy(nn.LSTM(3, 40), rest="int8").model(engine="native"), torch.randn(4, 2, 3)
+    torch.set_num_threads(3)
+    try:
+        runner(x)
+        time.sleep(0.1)
+        started = time.process_time()
+        time.sleep(0.4)
+        assert time.process_time() - started < 0.02
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
