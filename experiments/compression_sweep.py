@@ -63,7 +63,8 @@ def _parser() -> cli.OptionParser:
 
 def _tell(console: Console, row: Row, number: int, count: int, left: float) -> None:
     variant = f" with {row['variant']}" if row["variant"] else ""
-    what = f"{gate_label(row['gate'])} seed {row['seed']}, {row['setting']}{variant}: {row['metric']} {row['value']:.2f}"
+    value = f"{row['metric']} {row['value']:.{row.get('digits', 2)}f}"
+    what = f"{gate_label(row['gate'])} seed {row['seed']}, {row['setting']}{variant}: {value}"
     say(console, f"{number}/{count}  {what}  ({duration(row['seconds'])})  ETA {duration(left)}")
 
 

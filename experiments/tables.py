@@ -28,7 +28,8 @@ def tables(arguments: list[str]) -> int:
         if options.losses:
             print(run_tables.loss_table(runs))
         else:
-            print(run_tables.statistics_table(run_tables.ended(runs), options.margin))
+            found = run_tables.by_metric(run_tables.ended(runs))
+            print("\n\n".join(run_tables.statistics_table(groups, options.margin) for groups in found))
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")

@@ -4,6 +4,7 @@ T time, B batch, D input, H hidden units, P proj_size or H, L layers, K = 2 wher
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from g2lstm.gated import Gated, autocast_dtype, can_meet, traced
 from g2lstm.gates import Gate, GumbelGate, HardGate
 from g2lstm.layout import State, Weights
 from g2lstm.masks import Masked, RecurrentDropoutKind
+from g2lstm.spans import span
 
 
 class Draws(NamedTuple):
@@ -203,7 +205,8 @@ class G2LSTM(Gated, Masked, nn.LSTM):
                     lengths, direction == 1, self._noise(index, engine, x, draws), self._block_scale(), self._hard_blocks(),
                     self._masks_of(index, x, draws),
                 )  # fmt: skip
-                h, (h_last, c_last) = engines.ENGINES[engine].run(x, (hx[0][index], hx[1][index]), weights, options)
+                with span(end) if self._count > 1 else nullcontext():
+                    h, (h_last, c_last) = engines.ENGINES[engine].run(x, (hx[0][index], hx[1][index]), weights, options)
                 outputs.append(h)
                 h_n.append(h_last)
                 c_n.append(c_last)

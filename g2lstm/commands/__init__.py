@@ -12,9 +12,11 @@ from typing import IO
 TRAIN = "from g2lstm.commands import train_command; train_command()"
 
 
-def start_training(options: Sequence[str], output: IO[bytes] | None = None, *, threads: int | None = None) -> "Popen[bytes]":
+def start_training(
+    options: Sequence[str], output: IO[bytes] | None = None, *, threads: int | None = None, **environment: str
+) -> "Popen[bytes]":
     """train.py with these options as a process of its own, which Ctrl-C does not reach; what it says goes to `output`."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", TRAIN, *options]
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)

@@ -145,6 +145,7 @@ def evaluate(task: Any, model: nn.Module, evaluation: Evaluation) -> Row:
     return evaluation.about() | {
         "metric": task.metric.name,
         "lower_is_better": task.metric.lower_is_better,
+        "digits": task.metric.digits,
         "value": found.metrics[task.metric.name],
         "difference": None,
         "bits_per_gate_parameter": compressed.bits_per_parameter,

@@ -61,6 +61,14 @@ def recorded_runs(folder: Path) -> Groups:
     return ended(found) if found else {}
 
 
+def by_metric(groups: Groups) -> list[Groups]:
+    """Those that are judged by the same metric, together."""
+    found: dict[str, Groups] = defaultdict(dict)
+    for name, runs in groups.items():
+        found[runs[0].config.task_class.metric.name][name] = runs
+    return list(found.values())
+
+
 def metric_of(groups: Groups) -> Metric:
     """What the task of the runs is judged by."""
     return next(iter(groups.values()))[0].config.task_class.metric

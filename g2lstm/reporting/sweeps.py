@@ -73,9 +73,10 @@ def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str
 def _cell(rows: list[Row]) -> str:
     if not rows:
         return "-"
-    text = spread([row["value"] for row in rows])
+    digits = rows[0].get("digits", 2)  # rows of earlier versions, which all had the perplexity, don't tell
+    text = spread([row["value"] for row in rows], digits)
     differences = [row["difference"] for row in rows if row["difference"] is not None]
-    return text if rows[0]["setting"] == ORIGINAL or not differences else f"{text} ({spread(differences, sign='+')})"
+    return text if rows[0]["setting"] == ORIGINAL or not differences else f"{text} ({spread(differences, digits, '+')})"
 
 
 def _bits_cell(rows: list[Row]) -> str:

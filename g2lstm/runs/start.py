@@ -216,7 +216,7 @@ def _load(
         engines = engines_of(model, device, torch.bfloat16 if bfloat16 else torch.float32)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return device, task, environment(device, ", ".join(engines))
+    return device, task, environment(device, ", ".join(engines)) | {"data": task.digest("train")}
 
 
 def _go_on(run: Run, config: Config, console: Console) -> float:
@@ -230,7 +230,7 @@ def _go_on(run: Run, config: Config, console: Console) -> float:
 def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
     """Says in one line, and writes down, where the run can't be expected to continue bit for bit."""
     then = run.read_json("environment.json")
-    compared = ("hardware", "threads", "torch", "device", "engine", "workers")
+    compared = ["hardware", "threads", "torch", "device", "engine", "workers", *(["data"] if "data" in then else [])]
     changed = [key for key in compared if then.get(key) != now.get(key)]
     if changed:
         run.write_json("environment.json", then | {"resumed_on": [*then.get("resumed_on", []), now]})

@@ -224,7 +224,9 @@ class LanguageModelTask:
     def digest(self, split: str, limit: int | None = None) -> str:
         tokens = self._tokens(split, limit)
         settings = json.dumps(values_of(self.config.eval), sort_keys=True)
-        return hashlib.sha256(tokens.numpy().tobytes() + settings.encode()).hexdigest()[:20]
+        found = hashlib.sha256(tokens.numpy().data)  # of its memory, with no copy of a large corpus
+        found.update(settings.encode())
+        return found.hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
         tokens = self._tokens(split, limit)

@@ -49,7 +49,7 @@ class DataConfig:
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     decimal: Literal[".", ","] | None = None
     season: Count | None = None
-    rows: Count
+    rows: Annotated[int, Field(ge=1, le=1_000_000)]  # of the built-in series, which are computed one by one
     valid: Annotated[float, Field(gt=0, lt=1)]
     test: Annotated[float, Field(gt=0, lt=1)]
 

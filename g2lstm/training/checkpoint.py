@@ -59,8 +59,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind =
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != kind.format:
-                raise UserError(f"{path} is not a {kind.name} of this project: {kind.foreign}")
+            if (found := metadata.get("format", "")) != kind.format:
+                family = kind.format.rpartition("-")[0]
+                what = f"of another version ({found})" if found.startswith(family) else f"not a {kind.name} of this project"
+                raise UserError(f"{path} is {what}: {kind.foreign}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
             raise ValueError("its checksum is wrong")

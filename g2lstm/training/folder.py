@@ -75,12 +75,15 @@ class RunFolder:
         return read_json(self.path / name, dict, "the run is not complete, or the file was edited")
 
     def curve(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`, none where there is no file yet; a UserError where a line is none."""
+        """The records of `metrics.jsonl`, none where there is no file yet; a UserError where a line is none.
+
+        A last line without its end was being written, by a run that goes on or was killed, and is left out.
+        """
         if not self.metrics.is_file():
             return []
         text = read_text(self.metrics)
         try:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+            records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.strip()]
             if not all({"kind", "step", "epoch"} <= record.keys() for record in records):
                 raise ValueError("a line has no kind, step or epoch")
         except (ValueError, AttributeError, RecursionError) as error:

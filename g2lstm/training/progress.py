@@ -1,13 +1,56 @@
 """What a run shows while it trains: one line that is renewed on a terminal, a line now and then in a log."""
 
 import math
+import os
+import select
+import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from g2lstm.training.task import Metric
+
+PATIENCE = 5.0  # seconds for who reads
+PIECE = 1024  # signs, which a pipe takes whole where it takes anything
+
+
+class Output:
+    """Standard output of a run, which goes on whoever reads it.
+
+    What nobody takes for `PATIENCE` seconds is dropped, as by a pager that waits for a key, and everything once the reader
+    is gone, as `head` is, or the disk behind it is full: the run's files have it all.
+    """
+
+    def __init__(self) -> None:
+        self._patience = PATIENCE
+
+    def write(self, text: str) -> int:
+        stream = sys.stdout
+        try:
+            for start in range(0, len(text), PIECE):
+                if not self._has_room(stream):
+                    break
+                stream.write(text[start : start + PIECE])
+                stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # nor does what is left fail at the end
+            os.close(nowhere)
+        return len(text)
+
+    def _has_room(self, stream: Any) -> bool:
+        try:
+            ready = select.select([], [stream.fileno()], [], self._patience)[1]
+        except (OSError, ValueError):  # no file, or a system that asks this of sockets alone
+            return True
+        self._patience = PATIENCE if ready else 0.0
+        return bool(ready)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
 
 
 class Reporter:

@@ -4,6 +4,7 @@ Layers are the modules that `named_layers` watches, phases what `g2lstm.spans` n
 backwards belongs to the layer whose operation has its sequence number.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,10 @@ STEP = "ProfilerStep#"
 OPTIMIZER = "Optimizer.step#"
 ON_DEVICE = "gpu_user_annotation"  # a CUDA trace has each span twice: as it is called, and as its kernels run
 SHARE = "point-wise share "  # what native.cpp measures, in which products and point-wise passes take turns of microseconds
+PART = re.compile(r"_l\d+(_reverse)?")  # of an LSTM of several layers or directions
 Event = dict[str, Any]
+Place = tuple[str | None, str]  # layer, and which part of it with a space behind it
+NOWHERE: Place = (None, "")
 
 
 @contextmanager
@@ -52,8 +56,8 @@ def name_spans(events: list[Event], layers: set[str]) -> list[Event]:
     """
     timed = [event for event in events if event.get("ph") == "X" and event.get("cat") != ON_DEVICE]
     timed.sort(key=lambda one: (one["ts"], -one["dur"]))
-    owner: dict[int, str | None] = {}  # of an operation's sequence number
-    inside: dict[Any, list[tuple[float, str | None, Event]]] = {}  # by thread: end, layer and event of what has begun
+    owner: dict[int, Place] = {}  # of an operation's sequence number
+    inside: dict[Any, list[tuple[float, Place, Event]]] = {}  # by thread: end, place and event of what has begun
     open_backward: dict[Any, Event] = {}
     spans: list[Event] = []
     for event in timed:
@@ -61,28 +65,30 @@ def name_spans(events: list[Event], layers: set[str]) -> list[Event]:
         around = inside.setdefault(thread, [])
         while around and around[-1][0] <= event["ts"]:
             around.pop()
-        layer = around[-1][1] if around else None
+        layer, part = around[-1][1] if around else NOWHERE
         if name.startswith(STEP):
             open_backward.clear()
         elif name.startswith(BACKWARD):
-            layer = owner.get(number)
+            layer, part = owner.get(number, NOWHERE)
             _extend(event, layer, open_backward, spans)
         elif event.get("cat") == "user_annotation" and name in layers:
-            layer = name
+            layer, part = name, ""
             spans.append(event)
+        elif PART.fullmatch(name):
+            part = f"{name[1:].replace('_', ' ')} "
         elif name in PHASES and layer:
-            event["name"] = f"{layer}: {name}"
+            event["name"] = f"{layer}: {part}{name}"
             spans.append(event)
         elif name.startswith(SHARE) and layer:
-            whole = next(one for _, _, one in reversed(around) if one["name"].startswith(f"{layer}: recurrence"))
+            whole = next(one for _, _, one in reversed(around) if one["name"].startswith(f"{layer}: {part}recurrence"))
             event["name"] = whole["name"].replace("recurrence", "point-wise")
             event |= {"ts": whole["ts"], "dur": whole["dur"] * float(name.removeprefix(SHARE))}
             spans.append(event)
         elif name.startswith(OPTIMIZER):
             spans.append(event)
         elif number is not None:
-            owner[number] = layer
-        around.append((event["ts"] + event["dur"], layer, event))
+            owner[number] = layer, part
+        around.append((event["ts"] + event["dur"], (layer, part), event))
     events += [event for event in spans if event["name"].endswith(" backward") and "args" not in event]
     return spans
 

@@ -4,6 +4,8 @@ Alone, which is the usual case, every function here does nothing. Worker 0 write
 """
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +21,7 @@ from g2lstm.columns import Columns
 from g2lstm.errors import UserError
 
 PATIENCE = timedelta(minutes=30)  # of a worker for the others: one of them may prepare data, or translate
+MEETING = timedelta(minutes=5)  # the same until all have come
 _alone = False
 _has_told = False
 T = TypeVar("T")
@@ -39,15 +42,10 @@ def joined() -> Iterator[None]:
         yield
         return
     try:
-        store, number, total = next(rendezvous("env://", timeout=PATIENCE))
-        # torchrun keeps its store when it starts workers again: of the attempt before it has where these were to be found.
-        # On one machine torchrun counts; else each worker does, and one that died before it came here would count less.
-        attempt = store.add(f"g2lstm/worker-{number}", 1)
-        if os.environ.get("LOCAL_WORLD_SIZE") == str(total):
-            attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        store, number, total = next(rendezvous("env://", timeout=MEETING))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE,
-            store=dist.PrefixStore(f"g2lstm/attempt-{attempt}", store), rank=number, world_size=total,
+            store=dist.PrefixStore(met(store, number, total), store), rank=number, world_size=total,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:150]
@@ -66,6 +64,33 @@ def joined() -> Iterator[None]:
         raise UserError("a worker has gone: start them again") from None
     finally:
         dist.destroy_process_group()
+
+
+def met(store: dist.Store, number: int, total: int) -> str:
+    """A name that the workers of this attempt share, once all of them are there.
+
+    torchrun keeps its store when it starts workers again, with what those before them left there, and no count of attempts
+    is everyone's: one that died before it came here counted less, and torchrun counts on each machine for itself. So the
+    first one's name holds, for those whose own names it has answered.
+
+    Raises:
+        RuntimeError: some didn't come within `MEETING`.
+    """
+    own, end = uuid.uuid4().hex, time.monotonic() + MEETING.total_seconds()
+    if number == 0:
+        keys = [f"g2lstm/{own}/{other}" for other in range(1, total)]
+        store.set("g2lstm/first", own)
+        store.wait(keys, MEETING)
+        store.set(f"g2lstm/{own}", " ".join(store.get(key).decode() for key in keys))
+        return own
+    while time.monotonic() < end:
+        if store.check(["g2lstm/first"]):
+            name = store.get("g2lstm/first").decode()
+            store.set(f"g2lstm/{name}/{number}", own)
+            if store.check([f"g2lstm/{name}"]) and own in store.get(f"g2lstm/{name}").decode():
+                return name
+        time.sleep(0.02)
+    raise RuntimeError("the first one did not come")
 
 
 def led(lead: Callable[[], T], follow: Callable[[Any], T]) -> T | None:

@@ -252,7 +252,7 @@ def test_rows_of_an_earlier_version_are_read_and_replaced_by_their_successors(sw
     rows = sweep(*arguments)
     earlier = []
     for row in rows:
-        old = {name: value for name, value in row.items() if name not in ("variant", "limit", "lower_is_better")}
+        old = {name: value for name, value in row.items() if name not in ("variant", "limit", "lower_is_better", "digits")}
         earlier.append(old | {"cache": row["variant"] == "cache", "key": f"old {row['key']}"})
     other = earlier[1] | {"setting": "svd:9", "key": "another"}
     (tmp_path / "sweep.json").write_text(json.dumps([*earlier, other]))
@@ -270,6 +270,7 @@ def test_a_metric_of_which_more_is_better_says_so() -> None:
     text = tables(rows)
     assert text.startswith("Test accuracy (and difference to the original; higher is better)")
     assert "| G2-LSTM | 98.00 | 96.50 (-1.50) | 1 |" in text
+    assert "| G2-LSTM | 98.0000 | 96.5000 (-1.5000) | 1 |" in tables([row | {"digits": 4} for row in rows])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ class Killed(Callback):
     def __init__(self, gate: str) -> None:
         self.gate = gate
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if "submitit" in config.hydra.launcher._target_:
+            get_class("submitit.core.core.Job")._results_timeout_s = 1  # for what a killed job does not write
+
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.gate.name == self.gate:
             get_class("copying.Copying").evaluate = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)

@@ -92,10 +92,28 @@ def test_nothing_in_the_package_names_it():
     assert not [path for path in files if "copying" in path.read_text().lower()]
 
 
-def test_a_submitit_sweep_leaves_a_summary_a_run(commands, tmp_path):
-    options = [*OPTIONS, "epochs=1", "gate=gumbel", "hydra.sweep.dir=DIR"]
-    commands.run("-m", "hydra/launcher=submitit_local", *options)
+def test_a_submitit_sweep_of_which_a_job_was_killed_says_so_in_a_line_and_goes_on(commands, tmp_path):
+    sweep = ["-m", "hydra/launcher=submitit_local", *OPTIONS, "epochs=1", "gate=gumbel", "hydra.sweep.dir=DIR"]
+    killed = commands.start(*sweep, "+hydra.callbacks.kill={_target_: tests.end_to_end.killed.Killed, gate: gumbel}")
+    assert killed.wait() == 2
+    assert "error: a job of the sweep was ended, perhaps for want of memory (/" in killed.text()
+    assert "Traceback" not in killed.text()
+    commands.run(*sweep)
     assert len(list(tmp_path.glob("DIR/copying/*/summary.json"))) == 1
+    assert "holds an unfinished run of the same options" in "".join(
+        p.read_text() for p in tmp_path.glob("DIR/.submitit/*/*.out")
+    )
+
+
+def test_what_a_job_says_into_a_file_is_said_by_the_sweep_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(HERE)
+    import train
+
+    for times in (1, 2):
+        assert cli.guarded(lambda: train.main(["-m", *OPTIONS, "seed=-1"])) == 2
+        assert capsys.readouterr().err == "error: seed must be at least 0, got -1\n" * times
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")  # as submitit tells its jobs
 
 
 def test_the_words_of_a_run_command_stay_as_they_are(monkeypatch, capsys):

@@ -79,10 +79,12 @@ def test_any_runs_are_put_into_a_table(record_run, tmp_path, capsys) -> None:
     for seed, (plain, ours) in enumerate(((88.0, 87.0), (90.0, 88.5), (89.0, 88.5)), 1):
         for gate, value in (("sigmoid", plain), ("gumbel", ours)):
             record_run(tmp_path / "x", seed, f"gate={gate}", test_perplexity=value)
-    assert tables.tables([f"runs={tmp_path}/x/*", "margin=5"]) == 0
+    record_run(tmp_path / "y", 1, "task=mnist", "gate=sigmoid", valid_accuracy=0.98, test_accuracy=0.97)
+    assert tables.tables([f"runs={tmp_path}/x/*,{tmp_path}/y/*", "margin=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "| plain LSTM | test | 3 | 89.00 | 1.00 | 86.52 to 91.48 | - | - |" in lines
-    assert "| G2-LSTM less plain LSTM, by seed | test | 3 | -1.00 | 0.50 | -2.24 to +0.24 | 0.25 | 0.00258 |" in lines
+    assert "| plain LSTM (ptb) | test | 3 | 89.00 | 1.00 | 86.52 to 91.48 | - | - |" in lines
+    assert "| plain LSTM (mnist) | test | 1 | 0.9700 | - | one seed: no interval | - | - |" in lines
+    assert "| G2-LSTM (ptb) less plain LSTM, by seed | test | 3 | -1.00 | 0.50 | -2.24 to +0.24 | 0.25 | 0.00258 |" in lines
 
 
 def test_losses_are_compared_with_the_first_runs(record_run, tmp_path, capsys) -> None:

@@ -193,3 +193,8 @@ def test_some_steps_on_mackey_glass_beat_the_naive_forecast():
         optimizer.step()
     assert task.evaluate(model.eval(), "test").metrics["rmse"] < 0.5 * task.facts["test_rmse_naive"]
     assert isinstance(Scaling.parse(task.files()["scaling.json"]), Scaling)
+
+
+def test_a_built_in_series_that_no_memory_holds_is_refused():
+    with pytest.raises(UserError, match=r"data\.rows must be at most 1000000, got 100000000000"):
+        task_of("data.rows=100000000000")

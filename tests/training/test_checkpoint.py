@@ -2,6 +2,7 @@
 
 import math
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from g2lstm.errors import UserError
-from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from g2lstm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 
 TREE = {
     "weights": {"a": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "scalar": torch.tensor(1.5)},
@@ -105,6 +106,12 @@ def test_a_foreign_file_is_refused(tmp_path):
     save_file({"weights": torch.ones(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="not a checkpoint of this project"):
         load_checkpoint(tmp_path / "foreign.safetensors")
+
+
+def test_a_file_of_another_version_is_refused_and_says_so(tmp_path):
+    save_checkpoint(tmp_path / "older", {"a": torch.ones(2)}, replace(CHECKPOINT, format="g2lstm-checkpoint-0"))
+    with pytest.raises(UserError, match=r"older is of another version \(g2lstm-checkpoint-0\)"):
+        load_checkpoint(tmp_path / "older")
 
 
 def test_a_missing_file_is_named(tmp_path):

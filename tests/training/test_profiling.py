@@ -127,7 +127,7 @@ def test_profile_is_true_or_false(capsys):
 def test_a_trace_of_each_task_names_layers_and_phases_both_ways(name, small_task, tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "BEFORE", 1)
     monkeypatch.setattr(profiling, "STEPS", 1)
-    task, model = small_task(name)
+    task, model = small_task(name, *(["model.num_layers=2"] if name == "mnist" else []))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     profiler = StepProfiler(tmp_path, torch.device("cpu"), lambda _: None)
     profiler.watch(model, optimizer)
@@ -148,12 +148,17 @@ def test_a_trace_of_each_task_names_layers_and_phases_both_ways(name, small_task
     for key, module in model.named_modules():
         if not key or not (list(module.parameters(recurse=False)) or isinstance(module, Attention)):
             continue
-        wanted = {f"{key}: input product": key} if isinstance(module, layout.LSTMModule) and task.gate.tau != 1 else {}
-        if isinstance(module, torch.nn.LSTM):
-            for way in ("", " backward"):
-                wanted[f"{key}: recurrence{way}"] = f"{key}{way}"
+        wanted = {}
+        several = isinstance(module, torch.nn.LSTM) and layout.endings(module) not in ([["_l0"]], [("_l0",)])
+        for part in (
+            [f"{end[1:].replace('_', ' ')} " for ends in layout.endings(module) for end in ends] if several else [""]
+        ):
+            if isinstance(module, layout.LSTMModule) and task.gate.tau != 1:
+                wanted[f"{key}: {part}input product"] = key
+            for way in ("", " backward") if isinstance(module, torch.nn.LSTM) else ():
+                wanted[f"{key}: {part}recurrence{way}"] = f"{key}{way}"
                 if compiled.problem() is None:
-                    wanted[f"{key}: point-wise{way}"] = f"{key}: recurrence{way}"
+                    wanted[f"{key}: {part}point-wise{way}"] = f"{key}: {part}recurrence{way}"
         for inner, outer in wanted.items():
             for begin, end in spans[inner]:
                 assert any(first <= begin and end <= last + 0.01 for first, last in spans[outer])
