@@ -8,7 +8,7 @@ typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE Floats all(float value) { return Floats{} + value; }
+INLINE Floats all(float value) { return value - Floats{}; }  // x - 0 is x; x + 0 is not where x is -0, and costs an addition
 
 INLINE Floats choose(Ints mask, Floats yes, Floats no) { return (Floats)(((Ints)yes & mask) | ((Ints)no & ~mask)); }
 
@@ -119,14 +119,17 @@ static void float_tile(const Matrix& matrix, int block, const Rows& x, int row, 
   constexpr int WAYS = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums beside each other, for one alone would wait for itself
   const Number* data = (const Number*)(matrix.data + block * matrix.block_bytes);
   Floats sums[R][WAYS] = {};
+  const float* rows[(R + 3) / 4];
+  UNROLLED for (int group = 0; group < (R + 3) / 4; ++group) rows[group] = x.values + (row + 4 * group) * x.stride;
   int k = 0;
   for (; k + WAYS <= matrix.columns; k += WAYS)
     UNROLLED for (int way = 0; way < WAYS; ++way) {
       const Floats weights = column(data, k + way);
-      UNROLLED for (int r = 0; r < R; ++r) sums[r][way] = fused(weights, all(x.values[(row + r) * x.stride + k + way]), sums[r][way]);
+      UNROLLED for (int r = 0; r < R; ++r)
+        sums[r][way] = fused(weights, all(rows[r / 4][r % 4 * x.stride + k + way]), sums[r][way]);
     }
-  for (; k < matrix.columns; ++k)
-    UNROLLED for (int r = 0; r < R; ++r) sums[r][0] = fused(column(data, k), all(x.values[(row + r) * x.stride + k]), sums[r][0]);
+  for (; WAYS > 1 && k < matrix.columns; ++k)
+    UNROLLED for (int r = 0; r < R; ++r) sums[r][0] = fused(column(data, k), all(rows[r / 4][r % 4 * x.stride + k]), sums[r][0]);
   UNROLLED for (int r = 0; r < R; ++r) {
     Floats value = sums[r][0];
     UNROLLED for (int way = 1; way < WAYS; ++way) value += sums[r][way];

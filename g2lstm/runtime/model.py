@@ -235,7 +235,8 @@ def _load() -> ctypes.CDLL | str:
         return "is not made for Windows"
     try:
         notice = "compiling the runtime of compressed models, once on this machine (some seconds)"
-        library = ctypes.CDLL(str(building.library("g2.so", SOURCES, FLAGS, [], [platform.machine(), building.processor()], notice)))
+        identity = [platform.machine(), building.processor()]
+        library = ctypes.CDLL(str(building.library("g2.so", SOURCES, FLAGS, [], identity, notice)))
     except Exception as error:
         reason = building.first_line(error)
         log.warning("no compiled runtime, compressed models run in tensor code: %s", reason)
