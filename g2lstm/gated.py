@@ -74,7 +74,11 @@ def traced(module: torch.nn.Module, *inputs: Any) -> torch.fx.Proxy | None:
 def autocast_dtype(like: Tensor) -> torch.dtype | None:
     """The dtype autocast runs products of this tensor in, or None where it is off or leaves the tensor alone."""
     kind = like.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    try:
+        enabled = torch.is_autocast_enabled(kind)
+    except RuntimeError:  # a kind that has none, as "meta"; in torch 2.9 asking whether it has breaks a compiled graph
+        return None
+    if not enabled:
         return None
     return torch.get_autocast_dtype(kind) if like.dtype in AUTOCAST_TAKES else None
 
@@ -85,7 +89,7 @@ def can_meet(x: Tensor, weight: Tensor, hx: tuple[Tensor, Tensor] | None, sizes:
     Autocast also unites dtypes up to float32. A cell state may always have the precision it is kept in inside, as an
     earlier pass under autocast returned it.
     """
-    if hx is not None and (not isinstance(hx, tuple | list) or [tuple(part.shape) for part in hx] != sizes):
+    if hx is not None and (not isinstance(hx, (tuple, list)) or [tuple(part.shape) for part in hx] != sizes):
         return False
     h, c = (x, x) if hx is None else hx
     if not x.device == weight.device == h.device == c.device:

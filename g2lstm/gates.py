@@ -108,7 +108,7 @@ GATES: dict[str, type] = {"sigmoid": SigmoidGate, "sharpened": SharpenedGate, "g
 
 def has_temperature(gate: Gate) -> bool:
     """Whether the gate divides its pre-activations by a temperature that can be set and annealed."""
-    return isinstance(gate, SharpenedGate | GumbelGate)
+    return isinstance(gate, (SharpenedGate, GumbelGate))  # torch 2.9 compiles no A | B
 
 
 def checked_temperature(tau: float) -> float:

@@ -29,7 +29,6 @@ class Weights(NamedTuple):
     bias_hh: Tensor | None = None
     hr: Tensor | None = None
 
-    @property
     def bias(self) -> Tensor | None:
         """Their sum, (4H,), which is all that the numbers depend on."""
         return None if self.bias_ih is None or self.bias_hh is None else self.bias_ih + self.bias_hh

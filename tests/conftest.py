@@ -3,9 +3,12 @@
 import gc
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: threads that wait leave the core to others
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN_TASK = ROOT / "tests" / "end_to_end" / "own_task"
 # What takes longest begins first, so that two workers end at the same time.
 LONGEST = ("end_to_end/", "inspection/test_commands.py", "engines/test_triton.py", "compression/test_sweep.py", "test_lstm")
+LONGEST += ("data/test_parallel.py", "training/test_profiling.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,6 +36,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
     gc.freeze()  # what the imports left, a quarter of a second to look through at each collection
     gc.enable()
+
+
+@contextmanager
+def without_drawing() -> Iterator[None]:
+    """Files of figures hold none, for drawing takes most of the time."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"<svg ></svg>"))
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    with without_drawing():
+        yield
 
 
 @pytest.fixture(scope="session")

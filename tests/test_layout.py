@@ -22,7 +22,7 @@ def test_every_parameter_is_found_once_in_the_modules_order(make):
     tensors = [tensor for weights in found for tensor in weights if tensor is not None]
     assert all(ours is theirs for ours, theirs in zip(tensors, module.parameters(), strict=True))
     for weights in found:
-        assert (weights.bias is None) == (not module.bias)
+        assert (weights.bias() is None) == (not module.bias)
 
 
 def test_matrices_are_named_as_in_the_state_dict_wherever_they_are():

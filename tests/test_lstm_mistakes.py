@@ -118,11 +118,16 @@ def test_states_for_more_sequences_than_are_packed_are_refused(index):
     ],
 )
 def test_bad_constructor_arguments_raise_what_nn_lstm_raises(given, options):
-    with pytest.raises((ValueError, TypeError)) as expected:
-        nn.LSTM(*given, **options)
-    with pytest.raises(expected.type) as raised:
-        G2LSTM(*given, **options)
-    assert str(raised.value) == str(expected.value)
+    """Some of them nothing: torch 2.9 takes no inputs, and flags that are none."""
+
+    def raised(module: type[nn.LSTM]) -> tuple[type, str] | None:
+        try:
+            module(*given, **options)
+        except (ValueError, TypeError) as error:
+            return type(error), str(error)
+        return None
+
+    assert raised(G2LSTM) == raised(nn.LSTM)
 
 
 def test_dropout_without_a_second_layer_warns_as_in_nn_lstm():

@@ -258,6 +258,8 @@ def test_a_layer_is_used_as_nn_lstm(use, training):
     """In training with a gate that changes nothing, so that it runs on engines of this package."""
     if training and use in EVALUATION_USES:
         pytest.skip("nn.LSTM's own way is kept in evaluation")
+    if use == "export" and not training and torch.__version__.startswith("2.9."):
+        pytest.skip("torch 2.9 can't export its own nn.LSTM")
     torch.manual_seed(0)
     lstm = nn.LSTM(D, H).train(training)
     rnn = G2LSTM.from_lstm(lstm, SigmoidGate() if training else GumbelGate())

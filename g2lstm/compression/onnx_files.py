@@ -113,7 +113,9 @@ class _Graph:
             w_ih = torch.stack([_reordered(w.ih) for w in weights])
             w_hh = torch.stack([_reordered(w.hh) for w in weights])
             no_bias = torch.zeros(4 * hidden)  # ONNX adds two
-            biases = [torch.cat([no_bias if w.bias is None else _reordered(w.bias), no_bias]) for w in weights]
+            biases = [
+                torch.cat([no_bias if bias is None else _reordered(bias), no_bias]) for bias in (w.bias() for w in weights)
+            ]
             values = map(self.constant, (w_ih, w_hh, torch.stack(biases)))
             index = self.constant(torch.arange(layer * ways, (layer + 1) * ways))
             start = [self.add("Gather", f"{name}_0{suffix}", index, axis=0) for name in "hc"]  # (ways, B, H)

@@ -67,7 +67,7 @@ def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Te
 
 def _folded(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Weights]:
     """Input and weights with noise and scale in them; weights are scaled before they are cast."""
-    ih, hh, bias = weights.ih, weights.hh, weights.bias
+    ih, hh, bias = weights.ih, weights.hh, weights.bias()
     size = len(ih) // 4
     noise = as_tensor(options.noise, x, size)
     if options.scale is not None:

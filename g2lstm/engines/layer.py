@@ -37,7 +37,7 @@ def run(engine: ModuleType, x: Tensor, state: State, weights: Weights, options: 
     recipe, noise = None, options.noise
     if isinstance(noise, NoiseRecipe):
         recipe, noise = replace(noise, seed=0), noise.seed_tensor()
-    tensors = x, h0, c0, noise, weights.ih, weights.hh, weights.bias, weights.hr
+    tensors = x, h0, c0, noise, weights.ih, weights.hh, weights.bias(), weights.hr
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     keep = keep or torch.jit.is_tracing()  # a trace is compared with one that has no gradients
     rest = replace(options, lengths=None, noise=recipe, masks=NO_MASKS)

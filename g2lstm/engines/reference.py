@@ -13,7 +13,7 @@ from g2lstm.spans import span
 
 def run(x: Tensor, state: State, weights: Weights, options: Options) -> tuple[Tensor, State]:
     """Runs a layer step by step; arguments and results as `g2lstm.engines.contract` says."""
-    time, bias, masks = len(x), weights.bias, options.masks
+    time, bias, masks = len(x), weights.bias(), options.masks
     with span("input product"):
         pre = linear(x, weights.ih.to(x.dtype), None if bias is None else bias.to(x.dtype))  # (T, B, 4H)
     weight_hh, weight_hr = weights.hh.to(x.dtype), None if weights.hr is None else weights.hr.to(x.dtype)

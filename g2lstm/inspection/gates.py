@@ -227,7 +227,7 @@ def _sigmoids(
     layer: nn.Module, x: Tensor, before: Tensor, tensors: Weights, noise: Tensor | None, size: int, gates: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """(T, B, H) of each gate from (T, B, D) inputs and the (T, B, P) states before, in float32 or float64."""
-    dtype, bias = accumulation_dtype(tensors.ih.dtype), tensors.bias
+    dtype, bias = accumulation_dtype(tensors.ih.dtype), tensors.bias()
     scale: tuple[float, ...] | None = None
     hard: tuple[str, ...] = ()
     if isinstance(layer, Gated):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -86,7 +87,8 @@ class Command:
         self.send(signal.SIGKILL)
 
     def text(self) -> str:
-        return self.output.read_text()
+        """What it said, without the line of torch 2.9's own when workers meet."""
+        return re.sub(r"(?m)^\[Gloo\] .*\n", "", self.output.read_text())
 
 
 @dataclass
@@ -112,10 +114,10 @@ class Commands:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
         return [self.start(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
 
-    def start_training(self, options: list[str], output: IO[bytes], *, threads: int | None = None) -> Command:
+    def start_training(self, options: list[str], output: IO[bytes] | None = None, *, threads: int | None = None) -> Command:
         """As g2lstm.commands has it; the number of threads stays."""
         del threads
-        return self.start(*options, output=Path(output.name))
+        return self.start(*options, output=Path(output.name) if output else None)
 
     def run(self, *arguments: str) -> str:
         """The output of a command that succeeds."""

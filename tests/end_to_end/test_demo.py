@@ -11,8 +11,9 @@ SMALL = ("max_steps=20", "model.embedding_size=16", "model.hidden_size=16")
 
 
 @pytest.fixture
-def _shortly(monkeypatch):
+def _shortly(commands, monkeypatch):
     """Trains smaller models for a few steps."""
+    monkeypatch.setattr("g2lstm.commands.demo.start_training", commands.start_training)
 
     def train(gates, folder, options, console):
         return train_side_by_side(gates, folder, [*options, *SMALL], console)
@@ -29,7 +30,7 @@ def _own_folder(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.usefixtures("_shortly", "_own_folder")
+@pytest.mark.usefixtures("_shortly", "_own_folder", "undrawn")
 def test_demo_trains_two_models_and_prints_their_table(tmp_path, capsys) -> None:
     assert demo.demo(["epochs=1"]) == 0
     printed = capsys.readouterr().out

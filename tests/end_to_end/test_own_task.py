@@ -75,7 +75,7 @@ def test_it_is_evaluated_compressed_and_stored(here):
     assert {row["variant"] for row in rows} == {"", "twice"}
 
 
-def test_its_gates_are_shown_and_a_page_and_tables_are_made(here):
+def test_its_gates_are_shown_and_a_page_and_tables_are_made(here, undrawn):
     here("gate_histograms", RUNS, "split=valid", "out=gates")
     here("gate_heatmap", f"run={next(Path('runs/copying').glob('gumbel*'))}", "text=2718", "min_count=1", "out=gates")
     here("report", RUNS, "out=report.html")

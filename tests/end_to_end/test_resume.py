@@ -56,10 +56,17 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert not list(b.glob(".*"))
 
 
-def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everything, tmp_path):
-    commands.run(*everything, "run_dir=straight")
-    straight = curve(tmp_path / "straight")
-    valid = [(line["stage"], line["averaged"]) for line in straight if line["kind"] == "valid"]
+@pytest.fixture(scope="module")
+def straight(commands_in, everything, tmp_path_factory) -> Path:
+    """A run of everything that was never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    commands_in(folder).run(*everything, "run_dir=run")
+    return folder / "run"
+
+
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everything, straight, tmp_path):
+    lines = curve(straight)
+    valid = [(line["stage"], line["averaged"]) for line in lines if line["kind"] == "valid"]
     assert ("train", False) in valid
     assert ("train", True) in valid  # the trigger did fire
     assert ("finetune", True) in valid
@@ -71,7 +78,7 @@ def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everyth
     while True:
         command = commands.start(*arguments)
         begun = size(run)
-        wanted, patience = draw.randint(1, max(len(straight) // 4, 2)), draw.random() / 20
+        wanted, patience = draw.randint(1, max(len(lines) // 4, 2)), draw.random() / 20
         while size(run) < begun + wanted and not (run / "summary.json").exists() and "error" not in command.text():
             time.sleep(0.002)
         time.sleep(patience)
@@ -85,7 +92,7 @@ def test_a_run_killed_again_and_again_ends_as_one_never_killed(commands, everyth
     assert kills >= 2
     if not (run / "summary.json").exists():
         commands.run("resume=killed")
-    assert_same_run(tmp_path / "straight", run)
+    assert_same_run(straight, run)
 
 
 def test_a_member_in_stretches_on_fresh_machines_ends_as_one_straight_run(commands, everything, tmp_path, monkeypatch):
@@ -120,18 +127,19 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def stopped_twice(commands_in, everything, tmp_path_factory) -> Path:
-    """A folder with a run that was never stopped, and one that was twice."""
+    """A run of everything that was stopped twice."""
     folder = tmp_path_factory.mktemp("twice")
     commands = commands_in(folder)
-    commands.run(*everything, "run_dir=straight")
-    commands.run(*everything, "run_dir=parts", "max_steps=4")
-    commands.run("resume=parts", "max_steps=9", "checkpoint_minutes=60")
-    return folder
+    commands.run(*everything, "run_dir=run", "max_steps=4")
+    commands.run("resume=run", "max_steps=9", "checkpoint_minutes=60")
+    return folder / "run"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(commands, stopped_twice, tmp_path, damage):
-    run = shutil.copytree(stopped_twice / "parts", tmp_path / "run")
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+    commands, straight, stopped_twice, tmp_path, damage
+):
+    run = shutil.copytree(stopped_twice, tmp_path / "run")
     last = run / "last.safetensors"
     steps = [load_checkpoint(path)["position"]["step"] for path in (run / "last-but-one.safetensors", last)]
     assert steps[0] < steps[1]
@@ -142,7 +150,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(comm
     said = " ".join(commands.run("resume=run").split())
     wrong = r"(run/last.safetensors is (damaged|not a checkpoint)|no checkpoint run/last.safetensors)"
     assert re.search(f"{wrong}.*; going on from last-but-one.safetensors", said)
-    assert_same_run(stopped_twice / "straight", run)
+    assert_same_run(straight, run)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,10 +180,11 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_max_steps_and_resume_is_one_straight_run(commands, tiny, tmp_path, variant):
-    chosen = [*VARIANTS[variant], *(text for text in tiny if not text.startswith("optimizer."))]
-    commands.run(*chosen, "run_dir=straight", "accumulate=3")
+    short = ["epochs=1", "finetune_epochs=1", "accumulate=3"]
+    chosen = [*(text for text in tiny if not text.startswith("optimizer.")), *short, *VARIANTS[variant]]
+    commands.run(*chosen, "run_dir=straight")
     steps = json.loads((tmp_path / "straight" / "summary.json").read_text())["steps"]
-    commands.run(*chosen, "run_dir=parts", "accumulate=3", "max_steps=3")
+    commands.run(*chosen, "run_dir=parts", "max_steps=3")
     summary = json.loads((tmp_path / "parts" / "summary.json").read_text())
     assert (summary["finished"], summary["steps"]) == (False, 3)
     for limit in (steps // 2 + 1, None):

@@ -76,7 +76,7 @@ def test_rows_that_have_changed_are_noticed_when_a_run_goes_on(commands, here, t
     commands.run("resume=run")
 
 
-def test_it_is_swept_and_its_gates_and_forecasts_are_shown(here):
+def test_it_is_swept_and_its_gates_and_forecasts_are_shown(here, undrawn):
     here("compression_sweep", "runs=killed", "settings=svd:2", "split=test", "out=sweep")
     assert {row["metric"] for row in json.loads(Path("sweep/sweep.json").read_text())} == {"rmse"}
     here("report", "runs=killed", "text=2024-02-01", "out=gates/report.html")

@@ -98,7 +98,7 @@ def test_bleu_is_compared_and_named(here, runs):
 
 
 def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options):
-    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=4"], lines=12)
+    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=3"], lines=12)
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert {key for key in one if one[key] != other[key]} <= {"seconds", "subwords_per_second"}
 
@@ -135,7 +135,7 @@ def test_a_stored_model_that_lost_nothing_translates_as_the_run(here):
     assert here("translate", "run=whole.g2", given=given) == here("translate", "run=stacked", given=given)
 
 
-def test_gates_are_shown_at_the_words_that_are_said(here, corpus):
+def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     here("gate_histograms", "runs=stacked,conditional", "split=valid", "out=gates")
     rows = json.loads(Path("gates", "gates.json").read_text())
     assert any("decoder" in row.get("layer", "") for row in rows)

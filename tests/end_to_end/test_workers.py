@@ -15,7 +15,7 @@ from tests.end_to_end.test_resume import assert_same_run
 from tests.end_to_end.test_translation import write_corpus
 from tests.tasks.test_mnist import write_mnist
 
-STEPS = 50
+STEPS = 30
 ALL = ["threads=1", "log_every=1"]
 
 
@@ -69,14 +69,13 @@ def test_workers_follow_the_curve_of_one(commands, language_model, translation, 
     commands.run(*options, "run_dir=1")
     alone = losses(tmp_path / "1")
     assert len(alone) > STEPS
-    for count in (2, 3) if kind == "words" else (3,):
-        said = finish(commands.workers(count, *options, f"run_dir={count}"))
-        assert losses(tmp_path / str(count)) == pytest.approx(alone, abs=1e-4)
-        assert "max_steps ended the run" in said[0]
-        assert said[1:] == [""] * (count - 1)
-        found = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("1", str(count))]
-        assert (found[0].get("workers"), found[1]["workers"]) == (None, count)
-        assert found[1][f"test_{found[1]['metric']}"] == pytest.approx(found[0][f"test_{found[0]['metric']}"], rel=1e-3)
+    said = finish(commands.workers(3, *options, "run_dir=3"))
+    assert losses(tmp_path / "3") == pytest.approx(alone, abs=1e-4)
+    assert "max_steps ended the run" in said[0]
+    assert said[1:] == ["", ""]
+    found = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("1", "3")]
+    assert (found[0].get("workers"), found[1]["workers"]) == (None, 3)
+    assert found[1][f"test_{found[1]['metric']}"] == pytest.approx(found[0][f"test_{found[0]['metric']}"], rel=1e-3)
 
 
 def test_another_number_of_workers_goes_on_with_a_run(commands, language_model, tmp_path):
@@ -92,7 +91,7 @@ def test_another_number_of_workers_goes_on_with_a_run(commands, language_model, 
 
 
 def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny, tmp_path):
-    options = [*tiny, "gate=gumbel", "checkpoint_minutes=0", "epochs=4", "finetune=false"]
+    options = [*tiny, "gate=gumbel", "checkpoint_minutes=0", "epochs=2", "finetune=false"]
     finish(commands.workers(2, *options, "run_dir=straight"))
     lines = len(losses(tmp_path / "straight"))
     for victim, share in ((1, 0.3), (0, 0.7)):

@@ -12,7 +12,7 @@ from g2lstm.engines.graphs import Steps
 from g2lstm.engines.noise import NoiseRecipe, philox
 from tests.engines.problems import Tensors, assert_same, leaves, problem, results, run
 
-T, B, H = 3, 2, 5
+T, B, H = 2, 2, 5
 # Norm-wise; in 16 bits what is left of the precision after sums in another order, and the interpreter rounds towards 0.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 SCALE = (1 / 0.9, 1 / 0.9, 1.0, 1.0)
@@ -32,10 +32,10 @@ def assert_equals_the_reference(tensors: Tensors, **options) -> None:
     [
         (torch.float32, False, None),
         (torch.float32, True, None),
-        (torch.float32, False, [3, 1]),
-        (torch.float32, True, [1, 3]),
-        (torch.bfloat16, True, [3, 1]),
-        (torch.float16, False, [1, 3]),
+        (torch.float32, False, [2, 1]),
+        (torch.float32, True, [1, 2]),
+        (torch.bfloat16, True, [2, 1]),
+        (torch.float16, False, [1, 2]),
     ],
     ids=str,
 )
@@ -67,7 +67,7 @@ def test_equals_the_reference_with_given_noise(noise, dtype):
 @pytest.mark.parametrize("hard", [("i",), ("f",), ("i", "f", "o")], ids="".join)
 def test_hard_gates_equal_the_reference(hard):
     recipe = NoiseRecipe(seed=2, p=0.6, blocks=(0, 1, 3))
-    assert_equals_the_reference(tensors_of(), noise=recipe, hard=hard, scale=SCALE, lengths=torch.tensor([3, 1]))
+    assert_equals_the_reference(tensors_of(), noise=recipe, hard=hard, scale=SCALE, lengths=torch.tensor([2, 1]))
 
 
 @pytest.mark.parametrize(

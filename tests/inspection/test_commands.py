@@ -5,7 +5,6 @@ import re
 import shutil
 import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import gate_histograms
 import pytest
 import report as report_command
 import torch
-from matplotlib.figure import Figure
 
 import train
 from g2lstm import cli
@@ -22,6 +20,7 @@ from g2lstm.inspection import measure
 from g2lstm.inspection.measure import recorded_rows
 from g2lstm.runs.run import Run
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import without_drawing
 
 
 def command(main):
@@ -48,20 +47,6 @@ def folder(tiny, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _there(folder, monkeypatch):
     monkeypatch.chdir(folder)
-
-
-@contextmanager
-def without_drawing():
-    """Files of figures hold none, for drawing takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"<svg ></svg>"))
-        yield
-
-
-@pytest.fixture
-def undrawn():
-    with without_drawing():
-        yield
 
 
 def test_histograms_of_recorded_runs_lie_beside_them_and_are_measured_once(capsys, monkeypatch, undrawn) -> None:
@@ -106,7 +91,8 @@ def test_a_heat_map_marks_unknown_words_and_words_are_compared(capsys) -> None:
     rows = recorded_rows(out, "words")
     assert len(rows) == 3
     assert all(row["types"] == 21 and row["lowest_and_highest"][0]["count"] >= 5 for row in rows)
-    assert heatmap("run=results/text/gumbel-seed1", "text=w1", "words=none", "layer=layers.1", "out=one") == 0
+    with without_drawing():
+        assert heatmap("run=results/text/gumbel-seed1", "text=w1", "words=none", "layer=layers.1", "out=one") == 0
     assert {path.stem for path in Path("one").iterdir()} == {"heatmap", "units"}
 
 
