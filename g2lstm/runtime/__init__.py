@@ -3,6 +3,6 @@
 `g2.h` is what it offers to C, `model` the same to Python. It needs neither torch's headers nor what trains and evaluates.
 """
 
-from g2lstm.runtime.model import Model, instructions, open, problem, sample, threads
+from g2lstm.runtime.model import Model, instructions, open, problem, sample
 
-__all__ = ["Model", "instructions", "open", "problem", "sample", "threads"]
+__all__ = ["Model", "instructions", "open", "problem", "sample"]

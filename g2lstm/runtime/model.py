@@ -199,17 +199,13 @@ def sample(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, seed: in
     return int(_checked(_library().g2_sample(logits.data_ptr(), logits.numel(), temperature, top_k, seed % 2**64, step)))
 
 
-def threads(count: int = 0) -> int:
-    """Threads of a call; with a number, of every call from then on. Calls from here take as many as torch does."""
-    return int(_library().g2_threads(count))
-
-
 def instructions(name: str | None = None) -> str:
     """The set of instructions in use; a name takes that one. A UserError where the processor lacks it."""
     return _checked(_library().g2_instructions(None if name is None else name.encode())).decode()
 
 
 def _take_threads_of_torch() -> None:
+    """A call here runs on as many as torch's own do."""
     _library().g2_threads(torch.get_num_threads())
 
 

@@ -249,6 +249,26 @@ def test_a_language_model_reads_words_and_gives_logits(method, rest, tied) -> No
     torch.testing.assert_close(opened.output(y[-1]), found)
 
 
+@torch.no_grad()
+def test_sigmoid_and_tanh_are_within_3e_7() -> None:
+    values = torch.cat([torch.linspace(-30, 30, 20_001), torch.linspace(-0.01, 0.01, 2_001), torch.tensor([-1e4, 1e4])])
+    lstm = nn.LSTM(1, len(values), proj_size=1)
+    for parameter in lstm.parameters():
+        parameter.zero_()
+    i, _, g, _ = lstm.bias_ih_l0.chunk(4)
+    start = torch.zeros(1, 1, 1), torch.zeros(1, 1, len(values))
+    for moved, still, function in ((i, g, torch.sigmoid), (g, i, torch.tanh)):
+        moved.copy_(values)
+        still.fill_(100)  # both are 1 there
+        forms = {name: [Dense(part) for part in tensor.chunk(4)] for name, tensor in lstm.state_dict().items()}
+        forms["weight_hr_l0"] = [Dense(lstm.weight_hr_l0)]
+        deployed = Deployed("LSTM", {}, {"": deploy(lstm).lstms[""]}, forms)
+        for name in available():
+            runtime.instructions(name)
+            c = deployed.open().run_lstm(0, torch.zeros(1, 1, 1), start)[1][1]
+            assert (c[0, 0].double() - function(values.double())).abs().max() < 3e-7
+
+
 def test_not_a_number_in_gives_not_a_number_out() -> None:
     lstm = lstm_of(5, 7)
     for method in ("bits:8", "original"):
