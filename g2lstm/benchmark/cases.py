@@ -25,6 +25,7 @@ DENSE = "dense"
 # (compression setting, the rest) of models that our own inference runs, by the name of their row
 DEPLOYED = {
     DENSE: ("original", "float32"),
+    "dense, int8": ("original", "int8"),
     "svd:64": ("svd:64", "float32"),
     "svd:64+bits:8, rest int8": ("svd:64+bits:8", "int8"),
     "round:0.2+clip:0.4, rest int8": ("round:0.2+clip:0.4", "int8"),
@@ -44,6 +45,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("float32", "bfloat16"),)
 QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
 SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
+DEPLOY_SIZES: tuple[Size, ...] = ((1, 1, 400, 1150), (1, 16, 400, 1150))
 VOCABULARY = 10_000  # words of the Penn Treebank
 QUICK_LEAVES_OUT = (
     "large sizes", "the reference engine", "task=ptb", "compressed models", "recurrent dropout", "peak memory"
@@ -103,7 +105,7 @@ COMPARISONS = (
                quick=False),
     Comparison("evaluation", "evaluation of task=ptb, one stream", "evaluation", ((140, 1, 400, 1150),), ("eval",),
                EVALUATIONS, PRODUCTS, FLOAT32, quick=False),
-    Comparison("deploy", "LSTM layers of task=ptb, one token at a time", "deploy", ((1, 1, 400, 1150),), ("eval",),
+    Comparison("deploy", "LSTM layers of task=ptb, one token at a time", "deploy", DEPLOY_SIZES, ("eval",),
                DEPLOYMENTS, (DENSE,), FLOAT32, quick=False),
     Comparison("recurrent_dropout", "recurrent dropout and zoneout, one layer", "layer", SIZES, ("train",), (AUTO, *MASKED),
                (AUTO,), quick=False),

@@ -5,12 +5,13 @@ D embedding and the last layer, H hidden units of the others.
 
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from g2lstm import runtime
 from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_INT8, VOCABULARY, Case
 from g2lstm.compression.deploy import Deployed, deploy
 from g2lstm.compression.methods import Method
@@ -21,15 +22,17 @@ from g2lstm.models.language_model import LanguageModel
 SPREAD = 0.2  # of the random weights: rounded to multiples of 0.2 and clipped at 0.4, all five values are there
 
 
-def deployed_step(case: Case, device: torch.device) -> Callable[[], None]:
+def deployed_step(case: Case, device: torch.device) -> Callable[[], object]:
     """One token through the LSTM layers, the state carried on from step to step."""
     if case.engine in (ONNX, ONNX_INT8):
         return _onnx_step(case)
-    deployed = deployed_model(case)
+    deployed, x = deployed_model(case), torch.randn(case.size[:3], device=device)
+    if case.engine in DEPLOYED and runtime.problem() is None:
+        opened = deployed.open()
+        return partial(opened.run, x, opened.state(case.size[1]))
     model = deployed.model() if case.engine in DEPLOYED else deployed.dense_model()
     assert isinstance(model, LanguageModel)
     layers = list(model.layers.to(device))
-    x = torch.randn(case.size[:3], device=device)
     states: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(layers)
 
     def step() -> None:

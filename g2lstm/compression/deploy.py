@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g2lstm import gates, layout
-from g2lstm.compression.forms import FLOAT_BITS, Dense, Form, scaled
-from g2lstm.compression.inference import InferenceLSTM
+from g2lstm import gates, layout, runtime
+from g2lstm.compression.forms import FLOAT_BITS, Dense, Form, pack_form, scaled
+from g2lstm.compression.inference import InferenceLSTM, NativeRunner, TorchRunner
 from g2lstm.compression.methods import Method
 from g2lstm.compression.operators import quantize
 from g2lstm.compression.targets import Target, compress
@@ -17,8 +17,17 @@ from g2lstm.gated import Gated
 from g2lstm.gates import HardGate, SigmoidGate
 from g2lstm.masks import Masked
 from g2lstm.models import MODELS
+from g2lstm.training.checkpoint import Kind, checkpoint_bytes
 
 REST = ("float32", "bf16", "int8")
+ENGINES = ("auto", "native", "torch")
+MODEL_FILE = Kind(
+    "g2lstm-model-2",
+    "compressed model",
+    missing="python experiments/compress.py writes one",
+    foreign="write one with experiments/compress.py",
+    damaged="if it is a compressed model at all, write it again with experiments/compress.py",
+)
 _OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")  # of nn.LSTM
 
 
@@ -60,15 +69,35 @@ class Deployed:
         result.load_state_dict(state, assign=True)
         return result.eval().requires_grad_(False)
 
-    def model(self, model: nn.Module | None = None) -> nn.Module:
-        """The same, running in the compressed form."""
+    def model(self, model: nn.Module | None = None, *, engine: str = "auto") -> nn.Module:
+        """The same, running in the compressed form.
+
+        Args:
+            model: as in `dense_model`.
+            engine: "native" is the compiled runtime, which quantises what int8 weights read; "torch" reads it in float32.
+                "auto" takes the runtime where it can be compiled.
+        """
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
         result = self.dense_model(model)
-        for name in self.lstms:
+        native = engine == "native" or (engine == "auto" and runtime.problem() is None)
+        opened = self.open() if native and self.lstms else None
+        for number, name in enumerate(self.lstms):
             lstm, prefix = result.get_submodule(name), f"{name}." if name else ""
             assert isinstance(lstm, nn.LSTM)
             weights = {parameter: self.forms[f"{prefix}{parameter}"] for parameter in lstm.state_dict()}
-            result = _replaced(result, name, InferenceLSTM(lstm, weights))
+            runner = TorchRunner(lstm, weights) if opened is None else NativeRunner(opened, number)
+            result = _replaced(result, name, InferenceLSTM(lstm, runner))
         return result.eval()
+
+    def open(self) -> runtime.Model:
+        """It in the runtime, which reads words of a language model one after the other."""
+        return runtime.Model(self.file())
+
+    def file(self) -> bytes:
+        """What `save_model` writes."""
+        forms = {name: [pack_form(form) for form in forms] for name, forms in self.forms.items()}
+        return checkpoint_bytes(vars(self) | {"forms": forms}, MODEL_FILE)
 
     def _skeleton(self) -> nn.Module:
         """The model without values."""

@@ -5,6 +5,7 @@ N rows, M columns, K rank, Q values in a codebook. Numbers that are not codes co
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 FLOAT_BITS = 32
 LARGEST_CODEBOOK = 2**16
+Tree = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,8 @@ def packed_bytes(levels: int, count: int) -> int:
 def pack(codes: Tensor, levels: int) -> Tensor:
     """Whole numbers in [0, levels), levels from 1 to 65,536, as (packed_bytes(levels, codes.numel()),) uint8."""
     digits, width = _packing(levels)
+    if (digits, width) == (1, 8):
+        return codes.flatten().to(torch.uint8)
     flat = codes.flatten().numpy().astype(np.int64)
     groups = np.pad(flat, (0, -flat.size % digits)).reshape(-1, digits) @ levels ** np.arange(digits)
     bits = np.unpackbits(groups.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
@@ -120,11 +124,43 @@ def unpack(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
     """The codes that `pack` was given, as int64 of `shape`."""
     digits, width = _packing(levels)
     count = math.prod(shape)
+    if (digits, width) == (1, 8):
+        return packed[:count].long().view(shape)
     size = math.ceil(count / digits)
     bits = np.unpackbits(packed.numpy(), count=size * width, bitorder="little").reshape(size, width)
     groups = np.packbits(np.pad(bits, ((0, 0), (0, 16 - width))), axis=1, bitorder="little").view("<u2")  # (size, 1)
     flat = groups.astype(np.int64) // levels ** np.arange(digits) % levels
     return torch.from_numpy(flat.reshape(-1)[:count].copy()).view(shape)
+
+
+def pack_form(form: Form) -> Tree:
+    """A form as a tree of a checkpoint."""
+    if isinstance(form, Factors):
+        return {"form": "factors", "left": pack_form(form.left), "right": pack_form(form.right)}
+    if isinstance(form, Dense):
+        return {"form": "dense", "values": form.values}
+    if isinstance(form, Sparse):
+        there = form.values != 0
+        return {"form": "sparse", "shape": there.shape, "mask": pack(there, 2), "values": form.values[there]}
+    tree = {"form": "codes", "shape": form.codes.shape, "levels": len(form.codebook)}
+    tree["packed"] = pack(form.codes, len(form.codebook))
+    return tree | ({"codebook": form.codebook} if form.scales is None else {"scales": form.scales})
+
+
+def unpack_form(tree: Tree) -> Form:
+    """The form that `pack_form` was given."""
+    if tree["form"] == "factors":
+        return Factors(unpack_form(tree["left"]), unpack_form(tree["right"]))
+    if tree["form"] == "dense":
+        return Dense(tree["values"])
+    if tree["form"] == "sparse":
+        there = unpack(tree["mask"], 2, tree["shape"]).bool()
+        return Sparse(torch.zeros(tree["shape"]).masked_scatter_(there, tree["values"]))
+    codes = unpack(tree["packed"], tree["levels"], tree["shape"]).int()
+    if "codebook" in tree:
+        return Codes(codes, tree["codebook"])
+    half = tree["levels"] // 2
+    return Codes(codes, torch.arange(-half, half + 1.0), tree["scales"])
 
 
 def _packing(levels: int) -> tuple[int, int]:

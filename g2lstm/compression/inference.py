@@ -1,8 +1,8 @@
 """LSTM layers that only run forward, on weights in the form they are kept in: factors stay two thin matrices.
 
-One token of one sequence at a time, a step costs what reading the weights costs. They are held as one (D, H) matrix a
-gate, and a batched product deals the gates to the threads, each reading its matrix from end to end: for a single row this
-is the fastest of torch's products. Codes are unpacked once, when a layer is built.
+`NativeRunner` is the compiled runtime. `TorchRunner` takes its place without a compiler and on a GPU, and is what it is
+checked against: weights in float32, codes unpacked once, one (D, H) matrix a gate, so that a batched product deals the gates
+to the threads, each reading its matrix from end to end; for a single row this is the fastest of torch's products.
 
 T time, B batch, D input, H hidden units, P proj_size or H, K rank, L layers.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from g2lstm import runtime
 from g2lstm.compression.forms import Factors, Form
 from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, State, endings
 
@@ -85,8 +86,8 @@ class Direction(nn.Module):
         return torch.stack(outputs[::-1] if reverse else outputs), h, c
 
 
-class InferenceLSTM(nn.Module):
-    """nn.LSTM in eval mode without gradients: its inputs, outputs and numbers.
+class TorchRunner(nn.Module):
+    """All layers in tensor code.
 
     Args:
         lstm: whose arguments it has.
@@ -95,18 +96,58 @@ class InferenceLSTM(nn.Module):
 
     def __init__(self, lstm: nn.LSTM, weights: Weights) -> None:
         super().__init__()
-        self.input_size, self.hidden_size, self.proj_size = lstm.input_size, lstm.hidden_size, lstm.proj_size
-        self.num_layers, self.batch_first, self.bidirectional = lstm.num_layers, lstm.batch_first, lstm.bidirectional
         ends = [end for ends in endings(lstm) for end in ends]
         own = [{name.removesuffix(end): forms for name, forms in weights.items() if name.endswith(end)} for end in ends]
         self.directions = nn.ModuleList(map(Direction, own))
+        self.ways = 2 if lstm.bidirectional else 1
+
+    def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """x (T, B, D), h and c (L * ways, B, ·), lengths (B,) -> (T, B, ways * P), and the state after."""
+        inside = None if lengths is None else (torch.arange(len(x)).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
+        ends = []
+        for layer in range(len(self.directions) // self.ways):
+            outputs = []
+            for way in range(self.ways):
+                index = layer * self.ways + way
+                y, *end = self.directions[index](x, state[0][index], state[1][index], inside, way == 1)
+                outputs.append(y)
+                ends.append(end)
+            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        h_n, c_n = (torch.stack(states) for states in zip(*ends, strict=True))
+        return x, (h_n, c_n)
+
+
+class NativeRunner(nn.Module):
+    """The same in the runtime: module `number` of an open model."""
+
+    def __init__(self, model: runtime.Model, number: int) -> None:
+        super().__init__()
+        self.model, self.number = model, number
+
+    def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """As `TorchRunner`'s."""
+        return self.model.run_lstm(self.number, x, state, lengths)
+
+
+class InferenceLSTM(nn.Module):
+    """nn.LSTM in eval mode without gradients: its inputs, outputs and numbers.
+
+    Args:
+        lstm: whose arguments it has.
+        runner: runs its layers.
+    """
+
+    def __init__(self, lstm: nn.LSTM, runner: TorchRunner | NativeRunner) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.proj_size = lstm.input_size, lstm.hidden_size, lstm.proj_size
+        self.num_layers, self.batch_first, self.bidirectional = lstm.num_layers, lstm.batch_first, lstm.bidirectional
+        self.runner = runner
 
     @torch.no_grad()
     def forward(self, input: Tensor | PackedSequence, hx: State | None = None) -> tuple[Tensor | PackedSequence, State]:
         if isinstance(input, PackedSequence):
             x, lengths = pad_packed_sequence(input)
-            inside = (torch.arange(len(x)).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
-            y, end = self._run(x, self._state(x) if hx is None else hx, inside)
+            y, end = self.runner(x, self._state(x) if hx is None else hx, lengths)
             return pack_padded_sequence(y, lengths, enforce_sorted=False), end
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
@@ -115,29 +156,16 @@ class InferenceLSTM(nn.Module):
             raise ValueError(f"input must be (T, B, {self.input_size}) with T >= 1, got {tuple(x.shape)}")
         if hx is not None and not batched:
             hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
-        x, (h_n, c_n) = self._run(x, self._state(x) if hx is None else hx, None)
+        x, (h_n, c_n) = self.runner(x, self._state(x) if hx is None else hx, None)
         if not batched:
             return x.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
         return x.transpose(0, 1) if self.batch_first else x, (h_n, c_n)
 
     def _state(self, x: Tensor) -> State:
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)
-        h, c = (x.new_zeros(len(self.directions), x.shape[1], size) for size in sizes)
+        layers = self.num_layers * (2 if self.bidirectional else 1)
+        h, c = (x.new_zeros(layers, x.shape[1], size) for size in sizes)
         return h, c
-
-    def _run(self, x: Tensor, state: State, inside: Tensor | None) -> tuple[Tensor, State]:
-        """(T, B, D) through all layers."""
-        ways, ends = 2 if self.bidirectional else 1, []
-        for layer in range(self.num_layers):
-            outputs = []
-            for way in range(ways):
-                index = layer * ways + way
-                y, *end = self.directions[index](x, state[0][index], state[1][index], inside, way == 1)
-                outputs.append(y)
-                ends.append(end)
-            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        h_n, c_n = (torch.stack(states) for states in zip(*ends, strict=True))
-        return x, (h_n, c_n)
 
     def flatten_parameters(self) -> None:
         """Does nothing: for modules that call nn.LSTM's."""

@@ -61,4 +61,5 @@ class StoredModel:
     def model(self, task: Any) -> nn.Module:
         """The model as it is stored, in eval mode on the task's device."""
         like = None if self.deployed.kind in MODELS else task.build_model()
-        return self.deployed.model(like).to(build_device(self.config.run.device))
+        device = build_device(self.config.run.device)
+        return self.deployed.model(like, engine="auto" if device.type == "cpu" else "torch").to(device)

@@ -1,27 +1,20 @@
-"""Compiles native.cpp once for each machine and version of torch, and keeps the result in torch's folder of extensions.
-
-Where no home folder can be written to, that is a folder of the user's own among the temporary ones.
+"""The library of native.cpp, compiled once for each machine and version of torch (`g2lstm.building`).
 
 `G2LSTM_NATIVE=0` in the environment leaves the kernel out. Nothing fails for lack of a compiler: `problem` says why.
 """
 
-import contextlib
-import hashlib
 import logging
 import os
 import platform
-import shlex
-import stat
-import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from g2lstm import building
 from g2lstm.engines import reference
 from g2lstm.engines.products import fast_dtype
 
@@ -60,68 +53,22 @@ def _problem() -> str | None:
         _register()
         _try_out()
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        log.warning("no compiled CPU kernel, training runs in tensor code: %s", reason[0])
-        return f"could not be compiled: {reason[0]}"
+        reason = building.first_line(error)
+        log.warning("no compiled CPU kernel, training runs in tensor code: %s", reason)
+        return f"could not be compiled: {reason}"
     return None
 
 
 def _library() -> Path:
-    """The kernel in the first folder that can be used; each source, set of flags, torch and processor has its own."""
-    identity = [SOURCE.read_text(), " ".join(FLAGS), torch.__version__, torch._C._show_config(), _processor()]
-    name = Path(f"g2lstm_{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:16]}", "native.so")
-    named, tried = os.environ.get("TORCH_EXTENSIONS_DIR"), []
-    for root in [Path(named)] if named else _own_folders():
-        library = root / name
-        if library.exists():
-            return library
-        tried.append(str(root))
-        with contextlib.suppress(OSError):
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                _compile(Path(folder) / name.name)
-                (Path(folder) / name.name).replace(library)  # so that processes never see each other's halves
-            return library
-    raise RuntimeError(f"no folder can be written to, of {', '.join(tried)}: TORCH_EXTENSIONS_DIR names another")
-
-
-def _own_folders() -> Iterator[Path]:
-    """In the home folder, where there is one, and in the temporary one, where nobody else could lay a library."""
-    with contextlib.suppress(RuntimeError):
-        yield Path.home() / ".cache" / "torch_extensions"
-    temporary = Path(tempfile.gettempdir()) / f"g2lstm_{os.getuid()}"
-    with contextlib.suppress(OSError):
-        temporary.mkdir(mode=0o700, exist_ok=True)
-        status = temporary.lstat()
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
-            yield temporary
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next((line for line in lines if line.startswith("flags")), "")
-    return platform.processor()
-
-
-def _compile(library: Path) -> None:
-    log.warning("compiling the CPU kernel, once on this machine (about half a minute)")
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    try:
-        done = subprocess.run(
-            [*compiler, *_flags(), str(SOURCE), "-o", str(library), *_libraries()], capture_output=True, text=True
-        )
-    except OSError as error:
-        raise RuntimeError(f"there is no C++ compiler: {compiler[0]} ({error.strerror}); CXX names another") from error
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{compiler[0]}: {errors[0]}")
+    identity = [torch.__version__, torch._C._show_config(), building.processor()]
+    notice = "compiling the CPU kernel, once on this machine (about half a minute)"
+    return building.library("native.so", [SOURCE], _flags(), _libraries(), identity, notice)
 
 
 def _flags() -> list[str]:
     include = _TORCH / "include"
-    flags = [*FLAGS, "-shared", "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
-    return [*flags, WIDE] if "avx512f" in _processor() else flags
+    flags = [*FLAGS, "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
+    return [*flags, WIDE] if "avx512f" in building.processor() else flags
 
 
 def _libraries() -> list[str]:

@@ -118,7 +118,8 @@ _COLUMNS: dict[str, Columns] = {
     },
     "deploy": {
         "model": itemgetter("engine"),
-        "ms a token": _MS,
+        "sequences": lambda row: str(row["size"][1]),
+        "ms a step": _MS,
         "times as fast as dense": _faster,
         "file, MB": lambda row: number(row["file_mb"], 1),
         "of the float32 file": lambda row: number(row["file_ratio"], 3),

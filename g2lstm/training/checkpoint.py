@@ -41,10 +41,15 @@ CHECKPOINT = Kind(
 
 def save_checkpoint(path: Path, tree: Tree, kind: Kind = CHECKPOINT) -> None:
     """Writes `tree` to `path` atomically. Floats keep every bit; tuples come back as lists."""
+    write_atomically(path, checkpoint_bytes(tree, kind))
+
+
+def checkpoint_bytes(tree: Tree, kind: Kind) -> bytes:
+    """The content of such a file."""
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_pack(tree, "", tensors))
     metadata = {"format": kind.format, "tree": structure, "checksum": _checksum(structure, tensors)}
-    write_atomically(path, save(tensors, metadata=metadata))
+    return save(tensors, metadata=metadata)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind = CHECKPOINT) -> Tree:

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate
+from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate, runtime
 from g2lstm.compression import Method, Target, compress, compressed_copy
 from g2lstm.compression.deploy import REST, Deployed, deploy
 from g2lstm.compression.forms import Codes, Dense, Factors, Sparse
-from g2lstm.compression.inference import InferenceLSTM
+from g2lstm.compression.inference import InferenceLSTM, TorchRunner
 from g2lstm.compression.model_file import load_model, save_model
 from g2lstm.models.language_model import LanguageModel
 
+AVAILABLE = ["torch"] if runtime.problem() else ["torch", "native"]
 FORMS = {
     "original": Dense,
     "clip:3": Dense,
@@ -57,7 +58,7 @@ def test_a_loaded_model_gives_the_numbers_of_the_evaluated_one(tmp_path, method,
     deployed = again(tmp_path, deploy(model, Method.parse(method)))
     assert isinstance(deployed.forms["layers.0.weight_hh_l0"][0], FORMS[method])
     evaluated = compressed_copy(model, Method.parse(method))
-    assert_same(evaluated, deployed.model())
+    assert_same(evaluated, deployed.model(engine="torch"))
     assert_same(evaluated, deployed.dense_model())
 
 
@@ -68,7 +69,7 @@ def test_the_rest_comes_back_as_it_was_stored(tmp_path, rest, tied) -> None:
     deployed = again(tmp_path, deploy(model, Method.parse("round:0.2+clip:0.4"), rest=rest))
     evaluated = language_model(tied=tied)
     evaluated.load_state_dict(deployed.state())
-    assert_same(evaluated, deployed.model())
+    assert_same(evaluated, deployed.model(engine="torch"))
     for name, tensor in model.state_dict().items():
         step = tensor.abs().amax(-1, keepdim=True) / {"float32": 1e9, "bf16": 2**8, "int8": 2 * 127}[rest]
         rows = slice(2 * len(tensor) // 4, None) if "weight_ih" in name or "weight_hh" in name else slice(None)
@@ -81,12 +82,14 @@ def test_the_rest_comes_back_as_it_was_stored(tmp_path, rest, tied) -> None:
     "options", [{}, {"bias": False}, {"proj_size": 4}, {"batch_first": True}, {"num_layers": 2}], ids=str
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("engine", AVAILABLE)
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_any_lstm_runs_in_its_compressed_form(tmp_path, options, bidirectional) -> None:
+def test_any_lstm_runs_in_its_compressed_form(tmp_path, options, bidirectional, engine) -> None:
     torch.manual_seed(1)
     lstm = nn.LSTM(9, 12, bidirectional=bidirectional, **options)
     deployed = again(tmp_path, deploy(lstm, Method.parse("svd:2"), Target(gates=("i", "o"))))
-    expected, runs = compressed_copy(lstm, Method.parse("svd:2"), Target(gates=("i", "o"))), deployed.model()
+    expected = compressed_copy(lstm, Method.parse("svd:2"), Target(gates=("i", "o")))
+    runs = deployed.model(engine=engine)
     x = torch.randn(3, 5, 9)
     state = tuple(torch.randn_like(part) for part in expected(x)[1])
     for hx in (None, state):
@@ -96,7 +99,7 @@ def test_any_lstm_runs_in_its_compressed_form(tmp_path, options, bidirectional) 
 
 
 def test_factors_run_as_two_thin_products() -> None:
-    model = deploy(language_model(), Method.parse("svd:3")).model()
+    model = deploy(language_model(), Method.parse("svd:3")).model(engine="torch")
     assert isinstance(model, LanguageModel)
     layer = model.layers[0]
     assert isinstance(layer, InferenceLSTM)
@@ -110,16 +113,17 @@ def test_ranks_that_differ_between_gates_and_matrices_run_too() -> None:
     weights = {name: [Dense(part) for part in tensor.chunk(4)] for name, tensor in lstm.state_dict().items()}
     for index, rank in ((0, 2), (2, 1), (3, 1)):
         weights["weight_hh_l0"][index] = Method.parse(f"svd:{rank}").store(lstm.weight_hh_l0.chunk(4)[index])
-    runner = InferenceLSTM(lstm, weights)
+    runner = InferenceLSTM(lstm, TorchRunner(lstm, weights))
     with torch.no_grad():
         lstm.weight_hh_l0.copy_(torch.cat([form.matrix() for form in weights["weight_hh_l0"]]))
         x = torch.randn(5, 2, 4)
         torch.testing.assert_close(runner(x), lstm(x))
 
 
-def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take() -> None:
+@pytest.mark.parametrize("engine", AVAILABLE)
+def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take(engine) -> None:
     lstm = nn.LSTM(4, 6, 2, bidirectional=True)
-    runner, x = deploy(lstm).model(), torch.randn(5, 2, 4)
+    runner, x = deploy(lstm).model(engine=engine), torch.randn(5, 2, 4)
     torch.testing.assert_close(runner(x), lstm(x))
     with pytest.raises(ValueError, match=r"input must be \(T, B, 4\)"):
         runner(torch.randn(5, 2, 3))
@@ -195,5 +199,7 @@ def test_what_can_not_be_deployed_is_named() -> None:
     for layer in (G2LSTM(2, 3, zoneout=0.1), G2LSTMCell(2, 3, zoneout=(0.0, 0.1))):
         with pytest.raises(ValueError, match=r"zoneout=\(0\..*, 0\.1\) can't be deployed, for no LSTM computes it"):
             deploy(layer)
+    with pytest.raises(ValueError, match="engine must be one of auto, native, torch, got 'onnx'"):
+        deploy(nn.LSTM(2, 3)).model(engine="onnx")
     with pytest.raises(ValueError, match="nothing to compress"):
         deploy(nn.Linear(2, 3), Method.parse("svd:1"))

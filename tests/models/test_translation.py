@@ -273,7 +273,8 @@ def test_a_stored_model_translates_a_sentence(decoder, tmp_path):
     stored = load_model(tmp_path / "model.safetensors")
     source, lengths, inputs, _ = batch(rows=[0])
     expected = compressed_copy(m, Method.parse("round:0.5+clip:1"))(source, lengths, inputs)
-    torch.testing.assert_close(stored.model()(source, lengths, inputs), expected)
+    torch.testing.assert_close(stored.model(engine="torch")(source, lengths, inputs), expected)
+    torch.testing.assert_close(stored.model()(source, lengths, inputs), expected, rtol=0, atol=0.01)
     torch.testing.assert_close(stored.dense_model()(*batch()[:3])[:, 0][: len(expected)], expected[:, 0])
 
 
