@@ -21,6 +21,8 @@ Size = tuple[int, int, int, int]
 LSTM, LSTM_WITHOUT_ONEDNN, LOOP, AUTO = "nn.LSTM", "nn.LSTM without oneDNN", "loop", "auto"
 PLAIN_LOSS, CHUNKED_LOSS = "F.cross_entropy", "linear_cross_entropy"
 ONNX, ONNX_INT8 = "onnxruntime", "onnxruntime int8"
+ONNX_INT8_SPINNING = "onnxruntime int8, spinning"  # its default: threads that wait keep their cores
+ONNX_ENGINES = (ONNX, ONNX_INT8, ONNX_INT8_SPINNING)
 DENSE = "dense"
 # (compression setting, the rest) of models that our own inference runs, by the name of their row
 DEPLOYED = {
@@ -64,7 +66,7 @@ class Case:
     dtype: str  # "float32", or "bfloat16" for autocast over float32 weights
     mode: str  # "train", forward and backward, or "eval", without gradients
     # who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
-    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED` or `MASKED`, `ONNX` or `ONNX_INT8`
+    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED` or `MASKED`, or of `ONNX_ENGINES`
     engine: str
 
 
@@ -95,7 +97,7 @@ class Comparison:
 LAYERS = (LSTM, LSTM_WITHOUT_ONEDNN, AUTO, *ENGINES, LOOP)
 PRODUCTS = (RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN)
 EVALUATIONS = (*PRODUCTS, ALL_PRODUCTS, EVALUATION, EVALUATION_WITH_CACHE)
-DEPLOYMENTS = (*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, ONNX, ONNX_INT8)
+DEPLOYMENTS = (*DEPLOYED, LSTM, LSTM_WITHOUT_ONEDNN, *ONNX_ENGINES)
 COMPARISONS = (
     Comparison("recurrence", "one layer", "layer", SIZES, ("train", "eval"), (LSTM, *LAYERS[2:]), (LSTM,)),
     Comparison("output_layer", "output layer and loss", "loss", ((70, 20, 400, VOCABULARY),), ("train",),
@@ -147,7 +149,7 @@ def _has_onnx() -> bool:
 def _runs(case: Case, device: torch.device) -> bool:
     if device.type != "cpu" and (case.section == "deploy" or case.engine == LSTM_WITHOUT_ONEDNN):
         return False
-    if case.engine in (ONNX, ONNX_INT8):
+    if case.engine in ONNX_ENGINES:
         return _has_onnx()
     training, dtype = case.mode == "train", DTYPES[case.dtype]
     request = Request(device, dtype, case.size[3], noisy=training, training=training, autocast=dtype == torch.bfloat16)

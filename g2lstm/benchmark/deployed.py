@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from g2lstm import runtime
-from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_INT8, VOCABULARY, Case
+from g2lstm.benchmark.cases import DENSE, DEPLOYED, ONNX, ONNX_ENGINES, ONNX_INT8_SPINNING, VOCABULARY, Case
 from g2lstm.compression.deploy import Deployed, deploy
 from g2lstm.compression.methods import Method
 from g2lstm.compression.model_file import save_model
@@ -24,7 +24,7 @@ SPREAD = 0.2  # of the random weights: rounded to multiples of 0.2 and clipped a
 
 def deployed_step(case: Case, device: torch.device) -> Callable[[], object]:
     """One token through the LSTM layers, the state carried on from step to step."""
-    if case.engine in (ONNX, ONNX_INT8):
+    if case.engine in ONNX_ENGINES:
         return _onnx_step(case)
     deployed, x = deployed_model(case), torch.randn(case.size[:3], device=device)
     if case.engine in DEPLOYED and runtime.problem() is None:
@@ -48,9 +48,9 @@ def _onnx_step(case: Case) -> Callable[[], None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.onnx"
         export(path, deployed_model(case), layers_only=True)
-        if case.engine == ONNX_INT8:
+        if case.engine != ONNX:
             quantize_dynamically(path, path)
-        session = Session(path, torch.get_num_threads())
+        session = Session(path, torch.get_num_threads(), spinning=case.engine == ONNX_INT8_SPINNING)
     x, state = torch.randn(case.size[:3]).numpy(), session.zeros(case.size[1])
 
     def step() -> None:
@@ -66,7 +66,7 @@ def file_bytes(case: Case) -> int | None:
         path = Path(folder) / "model"
         if case.engine in DEPLOYED:
             return save_model(path, deployed_model(case))
-        if case.engine not in (ONNX, ONNX_INT8):
+        if case.engine not in ONNX_ENGINES:
             return None
         size = export(path, deployed_model(case), tied=case.engine == ONNX)
         return size if case.engine == ONNX else quantize_dynamically(path, path)

@@ -149,15 +149,18 @@ def _reordered(parameter: Tensor) -> Tensor:
 
 
 class Session:
-    """Runs an exported file in onnxruntime, a step on so many threads, or on its own choice without it."""
+    """Runs an exported file in onnxruntime, a step on so many threads, or on its own choice without it.
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    Its threads sleep where they wait, unless they are `spinning`: they would take the cores from whatever else the process
+    runs.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, *, spinning: bool = False) -> None:
         runtime = package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Waiting threads that spin would take the cores from whatever else the process runs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.shapes = {value.name: value.shape for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
