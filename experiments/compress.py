@@ -3,13 +3,16 @@
 from functools import partial
 
 import interrupts  # noqa: F401 first of all
+from rich.console import Console
 
 from g2lstm import cli
+from g2lstm.commands.tune import tuned
 from g2lstm.compression.deploy import REST
 from g2lstm.compression.methods import EXAMPLES, Method
 from g2lstm.compression.model_file import save_model
 from g2lstm.compression.stored import deploy_run
 from g2lstm.compression.targets import Target
+from g2lstm.compression.tuning import LR_SHARE
 from g2lstm.errors import UserError
 from g2lstm.runs.run import Run
 
@@ -23,6 +26,8 @@ def compress(arguments: list[str]) -> int:
         deployed = deploy_run(run, method, target, rest=options.rest)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if options.tune:
+        deployed = tuned(run, deployed, options.tune, options.tune_lr, options.seed, Console(stderr=True))
     size, full = save_model(options.out, deployed), deployed.float32_bytes
     print(f"{method.label} of {target}; the rest in {options.rest}")
     print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
@@ -40,7 +45,7 @@ def parse_method(method: str, rank: str | None) -> Method:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
-        ("gates", "matrices", "layers", "data.dir"),
+        ("gates", "matrices", "layers", "data.dir", "device"),
         prog="experiments/compress.py",
         description="Writes a compressed model to one small file.",
     )
@@ -48,6 +53,13 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--method", default="original", help=f"svd with rank=, or a setting as {EXAMPLES}")
     parser.add_argument("--rank", metavar="K", help="a number, or a share of the layer's hidden units as H/16")
     parser.add_argument("--rest", choices=REST, default="float32", help="matrices that are not compressed")
+    parser.add_argument(
+        "--tune", type=cli.penalty, default=0.0, metavar="N", help="fine-tune in this form, N passes over train"
+    )
+    parser.add_argument(
+        "--tune_lr", type=cli.penalty, default=LR_SHARE, metavar="X", help="of the run's rate; 0.1 without it"
+    )
+    parser.add_argument("--seed", type=cli.seed, default=1, metavar="N", help="of fine-tuning; 1 without it")
     parser.add_argument("--out", type=partial(cli.file, own=".g2"), required=True, metavar="FILE", help="as model.g2")
     return parser
 

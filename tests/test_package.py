@@ -61,7 +61,7 @@ print(sorted(heavy), "wandb" in sys.modules, "pyarrow" in sys.modules, "pandas" 
     assert found.stdout.strip() == "[] False True False"
 
 
-def test_the_layer_and_compression_work_with_torch_numpy_and_safetensors_alone():
+def test_the_layer_and_compressed_models_work_with_torch_numpy_and_safetensors_alone(tmp_path):
     absent = imported("g2lstm/**/*.py", "tests/**/*.py") - {"torch", "numpy", "safetensors", "triton"} - TORCHS_OWN
     assert absent >= {"hydra", "rich", "matplotlib"}
     code = f"""
@@ -72,6 +72,15 @@ from g2lstm import G2LSTM
 from g2lstm.compression import Method, Target, compress, compressed_copy
 layer = G2LSTM(3, 4).eval()
 compressed_copy(layer, Method.parse("round:0.2"), Target.parse("if"))(torch.zeros(2, 1, 3))
+from pathlib import Path
+from g2lstm.compression.deploy import deploy
+from g2lstm.compression.model_file import save_model
+from g2lstm.compression.text_model import TextModel
+from g2lstm.data.text import Vocabulary
+from g2lstm.models.language_model import LanguageModel
+files = {{"vocabulary.json": Vocabulary(("<eos>", "a", "b")).text()}}
+save_model(Path({str(tmp_path)!r}, "model.g2"), deploy(LanguageModel(3, 4, 4, 2), rest="int8", notes={{"files": files}}))
+assert len(list(TextModel.load(Path({str(tmp_path)!r}, "model.g2")).generate("a b", words=5, top_k=2))) == 5
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -38,17 +38,23 @@ def measure(group: Group, device: torch.device, *, quick: bool = False) -> list[
 def alternate(
     cases: Sequence[Case], device: torch.device, *, seconds: float, least: int, turn: float = 30.0
 ) -> list[list[float]]:
-    """Milliseconds of each step of each case: the cases take turns, again and again.
+    """Milliseconds of each step of each case, as `in_turns` has them."""
+    return in_turns([prepare(case, device) for case in cases], device, seconds=seconds, least=least, turn=turn)
+
+
+def in_turns(
+    steps: Sequence[Step], device: torch.device, *, seconds: float, least: int, turn: float = 30.0
+) -> list[list[float]]:
+    """Milliseconds of each call of each step: they take turns, again and again.
 
     Args:
-        cases: measured in turns; each round begins with the next one.
+        steps: measured in turns; each round begins with the next one.
         device: where they run.
         seconds: how long to go on.
         least: number of rounds at least; two more for warming up come before.
         turn: milliseconds of a turn at least, so that short steps find their weights in the cache, as in real work.
     """
-    steps = [prepare(case, device) for case in cases]
-    times: list[list[float]] = [[] for _ in cases]
+    times: list[list[float]] = [[] for _ in steps]
     gc.collect()
     gc.disable()
     try:
@@ -58,8 +64,8 @@ def alternate(
                 end = time.perf_counter() + seconds
             if number >= least and time.perf_counter() > end:
                 break
-            for place in range(len(cases)):
-                index = (place + number) % len(cases)
+            for place in range(len(steps)):
+                index = (place + number) % len(steps)
                 taken = _turn(steps[index], device, turn)
                 if number >= 0:
                     times[index] += taken

@@ -53,8 +53,9 @@ class Codes:
     scales: Tensor | None = None  # (N,) or None
 
     def matrix(self) -> Tensor:
-        values = self.codebook[self.codes.long()]
-        return values if self.scales is None else values * self.scales.unsqueeze(1)
+        if self.scales is None:
+            return self.codebook[self.codes.long()]
+        return (self.codes + self.codebook[0]).mul_(self.scales.unsqueeze(1))
 
     @property
     def bits(self) -> int:
@@ -121,11 +122,13 @@ def pack(codes: Tensor, levels: int) -> Tensor:
 
 
 def unpack(packed: Tensor, levels: int, shape: tuple[int, ...]) -> Tensor:
-    """The codes that `pack` was given, as int64 of `shape`."""
+    """The codes that `pack` was given, as whole numbers of `shape`."""
     digits, width = _packing(levels)
     count = math.prod(shape)
-    if (digits, width) == (1, 8):
-        return packed[:count].long().view(shape)
+    if width == 8:  # by table, without a detour over bits
+        numbers = np.arange(256).reshape(-1, 1) // levels ** np.arange(digits) % levels
+        flat = packed.numpy() if digits == 1 else numbers.astype(np.uint8)[packed.numpy()].reshape(-1)
+        return torch.from_numpy(flat[:count].copy()).view(shape)
     size = math.ceil(count / digits)
     bits = np.unpackbits(packed.numpy(), count=size * width, bitorder="little").reshape(size, width)
     groups = np.packbits(np.pad(bits, ((0, 0), (0, 16 - width))), axis=1, bitorder="little").view("<u2")  # (size, 1)
@@ -156,7 +159,7 @@ def unpack_form(tree: Tree) -> Form:
     if tree["form"] == "sparse":
         there = unpack(tree["mask"], 2, tree["shape"]).bool()
         return Sparse(torch.zeros(tree["shape"]).masked_scatter_(there, tree["values"]))
-    codes = unpack(tree["packed"], tree["levels"], tree["shape"]).int()
+    codes = unpack(tree["packed"], tree["levels"], tree["shape"])
     if "codebook" in tree:
         return Codes(codes, tree["codebook"])
     half = tree["levels"] // 2

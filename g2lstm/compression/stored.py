@@ -28,7 +28,8 @@ def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: 
     else:  # an older record doesn't tell, and a task from elsewhere has a model of its own
         model = run.task().build_model()
     model = load_weights(model, run.folder.best, run.identity)
-    return deploy(model, method, target, rest=rest, notes={"config": run.own_config.anywhere(), "files": run.files})
+    notes = {"config": run.own_config.anywhere(), "files": run.files, "summary": run.summary}
+    return deploy(model, method, target, rest=rest, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end
 paper:NUMBER for a table of the paper beside ours (`conf/reproduction.yaml`),
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
 shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/step_trace.py copied,
-compression/NAME:sweep, NAME:study or gradient_flow:norms for what experiments/compression_sweep.py, study.py or
-gradient_flow.py wrote.
+compression/NAME:sweep, NAME:study, gradient_flow:norms or deployment/NAME:pareto for what experiments/compression_sweep.py,
+study.py, gradient_flow.py or pareto.py wrote.
 """
 
 import re

@@ -165,11 +165,7 @@ class LanguageModelTask:
         return {"vocabulary.json": self.corpus.vocabulary.text()}
 
     def build_model(self) -> LanguageModel:
-        options = {name: value for name, value in values_of(self.config.model).items() if name not in ("alpha", "beta")}
-        try:
-            return LanguageModel(len(self.corpus.vocabulary), **options, gate=self.gate)
-        except ValueError as error:
-            raise UserError(f"model: {error}") from None
+        return new_model(self.config.model, len(self.corpus.vocabulary), self.gate)
 
     def plan(self, generator: torch.Generator) -> list[tuple[int, int]]:
         """(start, length) of each segment of an epoch."""
@@ -217,6 +213,10 @@ class LanguageModelTask:
         losses = workers.side_by_side(found[:, :0] if part.idle else found).t().flatten()
         loss = losses.double().mean().item()
         return Evaluation({"loss": loss, "perplexity": perplexity(loss)}, losses)
+
+    def stream(self, split: str, limit: int | None = None) -> Tensor:
+        """(rows, B) words of a split, or of its first sentences, as an evaluation reads them."""
+        return self._stream(split, self._batch_size(split), limit)
 
     def findings(self, model: nn.Module, split: str) -> list[Finding]:  # noqa: ARG002
         return []
@@ -282,6 +282,15 @@ class LanguageModelTask:
             return self._streams[key]
         stream = batchify(self._tokens(split, limit), batch_size).to(self.device)
         return stream if limit is not None else self._streams.setdefault(key, stream)
+
+
+def new_model(config: ModelConfig, vocabulary_size: int, gate: Gate) -> LanguageModel:
+    """A model of a config's options; a UserError where they don't go together."""
+    options = {name: value for name, value in values_of(config).items() if name not in ("alpha", "beta")}
+    try:
+        return LanguageModel(vocabulary_size, **options, gate=gate)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
 
 
 def token_losses(

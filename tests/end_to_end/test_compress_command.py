@@ -1,6 +1,7 @@
 """From a run to a small file, its evaluation and its ONNX."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -54,6 +55,18 @@ def test_a_compressed_file_evaluates_to_what_the_compressed_model_does(text_dir,
     load = Run.model
     monkeypatch.setattr(Run, "model", lambda *a: compressed_copy(load(*a), Method.parse("svd:H/4")))
     assert perplexities("run=run") == pytest.approx(found, rel=1e-5)
+
+
+def test_fine_tuning_makes_a_harsh_form_better_in_a_file_of_the_same_size(text_dir, capsys) -> None:
+    harsh = ["run=run", "method=ternary", "gates=ifgo", "rest=int8"]
+    assert compress([*harsh, "out=harsh.g2"]) == 0
+    assert compress([*harsh, "tune=2", "tune_lr=0.5", "out=tuned.g2"]) == 0
+    assert re.search(r"valid perplexity [\d.]+ before fine-tuning; kept is the best, [\d.]+", capsys.readouterr().err)
+    options = ["split=valid", "eval.cache.enabled=false", f"data.dir={text_dir}"]
+    before, after = (perplexities(f"run={name}.g2", *options)["valid_perplexity"] for name in ("harsh", "tuned"))
+    assert after < before - 0.1
+    sizes = [Path(f"{name}.g2").stat().st_size for name in ("harsh", "tuned")]
+    assert sizes[1] == pytest.approx(sizes[0], abs=300)  # which the note on it takes
 
 
 def test_a_run_and_its_compressed_model_are_evaluated_together(text_dir) -> None:

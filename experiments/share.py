@@ -1,0 +1,64 @@
+"""A model as people share them: python experiments/share.py run=model.g2 out=DIR, or repository=USER/NAME for the Hub."""
+
+from dataclasses import replace
+from typing import Any
+
+import interrupts  # noqa: F401 first of all
+
+from g2lstm import cli
+from g2lstm.commands.evaluate import find_models
+from g2lstm.compression.methods import Method
+from g2lstm.compression.stored import StoredModel, deploy_run
+from g2lstm.errors import UserError
+from g2lstm.runs.record import evaluate_model
+from g2lstm.runs.run import blamed
+
+
+def share(arguments: list[str]) -> int:
+    options = _parser().parse_options(arguments)
+    try:
+        from g2lstm.compression.hub import HubModel, said
+    except ImportError:
+        raise UserError("the package huggingface_hub is not installed: pip install 'g2lstm[hub]'") from None
+    if (options.out is None) == (options.repository is None):
+        raise UserError("set out=DIR to write a folder, or repository=USER/NAME to upload it: one of the two")
+    (found, *others) = find_models(options.run, cli.overrides(options))
+    if others:
+        raise UserError(f"run={options.run} names {len(others) + 1} models: name one")
+    with blamed(found):
+        model: Any = found.deployed if isinstance(found, StoredModel) else deploy_run(found, Method())
+        if options.evaluate:
+            task = found.task()
+            running = model.model(task.build_model())
+            model = replace(model, notes=model.notes | {"evaluated": evaluate_model(task, running, ("valid", "test"))})
+    card = {"name": options.repository or options.out.name, "license": options.license}
+    if options.out is not None:
+        HubModel.of(model).save_pretrained(options.out, model_card_kwargs=card)
+        print(f"wrote {options.out}: model.g2, config.json and README.md, the model card")
+        return 0
+    try:
+        place = HubModel.of(model).push_to_hub(options.repository, private=options.private, model_card_kwargs=card)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't upload to {options.repository} ({said(error)}): see hf auth login, or out=DIR") from None
+    print(f"uploaded to {place}")
+    return 0
+
+
+def _parser() -> cli.OptionParser:
+    parser = cli.OptionParser(
+        ("data.dir", "device"),
+        prog="experiments/share.py",
+        description="Writes or uploads a model with a card: what it is, its scores, its size, how to load it.",
+    )
+    add = parser.add_argument
+    add("--run", required=True, metavar="RUN", help="a model.g2, or a run's folder for its weights as they are")
+    add("--out", type=cli.folder, metavar="DIR", help="a folder, as to be looked at; a README.md in it stays")
+    add("--repository", metavar="USER/NAME", help="on the Hugging Face Hub, where hf auth login has let you in")
+    add("--private", type=cli.flag, default=False, help="true: only you see a new repository")
+    add("--evaluate", type=cli.flag, default=False, help="true: the card has its scores in this form, on valid and test")
+    add("--license", default="mit", metavar="NAME", help="of the weights, as the Hub calls it; mit without it")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(share)

@@ -1,0 +1,156 @@
+"""Fine-tuning a compressed model in the form that it is stored in: rounding is part of the forward pass.
+
+Codes are rounded anew in each step; gradients pass as if they were not (Bengio et al. 2013, arXiv 1308.3432). The
+scale of a row of codes is trained too, its gradient as in LSQ (Esser et al. 2020, arXiv 1902.08153). N rows, M columns.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from g2lstm.compression.deploy import Deployed
+from g2lstm.compression.forms import Codes, Dense, Factors, Form, Sparse
+from g2lstm.errors import UserError
+from g2lstm.training.optim import build_optimizer, learning_rate_factor
+from g2lstm.training.settings import Settings
+from g2lstm.training.task import LossModule
+
+CHECKS = 4  # evaluations on valid, evenly spaced
+LR_SHARE = 0.1  # of the run's own learning rate
+
+
+class Tuned(nn.Module):
+    """A form whose values are trained: calling it gives its matrix, `stored` the form of the present values."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        if isinstance(form, Factors):
+            self.left, self.right = Tuned(form.left), Tuned(form.right)
+            return
+        values = form.matrix().clone()
+        self.values = nn.Parameter(values, requires_grad=values.is_floating_point())
+        scales = form.scales if isinstance(form, Codes) else None
+        self.scales = None if scales is None else nn.Parameter(scales.where(scales > 0, 1.0))
+
+    def forward(self) -> Tensor:
+        if isinstance(self.form, Factors):
+            return self.left() @ self.right()
+        if self.scales is None:
+            rounded = self.stored().matrix().to(self.values.device)
+            return self.values + (rounded - self.values).detach()
+        damped = 1 / math.sqrt(self.values.shape[1] * self._largest)  # a scale has the gradients of a whole row
+        scales = self.scales * damped + (self.scales * (1 - damped)).detach()
+        units = self._units(scales)
+        return (units + (units.round() - units).detach()) * scales.unsqueeze(1)
+
+    @torch.no_grad()
+    def stored(self) -> Form:
+        form = self.form
+        if isinstance(form, Factors):
+            return Factors(self.left.stored(), self.right.stored())
+        if isinstance(form, Dense):
+            return Dense(self.values.to(form.values.dtype).clone())
+        if isinstance(form, Sparse):
+            return Sparse(self.values * (form.values != 0).to(self.values.device))
+        if self.scales is not None:
+            codes = self._units(self.scales).round() + self._largest
+            return Codes(codes.to("cpu", torch.uint8), form.codebook, self.scales.detach().cpu().clone())
+        codebook = form.codebook.to(self.values.device)
+        middles = (codebook[1:] + codebook[:-1]) / 2
+        return Codes(torch.bucketize(self.values, middles).int(), codebook)
+
+    @property
+    def _largest(self) -> int:
+        assert isinstance(self.form, Codes)
+        return len(self.form.codebook) // 2
+
+    def _units(self, scales: Tensor) -> Tensor:
+        """Values as multiples of the scales, up to those that still round to the largest code."""
+        limit = self._largest + 0.49
+        return (self.values / scales.unsqueeze(1)).clamp(-limit, limit)
+
+
+def tune(
+    deployed: Deployed,
+    task: Any,
+    settings: Settings,
+    *,
+    passes: float = 1.0,
+    lr_share: float = LR_SHARE,
+    seed: int = 1,
+    device: torch.device | str = "cpu",
+    trained: Callable[[float, float, float, float], None] = lambda *_: None,
+    evaluated: Callable[[float, dict[str, float]], None] = lambda *_: None,
+) -> Deployed:
+    """The model with other values in the same forms: the best on valid of `CHECKS` on the way, and of those it came with.
+
+    Args:
+        deployed: a compressed model of the task.
+        task: trains and evaluates it.
+        settings: of the run that it comes from, whose optimizer and clipping it has.
+        passes: over train; 0.1 is its first tenth.
+        lr_share: of the run's learning rate, from where it falls to 0 along half a cosine.
+        seed: of the order of batches and of dropout.
+        trained: is told the share that is done, the mean loss of late, items a second and the seconds left.
+        evaluated: is told the share that is done and the metrics on valid.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    like = task.build_model()
+    parts = {name: [Tuned(form).to(device) for form in forms] for name, forms in deployed.forms.items()}
+    whole = nn.ModuleList(part for of in parts.values() for part in of)
+    module = LossModule(task, deployed.dense_model(like).to(device).train())
+    lr = lr_share * settings.lr
+    optimizer = build_optimizer(settings.optimizer, whole, lr=lr, betas=settings.betas)
+
+    def check(share: float) -> tuple[float, Deployed]:
+        forms = {name: [_on_cpu(part.stored()) for part in of] for name, of in parts.items()}
+        found = replace(deployed, forms=forms)
+        metrics = task.evaluate(found.dense_model(like).to(device), "valid", task.epoch_variant).metrics
+        evaluated(share, metrics)
+        return metrics["loss"], found
+
+    first, best = check(0.0)
+    lowest, generator, started = first, torch.Generator().manual_seed(seed), time.monotonic()
+    torch.manual_seed(seed)
+    plans = [task.plan(generator) for _ in range(math.ceil(passes))]
+    items = [(item, place == 0) for plan in plans for place, item in enumerate(plan)]
+    items = items[: max(1, round(len(items) * passes / len(plans)))]
+    carried, count, late = None, 0.0, math.nan
+    for step, (item, anew) in enumerate(items, 1):
+        weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
+        result = torch.func.functional_call(module, weights, (item, None if anew else carried))
+        loss = result.loss.item()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss in fine-tuning is {loss}: set a lower tune_lr=, it is {lr_share:g} of the run's")
+        optimizer.zero_grad()
+        result.objective.backward()
+        nn.utils.clip_grad_norm_(whole.parameters(), settings.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * learning_rate_factor("warmup_cosine", step / len(items)) * result.lr_scale
+        optimizer.step()
+        carried, count = result.carried, count + result.count
+        late = loss if math.isnan(late) else 0.98 * late + 0.02 * loss
+        seconds = time.monotonic() - started
+        trained(step / len(items), late, count / seconds, seconds / step * (len(items) - step))
+        if step * CHECKS // len(items) > (step - 1) * CHECKS // len(items):
+            loss, found = check(step / len(items))
+            if loss < lowest:
+                lowest, best = loss, found
+    about = {"passes": passes, "lr": lr, "seed": seed, "valid_loss_before": first, "valid_loss": lowest}
+    return replace(best, notes=best.notes | {"tuned": about})
+
+
+def _on_cpu(form: Form) -> Form:
+    if isinstance(form, Factors):
+        return Factors(_on_cpu(form.left), _on_cpu(form.right))
+    if isinstance(form, Codes):
+        return replace(form, codes=form.codes.cpu(), codebook=form.codebook.cpu())
+    return type(form)(form.values.cpu())

@@ -1,0 +1,112 @@
+"""A model goes to a folder or a repository and comes back the same, with a card that says what it is."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from compress import compress
+from share import share
+
+import train
+from g2lstm import cli
+from g2lstm.compression.model_file import load_model
+from g2lstm.errors import UserError
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory) -> Path:
+    """A folder with a run and its model, compressed."""
+    path = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert train.main([*tiny, "epochs=1", "finetune=false", "run_dir=run"]) == 0
+        assert compress(["run=run", "method=svd:3+bits:8", "rest=int8", "out=model.g2"]) == 0
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def same(one, two) -> bool:
+    states = one.state(), two.state()
+    return all(states[0][name].equal(value) for name, value in states[1].items())
+
+
+def test_a_shared_folder_gives_the_model_back_with_a_card(text_dir) -> None:
+    from g2lstm.compression.hub import HubModel
+
+    assert share(["run=model.g2", "out=shared", "evaluate=true", f"data.dir={text_dir}", "license=cc-by-4.0"]) == 0
+    found = HubModel.from_pretrained("shared").deployed
+    assert same(found, load_model(Path("model.g2")))
+    card = huggingface_hub.ModelCard.load("shared/README.md")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == ("cc-by-4.0", "g2lstm", "text-generation")
+    (result,) = (one for one in card.data.eval_results if (one.dataset_split, one.metric_type) == ("test", "perplexity"))
+    assert result.metric_value == pytest.approx(found.notes["evaluated"]["test_perplexity"])
+    assert f"| test perplexity | {summary['test_perplexity']:.2f} | {result.metric_value:.2f} |" in card.text
+    size = Path("shared/model.g2").stat().st_size / 1e6
+    for text in ("svd:3+bits:8", "gumbel", "1806.02988", f"{size:.2f} MB", 'from_pretrained("shared")', "| corpus | text |"):
+        assert text in card.text
+    assert json.loads(Path("shared/config.json").read_text())["model_type"] == "g2lstm-language_model"
+
+
+def test_a_run_is_uploaded_as_it_is_and_downloaded_again(monkeypatch, capsys, tmp_path) -> None:
+    from g2lstm.compression import hub
+
+    def upload(self, *, repo_id, folder_path, **options) -> str:
+        shutil.copytree(folder_path, tmp_path / repo_id)
+        return f"https://huggingface.co/{repo_id}"
+
+    def create(self, repo_id, **options):
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **_: tmp_path / repo_id / filename
+    )
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo_id, filename, **_: tmp_path / repo_id / filename)
+    assert share(["run=run", "repository=someone/small"]) == 0
+    assert "uploaded to https://huggingface.co/someone/small" in capsys.readouterr().out
+    found = hub.HubModel.from_pretrained("someone/small").deployed
+    assert found.notes["method"] == "original"
+    assert 'from_pretrained("someone/small")' in (tmp_path / "someone/small/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run=model.g2"], "set out=DIR to write a folder, or repository=USER/NAME"),
+        (["run=nowhere", "out=x"], "nowhere is not a run directory"),
+        (["run=model.g2,run", "out=x"], "names 2 models: name one"),
+        (["run=model.g2", "repository=no/such/name"], "can't upload to no/such/name"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
+    assert cli.guarded(lambda: share(arguments)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not Path("x").exists()
+
+
+def test_what_is_not_there_and_a_missing_package_are_said(monkeypatch, capsys) -> None:
+    from g2lstm.compression import hub
+
+    def nothing(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no\nconnection")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", nothing, raising=False)
+    monkeypatch.setattr(hub, "hf_hub_download", nothing)
+    with pytest.raises(UserError, match=r"\Asome/thing is no folder, and the Hub does not give it \(no connection\)\Z"):
+        hub.HubModel._from_pretrained(model_id="some/thing")
+    monkeypatch.delitem(sys.modules, "g2lstm.compression.hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert cli.guarded(lambda: share(["run=model.g2", "out=x"])) == 2
+    assert "the package huggingface_hub is not installed: pip install 'g2lstm[hub]'" in capsys.readouterr().err
