@@ -12,12 +12,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: threads th
 
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 
 # A busy machine is no failure, and a test run leaves no folder behind.
 settings.register_profile("quiet", deadline=None, database=None)
 settings.load_profile("quiet")
 
+# libyaml's parser, of the same results, takes a third from the time to compose a config
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 gc.disable()  # while tests are imported and collected, which takes half as long
 torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
 

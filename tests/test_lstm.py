@@ -70,8 +70,7 @@ def results(rnn: nn.LSTM, layout: str, given: Arguments) -> list[Tensor]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_state", [False, True], ids=["zero state", "given state"])
 @pytest.mark.parametrize("engine", ["reference", "bptt"])
-@pytest.mark.parametrize("gate", NOISE_OFF.values(), ids=NOISE_OFF)
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("gate", "dtype"), [*zip(NOISE_OFF.values(), TOLERANCE, strict=True)], ids=NOISE_OFF)
 def test_matches_nn_lstm_when_noise_is_off(options, layout, with_state, engine, gate, dtype):
     lstm, rnn = twins(gate, engine, dtype, **options)
     given = arguments(lstm, layout, with_state)

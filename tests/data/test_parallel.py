@@ -259,9 +259,9 @@ def test_subwords_are_learned_from_a_part_of_a_large_text(tmp_path: Path, monkey
 
 @pytest.mark.corpus
 def test_the_real_iwslt14_has_its_counts_and_little_padding(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parallel, "_SAMPLE", 5_000)  # pairs to learn sub-words from, which takes seconds of all
+    monkeypatch.setattr(parallel, "_SAMPLE", 1_500)  # pairs to learn sub-words from, which takes seconds of all
     try:
-        corpus = load("iwslt14", vocabulary_size=4000, extra=True)
+        corpus = load("iwslt14", vocabulary_size=3000, extra=True)
     except UserError as error:
         pytest.skip(str(error))
     assert corpus.form.tokenised

@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from hydra.utils import get_class
+from joblib.externals.loky.backend.context import set_start_method
 from omegaconf import DictConfig
 
 
@@ -18,6 +19,8 @@ class Killed(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if "submitit" in config.hydra.launcher._target_:
             get_class("submitit.core.core.Job")._results_timeout_s = 1  # for what a killed job does not write
+        else:
+            set_start_method("fork")  # which spares joblib's processes the imports
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.gate.name == self.gate:

@@ -103,7 +103,7 @@ def test_other_gates_say_in_the_summary_what_they_are(tiny, gate):
 
 
 def test_max_steps_ends_with_everything_written(tiny, capsys):
-    assert command(*tiny, "max_steps=4", "run_dir=run") == 0
+    assert command(*tiny, "epochs=1", "finetune_epochs=1", "max_steps=4", "run_dir=run") == 0
     found = summary("run")
     assert set(found) >= SUMMARY
     assert (found["finished"], found["steps"], found["epochs"]) == (False, 4, 0)
@@ -114,7 +114,7 @@ def test_max_steps_ends_with_everything_written(tiny, capsys):
 
 
 def test_the_main_stage_is_reported_beside_the_finetune_stage(tiny):
-    assert command(*tiny, "run_dir=run", "eval.cache.enabled=false") == 0
+    assert command(*tiny, "epochs=1", "finetune_epochs=1", "run_dir=run", "eval.cache.enabled=false") == 0
     found = summary("run")
     assert found["valid_perplexity"] <= found["valid_perplexity_without_finetune"]
     before = load_checkpoint(Path("run/best-before-finetune.safetensors"))

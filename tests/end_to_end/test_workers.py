@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import ROOT
-from tests.end_to_end.test_resume import assert_same_run
 from tests.end_to_end.test_translation import write_corpus
 from tests.tasks.test_mnist import write_mnist
 
@@ -90,25 +89,17 @@ def test_another_number_of_workers_goes_on_with_a_run(commands, language_model, 
     assert [parts[step + 1] for step in every] == pytest.approx([straight[step + 1] for step in every], abs=1e-4)
 
 
-def test_workers_killed_again_and_again_end_as_ones_never_killed(commands, tiny, tmp_path):
-    options = [*tiny, "gate=gumbel", "checkpoint_minutes=0", "epochs=2", "finetune=false"]
-    finish(commands.workers(2, *options, "run_dir=straight"))
-    lines = len(losses(tmp_path / "straight"))
-    for victim, share in ((1, 0.3), (0, 0.7)):
-        workers = commands.workers(2, *options, "run_dir=killed")
-        lived = tmp_path / "killed" / "metrics.jsonl"
-        while not lived.exists() or lived.read_bytes().count(b"\n") < share * lines:
-            assert "error" not in workers[0].text()
-            time.sleep(0.005)
-        workers[victim].send(signal.SIGKILL)
-        assert workers[victim].wait() == -signal.SIGKILL
-        assert workers[1 - victim].wait() == 2
-        said = workers[0].text().splitlines()
-        if victim == 1:
-            assert said[-1].startswith("error: a worker has gone: the same command, or train.py resume=killed, goes on")
-        assert workers[1].text() == ""
-    finish(commands.workers(2, *options, "run_dir=killed"))
-    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+def test_a_worker_that_is_killed_in_training_is_said_in_one_line(commands, language_model, tmp_path):
+    """What they end as when they go on is in test_endurance.py."""
+    workers = commands.workers(2, *language_model, "checkpoint_minutes=0", "epochs=1000", "run_dir=killed")
+    while not (tmp_path / "killed" / "last.safetensors").exists():
+        assert "error" not in workers[0].text()
+        time.sleep(0.005)
+    workers[1].send(signal.SIGKILL)
+    assert (workers[0].wait(), workers[1].wait()) == (2, -signal.SIGKILL)
+    said = workers[0].text().splitlines()
+    assert said[-1].startswith("error: a worker has gone: the same command, or train.py resume=killed, goes on")
+    assert workers[1].text() == ""
 
 
 def test_what_ends_one_ends_all_in_one_line(commands, language_model, tmp_path):
