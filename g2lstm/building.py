@@ -12,10 +12,12 @@ import shlex
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 log = logging.getLogger("g2lstm")
+Loaded = TypeVar("Loaded")
 
 
 def library(
@@ -52,6 +54,16 @@ def library(
     raise RuntimeError(f"no folder can be written to, of {', '.join(tried)}: TORCH_EXTENSIONS_DIR names another")
 
 
+def loaded(load: Callable[[str], Loaded], make: Callable[[], Path]) -> Loaded:
+    """`load` of the library that `make` gives, made anew once where it can't be loaded, as a file that was cut off."""
+    path = make()
+    try:
+        return load(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return load(str(make()))
+
+
 def processor() -> str:
     """What this machine's processor can do, as far as the system tells."""
     with contextlib.suppress(OSError):
@@ -78,7 +90,7 @@ def _own_folders() -> Iterator[Path]:
 
 
 def _compile(arguments: Sequence[str]) -> None:
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     try:
         done = subprocess.run([*compiler, *arguments], capture_output=True, text=True)
     except OSError as error:
