@@ -97,8 +97,10 @@ class Model:
         return self
 
     def __reduce__(self) -> tuple[Callable[[bytes], "Model"], tuple[bytes]]:
+        if isinstance(self._file, bytes):
+            return Model, (self._file,)
         try:
-            return Model, (self._file.read_bytes() if isinstance(self._file, Path) else self._file,)
+            return Model, (self._file.read_bytes(),)
         except OSError as error:
             raise UserError(f"{self._file} is gone ({error.strerror}): a pickle of an open model holds its file") from None
 
