@@ -58,6 +58,8 @@ def loaded(load: Callable[[str], Loaded], make: Callable[[], Path]) -> Loaded:
     """`load` of the library that `make` gives, made anew once where it can't be loaded, as a file that was cut off."""
     path = make()
     try:
+        if _cut_off(path):  # which would be a bus error
+            raise OSError(f"{path} is cut off")
         return load(str(path))
     except OSError:
         path.unlink(missing_ok=True)
@@ -87,6 +89,16 @@ def _own_folders() -> Iterator[Path]:
         status = temporary.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
             yield temporary
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether a library in ELF's form of 64 bits ends before the table of sections does, the last thing in it."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if not header.startswith(b"\x7fELF\x02\x01"):
+        return False
+    table, size, count = (int.from_bytes(header[start:end], "little") for start, end in ((40, 48), (58, 60), (60, 62)))
+    return path.stat().st_size < table + size * count
 
 
 def _compile(arguments: Sequence[str]) -> None:
