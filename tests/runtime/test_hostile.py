@@ -236,16 +236,17 @@ def test_a_worker_that_comes_late_works_once(tmp_path) -> None:
     assert python(code, str(tmp_path / "slow.so")) == "1\n"
 
 
-def test_a_library_that_was_cut_off_is_made_again_once(tmp_path) -> None:
-    made = []
+@pytest.mark.parametrize("kept", [4, 40, 0.3, 0.99])
+def test_a_library_that_was_cut_off_is_made_again_once(kept, tmp_path) -> None:
+    made, whole = [], Path(binding._library()._name).read_bytes()
 
     def make() -> Path:
         if not (path := tmp_path / "lib.so").exists():
             made.append(path)
-            path.write_bytes(Path(binding._library()._name).read_bytes())
+            path.write_bytes(whole)
         return path
 
-    (tmp_path / "lib.so").write_bytes(b"\x7fELF")
+    (tmp_path / "lib.so").write_bytes(whole[: kept if kept > 1 else int(kept * len(whole))])
     assert building.loaded(ctypes.CDLL, make).g2_threads(0) >= 1
     assert len(made) == 1
     with pytest.raises(OSError, match="nothing"):
