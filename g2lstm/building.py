@@ -12,10 +12,12 @@ import shlex
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 log = logging.getLogger("g2lstm")
+Loaded = TypeVar("Loaded")
 
 
 def library(
@@ -52,6 +54,18 @@ def library(
     raise RuntimeError(f"no folder can be written to, of {', '.join(tried)}: TORCH_EXTENSIONS_DIR names another")
 
 
+def loaded(load: Callable[[str], Loaded], make: Callable[[], Path]) -> Loaded:
+    """`load` of the library that `make` gives, made anew once where it can't be loaded, as a file that was cut off."""
+    path = make()
+    try:
+        if _cut_off(path):  # which would be a bus error
+            raise OSError(f"{path} is cut off")
+        return load(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+        return load(str(make()))
+
+
 def processor() -> str:
     """What this machine's processor can do, as far as the system tells."""
     with contextlib.suppress(OSError):
@@ -77,8 +91,18 @@ def _own_folders() -> Iterator[Path]:
             yield temporary
 
 
+def _cut_off(path: Path) -> bool:
+    """Whether a library in ELF's form of 64 bits ends before the table of sections does, the last thing in it."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if not header.startswith(b"\x7fELF\x02\x01"):
+        return False
+    table, size, count = (int.from_bytes(header[start:end], "little") for start, end in ((40, 48), (58, 60), (60, 62)))
+    return path.stat().st_size < table + size * count
+
+
 def _compile(arguments: Sequence[str]) -> None:
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     try:
         done = subprocess.run([*compiler, *arguments], capture_output=True, text=True)
     except OSError as error:

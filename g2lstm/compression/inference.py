@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from g2lstm import runtime
 from g2lstm.compression.forms import Factors, Form
+from g2lstm.errors import UserError
 from g2lstm.layout import BIASES, BLOCKS, MATRICES, PROJECTION, State, endings
 
 Weights = Mapping[str, Sequence[Form]]  # of a parameter: one form, or those of the blocks i, f, g, o
@@ -69,8 +70,8 @@ class Direction(nn.Module):
         """
         time, batch, _ = x.shape
         pre = self.bias.repeat(1, time * batch, 1)  # (4, T * B, H)
-        self.input.add_to(pre, x.reshape(time * batch, -1))
-        steps, outputs = pre.view(GATES, time, batch, -1).unbind(1), []
+        self.input.add_to(pre, x.flatten(0, 1))
+        steps, outputs = pre.unflatten(1, (time, batch)).unbind(1), []
         for t in reversed(range(time)) if reverse else range(time):
             step, before = steps[t], (h, c)
             self.recurrent.add_to(step, h)
@@ -125,7 +126,9 @@ class NativeRunner(nn.Module):
         self.model, self.number = model, number
 
     def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
-        """As `TorchRunner`'s."""
+        """As `TorchRunner`'s. A UserError where it is traced: a trace would hold today's numbers, not what computes them."""
+        if torch.jit.is_tracing():
+            raise UserError('the compiled runtime can\'t be traced: take Deployed.model(engine="torch")')
         return self.model.run_lstm(self.number, x, state, lengths)
 
 

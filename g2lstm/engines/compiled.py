@@ -49,7 +49,7 @@ def _problem() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64") or platform.system() == "Windows":
         return f"is not made for {platform.system()} on {platform.machine()}"
     try:
-        torch.ops.load_library(str(_library()))
+        building.loaded(torch.ops.load_library, _library)
         _register()
         _try_out()
     except Exception as error:

@@ -84,6 +84,7 @@ const char* g2_last_error(void) { return last_text; }
 
 g2_model* g2_open(const char* path) {
   return guarded((g2_model*)nullptr, [&] {
+    require(path, "there is no path");
     try {
       const std::vector<uint8_t> bytes = g2::read_file(path);
       return new g2_model(bytes.data(), bytes.size());
@@ -94,7 +95,10 @@ g2_model* g2_open(const char* path) {
 }
 
 g2_model* g2_open_memory(const void* bytes, size_t size) {
-  return guarded((g2_model*)nullptr, [&] { return new g2_model(static_cast<const uint8_t*>(bytes), size); });
+  return guarded((g2_model*)nullptr, [&] {
+    require(bytes, "there are no bytes");
+    return new g2_model(static_cast<const uint8_t*>(bytes), size);
+  });
 }
 
 void g2_close(g2_model* model) { delete model; }
@@ -152,6 +156,7 @@ int g2_lstm_run(g2_model* model, int lstm, const float* x, int time, int batch, 
   return guarded(-1, [&] {
     require(lstm >= -1 && lstm < (int)model->lstms.size() && !model->lstms.empty(), "there is no LSTM of that number");
     require(lstm >= 0 || model->chained(), "the LSTM modules of this model don't read each other's outputs");
+    require((lstm < 0) == !c, "c belongs to one module: for all of them it is NULL, and h the whole state");
     require(time >= 1, "there must be a step at least");
     require_batch(batch);
     require((int64_t)time * batch <= 1 << 28, "these are too many steps for a call");

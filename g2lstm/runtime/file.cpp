@@ -93,7 +93,7 @@ int64_t Tensor::count() const {
   return result;
 }
 
-File::File(const uint8_t* bytes, size_t size) {
+File::File(const uint8_t* bytes, size_t size) : unstored(8 * size + (1 << 24)) {
   uint64_t length = 0;
   if (size >= 8) std::memcpy(&length, bytes, 8);
   if (size < 8 || length > size - 8) throw Error("it is cut off or no such file");
@@ -144,6 +144,11 @@ const Tensor& File::tensor(const Json& place) const {
   const auto found = tensors.find(place.at("tensor", Json::text).string);
   if (found == tensors.end()) throw Error("its description names a tensor that is not there");
   return found->second;
+}
+
+void File::take_unstored(size_t entries) const {
+  if (entries > unstored) throw Error("it has more weights than its bytes can mean");
+  unstored -= entries;
 }
 
 std::vector<uint8_t> read_file(const char* path) {

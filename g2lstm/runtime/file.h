@@ -26,9 +26,12 @@ class File {
 
   Json tree;  // with {"dict": ...} turned into objects
   const Tensor& tensor(const Json& place) const;
+  // For entries of which nothing is stored, as where all are alike: throws where a file makes too many out of nothing.
+  void take_unstored(size_t entries) const;
 
  private:
   std::map<std::string, Tensor> tensors;
+  mutable size_t unstored;  // entries that it may still have
 
   void check(const Json& metadata) const;
 };

@@ -52,7 +52,8 @@ G2_API int g2_step(g2_model* model, const int32_t* tokens, int batch, float* sta
 
 /* One LSTM module runs over x (T, B, D), row by row as in memory: y (T, B, ways * P) by input time, the module's state
    h (L, B, P) and c (L, B, H) carried on. `lengths` (B) are the steps of each sequence, NULL where all have T; y is 0
-   beyond them. `lstm` is the module's number; -1 are all modules, each reading the one before, state as of g2_step in h. */
+   beyond them. `lstm` is the module's number; -1 are all modules, each reading the one before, state as of g2_step in h,
+   and NULL for c. */
 G2_API int g2_lstm_run(g2_model* model, int lstm, const float* x, int time, int batch, const int32_t* lengths, float* h,
                        float* c, float* y);
 

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cmath>
-#include <cstdlib>
+#include <locale>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -123,9 +124,10 @@ class JsonReader {
     std::string digits;
     while (at != end && ((*at >= '0' && *at <= '9') || *at == '-' || *at == '+' || *at == '.' || *at == 'e' || *at == 'E'))
       digits += *at++;
-    char* rest = nullptr;
-    const double result = std::strtod(digits.c_str(), &rest);
-    if (digits.empty() || *rest) fail();
+    std::istringstream stream(digits);  // a point, whatever the program's locale has (strtod asks that)
+    stream.imbue(std::locale::classic());
+    double result = 0;
+    if (!(stream >> result) || stream.peek() != EOF) fail();
     return result;
   }
 

@@ -29,7 +29,7 @@ INLINE Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = (p * r) * r + r + 1.0f;
-  return (Floats)((Ints)p + (to_int(n) << 23));
+  return p * (Floats)((to_int(n) + 127) << 23);  // a product, for which not a number stays so whatever its bits
 }
 
 INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }

@@ -46,7 +46,8 @@ class Pool {
   template <class Work>
   void run(Team& team, const Work& work) {
     if (team.size == 1) return work(0);
-    while ((int)workers.size() < team.size - 1) workers.emplace_back(&Pool::serve, this, (int)workers.size() + 1);
+    const unsigned before = turn.load(std::memory_order_relaxed);  // a new worker has no part in earlier turns
+    while ((int)workers.size() < team.size - 1) workers.emplace_back(&Pool::serve, this, (int)workers.size() + 1, before);
     call = [](const void* what, int number) { (*static_cast<const Work*>(what))(number); };
     what = &work;
     wanted.store(team.size, std::memory_order_relaxed);
@@ -70,8 +71,7 @@ class Pool {
  private:
   static constexpr int AWAKE = 6000;  // pauses, 0.1 to 0.3 ms: longer than from one word to the next
 
-  void serve(int number) {
-    unsigned seen = 0;
+  void serve(int number, unsigned seen) {
     for (;;) {
       for (int spins = 0; spins < AWAKE && turn.load(std::memory_order_acquire) == seen; ++spins) pause();
       if (turn.load(std::memory_order_acquire) == seen) {

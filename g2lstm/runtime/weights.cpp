@@ -12,6 +12,7 @@
 namespace g2 {
 namespace {
 
+constexpr int MOST_WHOLE = 65536;  // columns whose sum, of products up to 255 * 127, is in 32 bits
 constexpr size_t PAGE = size_t(2) << 20, CHUNK = size_t(32) << 20;
 
 // Rows and columns of a form that is no pair of factors, and its entries: whole numbers times a scale a row, or floats.
@@ -28,8 +29,9 @@ const float* floats_of(const Tensor& tensor, size_t count) {
 }
 
 std::vector<float> copied(const Tensor& tensor, size_t count) {
+  const float* from = floats_of(tensor, count);  // checked before there is room for them
   std::vector<float> result(count);
-  if (count) std::memcpy(result.data(), floats_of(tensor, count), 4 * count);
+  if (count) std::memcpy(result.data(), from, 4 * count);
   return result;
 }
 
@@ -38,7 +40,7 @@ void set_shape(Values& values, const std::vector<double>& sizes) {
   if (sizes.size() > 2) throw Error("it has weights of more than two dimensions");
   for (size_t place = 0; place < sizes.size(); ++place) sides[2 - sizes.size() + place] = sizes[place];
   for (double side : sides)
-    if (!(side >= 0 && side < 1 << 28)) throw Error("a tensor has a wrong shape");
+    if (!(side >= 1 && side < 1 << 28)) throw Error("a tensor has a wrong shape");
   values.rows = (int)sides[0];
   values.columns = (int)sides[1];
 }
@@ -77,6 +79,8 @@ std::vector<uint16_t> unpacked(const Tensor& packed, int levels, size_t count) {
 
 // The number of which all values are multiples, -127 to 127 times; 0 where there is none.
 float step_of(const std::vector<float>& values) {
+  for (float value : values)
+    if (!std::isfinite(value)) return 0;
   float step = 0;
   for (size_t one = 0; one < values.size(); ++one)
     for (float size : {std::fabs(values[one]), one ? std::fabs(values[one] - values[one - 1]) : 0.0f})
@@ -101,19 +105,21 @@ Values read_codes(const File& file, const Json& form) {
   const int levels = form.size_at("levels");
   if (levels < 1 || levels > 65536) throw Error("its codes have a wrong number of values");
   const Tensor& packed = file.tensor(form.at("packed", Json::object));
+  if (levels == 1) file.take_unstored(count);
   if (const Json* place = form.find("scales")) {
     if (levels > 255) throw Error("its codes have a wrong number of values");
     values.scales = copied(file.tensor(*place), values.rows);
     values.whole = true;
     const int half = levels / 2;
-    values.numbers.resize(count);
     if (levels > 128) {  // a byte each
       if (packed.dtype != "U8" || packed.bytes != count) throw Error("its codes have a wrong size");
+      values.numbers.resize(count);
       for (size_t index = 0; index < count; ++index) values.numbers[index] = (int8_t)(packed.data[index] - half);
       for (size_t index = 0; index < count; ++index)
         if (packed.data[index] >= levels) throw Error("it has a code without a value");
     } else {
       const std::vector<uint16_t> codes = unpacked(packed, levels, count);
+      values.numbers.resize(count);
       for (size_t index = 0; index < count; ++index) values.numbers[index] = (int8_t)(codes[index] - half);
     }
     return values;
@@ -153,8 +159,9 @@ Values read_values(const File& file, const Json& form) {
     }
   } else if (kind == "sparse") {
     set_shape(values, shape_of(form));
-    values.floats.resize((size_t)values.rows * values.columns);
-    const std::vector<uint16_t> there = unpacked(file.tensor(form.at("mask", Json::object)), 2, values.floats.size());
+    const size_t all = (size_t)values.rows * values.columns;
+    const std::vector<uint16_t> there = unpacked(file.tensor(form.at("mask", Json::object)), 2, all);
+    values.floats.resize(all);
     size_t count = 0;
     for (uint16_t bit : there) count += bit;
     const std::vector<float> kept = copied(stored, count);
@@ -166,7 +173,16 @@ Values read_values(const File& file, const Json& form) {
   return values;
 }
 
-Matrix packed(const Values& values, Storage& storage) {
+void make_floats(Values& values) {
+  if (!values.whole) return;
+  values.floats.resize(values.numbers.size());
+  for (size_t index = 0; index < values.floats.size(); ++index)
+    values.floats[index] = values.scales[index / values.columns] * values.numbers[index];
+  values.whole = false;
+}
+
+Matrix packed(Values values, Storage& storage) {
+  if (values.columns > MOST_WHOLE) make_floats(values);
   Matrix result;
   result.rows = values.rows;
   result.columns = values.columns;
@@ -244,11 +260,8 @@ Linear read_linear(const File& file, const Json& form, Storage& storage) {
 std::vector<float> read_floats(const File& file, const Json& form) {
   if (form.at("form", Json::text).string == "factors") throw Error("it has factors where there should be none");
   Values values = read_values(file, form);
-  if (!values.whole) return std::move(values.floats);
-  std::vector<float> result(values.numbers.size());
-  for (size_t index = 0; index < result.size(); ++index)
-    result[index] = values.scales[index / values.columns] * values.numbers[index];
-  return result;
+  make_floats(values);
+  return std::move(values.floats);
 }
 
 void copy_row(const Matrix& matrix, int row, float* to) {
