@@ -71,7 +71,7 @@ class HubModel(ModelHubMixin):
         (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **where: Any) -> "HubModel":  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **where: Any) -> "HubModel":
         """The model of a folder or a repository; `where` is the mixin's `revision`, `cache_dir`, `token` and so on.
 
         Raises:
