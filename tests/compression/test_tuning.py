@@ -147,6 +147,7 @@ def test_a_request_to_stop_keeps_the_best_so_far(small_options, monkeypatch, whe
         return evaluate(*arguments)
 
     def trained(share: float, *_) -> None:
+        assert not stop.asked  # no step after it
         if when == "between two evaluations" and share > 0.6:
             stop.asked = True
 
