@@ -3,6 +3,8 @@
        ./generate MODEL.g2 PROMPT [WORDS [TEMPERATURE [TOP_K [SEED]]]]
 
    docs/deployment.md says how it is built. */
+#include <ctype.h>
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,14 @@ static int failed(const char* what) {
     return 2;
 }
 
-/* Reads a word; logits are wanted where another is drawn after it. */
+/* A whole number from `least` to `most`; `most` + 1 where the text is something else. */
+static uint64_t whole(const char* text, uint64_t least, uint64_t most) {
+    char* end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    return isdigit((unsigned char)*text) && !*end && !errno && number >= least && number <= most ? number : most + 1;
+}
+
 static int read_word(g2_model* model, int word, float* state, float* logits) {
     int32_t token = word;
     return g2_step(model, &token, 1, state, logits);
@@ -45,6 +54,7 @@ static int read_prompt(g2_model* model, char* prompt, float* state, float* logit
     }
     for (char* word = strtok(prompt, " \t\r\n"); word; word = strtok(NULL, " \t\r\n"), ++count) {
         int id = g2_find_word(model, word);
+        if (id < 0 && unknown >= 0) fprintf(stderr, "not in the vocabulary, read as <unk>: '%s'\n", word);
         if (id < 0) id = unknown;
         if (id < 0) {
             fprintf(stderr, "error: '%s' is not in the vocabulary, which has no <unk>: use words of the corpus\n", word);
@@ -61,11 +71,14 @@ static int read_prompt(g2_model* model, char* prompt, float* state, float* logit
 
 int main(int count, char** arguments) {
     if (count < 3) return failed("write generate MODEL.g2 PROMPT [WORDS [TEMPERATURE [TOP_K [SEED]]]]");
-    int words = count > 3 ? atoi(arguments[3]) : 50;
-    float temperature = count > 4 ? strtof(arguments[4], NULL) : 1.0f;
-    int top_k = count > 5 ? atoi(arguments[5]) : 40;
-    uint64_t seed = count > 6 ? strtoull(arguments[6], NULL, 10) : 1;
-    if (words < 1 || top_k < 1 || !(temperature > 0)) return failed("words, top_k and temperature must be above 0");
+    const char *const texts[] = {"50", "1", "40", "1"}, *given[4];
+    for (int place = 0; place < 4; ++place) given[place] = count > 3 + place ? arguments[3 + place] : texts[place];
+    char* end;
+    uint64_t words = whole(given[0], 1, INT32_MAX), top_k = whole(given[2], 1, INT32_MAX), seed = whole(given[3], 0, UINT32_MAX);
+    float temperature = strtof(given[1], &end);
+    if (words > INT32_MAX || top_k > INT32_MAX || *end || !(temperature > 0))
+        return failed("words, top_k and temperature must be numbers above 0");
+    if (seed > UINT32_MAX) return failed("seed must be a whole number from 0 to 4294967295");
 
     g2_model* model = g2_open(arguments[1]);
     if (!model) return failed(g2_last_error());
@@ -79,8 +92,8 @@ int main(int count, char** arguments) {
     int found = read_prompt(model, arguments[2], state, logits, &at_start);
     if (found == 0) failed("the prompt has no words");
     if (found <= 0) goto done;
-    for (int step = 0; step < words; ++step) {
-        int word = g2_sample(logits, size, temperature, top_k, seed, (uint64_t)step);
+    for (uint64_t step = 0; step < words; ++step) {
+        int word = g2_sample(logits, size, temperature, (int)top_k, seed, step);
         if (word < 0) {
             failed(g2_last_error());
             goto done;
@@ -92,7 +105,7 @@ int main(int count, char** arguments) {
         }
     }
     putchar('\n');
-    status = 0;
+    status = fflush(stdout) || ferror(stdout) ? failed("can't write the text: is the disk full?") : 0;
 done:
     free(state);
     free(logits);

@@ -15,6 +15,7 @@ from g2lstm.compression.targets import Target
 from g2lstm.compression.tuning import LR_SHARE
 from g2lstm.errors import UserError
 from g2lstm.runs.run import Run
+from g2lstm.training.interruption import StopSignals
 
 
 def compress(arguments: list[str]) -> int:
@@ -26,13 +27,14 @@ def compress(arguments: list[str]) -> int:
         deployed = deploy_run(run, method, target, rest=options.rest)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if options.tune:
-        deployed = tuned(run, deployed, options.tune, options.tune_lr, options.seed, Console(stderr=True))
-    size, full = save_model(options.out, deployed), deployed.float32_bytes
+    with StopSignals() as stop:
+        if options.tune:
+            deployed = tuned(run, deployed, options.tune, options.tune_lr, options.seed, Console(stderr=True), stop)
+        size, full = save_model(options.out, deployed), deployed.float32_bytes
     print(f"{method.label} of {target}; the rest in {options.rest}")
     print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
     print(f"evaluate it with: python evaluate.py run={options.out}")
-    return 0
+    return 130 if stop.asked else 0
 
 
 def parse_method(method: str, rank: str | None) -> Method:

@@ -1,6 +1,7 @@
 """A model as people share them: python experiments/share.py run=model.g2 out=DIR, or repository=USER/NAME for the Hub."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import interrupts  # noqa: F401 first of all
@@ -33,8 +34,11 @@ def share(arguments: list[str]) -> int:
             model = replace(model, notes=model.notes | {"evaluated": evaluate_model(task, running, ("valid", "test"))})
     card = {"name": options.repository or options.out.name, "license": options.license}
     if options.out is not None:
+        own = options.out / "README.md"
+        stays = _said_of(own, options.license) if own.exists() else ""
         HubModel.of(model).save_pretrained(options.out, model_card_kwargs=card)
-        print(f"wrote {options.out}: model.g2, config.json and README.md, the model card")
+        print(f"wrote {options.out}: model.g2{' and' if stays else ','} config.json", end="")
+        print(f"\n{stays}" if stays else " and README.md, the model card")
         return 0
     try:
         place = HubModel.of(model).push_to_hub(options.repository, private=options.private, model_card_kwargs=card)
@@ -42,6 +46,18 @@ def share(arguments: list[str]) -> int:
         raise UserError(f"can't upload to {options.repository} ({said(error)}): see hf auth login, or out=DIR") from None
     print(f"uploaded to {place}")
     return 0
+
+
+def _said_of(card: Path, license: str) -> str:
+    """A line on a card that is not replaced, and on its licence where that is another."""
+    from huggingface_hub import ModelCard
+
+    try:
+        own = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (OSError, ValueError):
+        own = None
+    other = f"; its license is {repr(own) if own else 'not said'}, not {license!r}" if own != license else ""
+    return f"{card} was there and stays as it is{other}: remove it for a new model card"
 
 
 def _parser() -> cli.OptionParser:

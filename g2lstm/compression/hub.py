@@ -53,7 +53,7 @@ for word in TextModel.of(HubModel.from_pretrained("{name}").deployed).generate("
 
 
 class HubModel(ModelHubMixin):
-    """A compressed model, `deployed`, with the mixin's `save_pretrained`, `from_pretrained` and `push_to_hub`."""
+    """A compressed model, `deployed`, with the mixin's `save_pretrained` and `push_to_hub`, and `from_pretrained`."""
 
     deployed: Deployed
     size: int | None = None  # bytes of its file
@@ -71,14 +71,19 @@ class HubModel(ModelHubMixin):
         (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **where: Any) -> "HubModel":
-        """A UserError where there is no such folder or repository, or no model in it."""
-        if Path(model_id).is_dir():
-            return cls.of(load_model(Path(model_id) / FILE))
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **where: Any) -> "HubModel":
+        """The model of a folder or a repository; `where` is the mixin's `revision`, `cache_dir`, `token` and so on.
+
+        Raises:
+            UserError: there is no such folder or repository, or no model in it.
+        """
+        name = str(pretrained_model_name_or_path)
+        if Path(name).is_dir():
+            return cls.of(load_model(Path(name) / FILE))
         try:
-            path = hf_hub_download(model_id, FILE, **where)
+            path = hf_hub_download(name, FILE, **where)
         except (OSError, ValueError) as error:  # as all of the package's are
-            raise UserError(f"{model_id} is no folder, and the Hub does not give it ({said(error)})") from None
+            raise UserError(f"{name} is no folder, and the Hub does not give it ({said(error)})") from None
         return cls.of(load_model(Path(path)))
 
     def generate_model_card(self, *, name: str = "USER/NAME", license: str = "mit") -> ModelCard:

@@ -4,6 +4,7 @@ Codes are rounded anew in each step; gradients pass as if they were not (Bengio 
 scale of a row of codes is trained too, its gradient as in LSQ (Esser et al. 2020, arXiv 1902.08153). N rows, M columns.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from g2lstm.compression.deploy import Deployed
 from g2lstm.compression.forms import Codes, Dense, Factors, Form, Sparse
 from g2lstm.errors import UserError
+from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.optim import build_optimizer, learning_rate_factor
 from g2lstm.training.settings import Settings
 from g2lstm.training.task import LossModule
@@ -85,10 +87,13 @@ def tune(
     lr_share: float = LR_SHARE,
     seed: int = 1,
     device: torch.device | str = "cpu",
+    stop: StopSignals | None = None,
     trained: Callable[[float, float, float, float], None] = lambda *_: None,
     evaluated: Callable[[float, dict[str, float]], None] = lambda *_: None,
 ) -> Deployed:
     """The model with other values in the same forms: the best on valid of `CHECKS` on the way, and of those it came with.
+
+    The best has the best metric of the task, and of equal ones the lower loss; `notes["tuned"]` says what it has.
 
     Args:
         deployed: a compressed model of the task.
@@ -97,6 +102,7 @@ def tune(
         passes: over train; 0.1 is its first tenth.
         lr_share: of the run's learning rate, from where it falls to 0 along half a cosine.
         seed: of the order of batches and of dropout.
+        stop: entered by the caller; a request to stop ends it with the best so far.
         trained: is told the share that is done, the mean loss of late, items a second and the seconds left.
         evaluated: is told the share that is done and the metrics on valid.
 
@@ -110,42 +116,56 @@ def tune(
     lr = lr_share * settings.lr
     optimizer = build_optimizer(settings.optimizer, whole, lr=lr, betas=settings.betas)
 
-    def check(share: float) -> tuple[float, Deployed]:
-        forms = {name: [_on_cpu(part.stored()) for part in of] for name, of in parts.items()}
-        found = replace(deployed, forms=forms)
-        metrics = task.evaluate(found.dense_model(like).to(device), "valid", task.epoch_variant).metrics
-        evaluated(share, metrics)
-        return metrics["loss"], found
+    stop, metric = stop or StopSignals(), task.metric
+    best, best_rank = deployed, (math.inf, math.inf)
+    about: dict[str, Any] = {"passes": passes, "lr": lr, "seed": seed}
 
-    first, best = check(0.0)
-    lowest, generator, started = first, torch.Generator().manual_seed(seed), time.monotonic()
-    torch.manual_seed(seed)
-    plans = [task.plan(generator) for _ in range(math.ceil(passes))]
-    items = [(item, place == 0) for plan in plans for place, item in enumerate(plan)]
-    items = items[: max(1, round(len(items) * passes / len(plans)))]
-    carried, count, late = None, 0.0, math.nan
-    for step, (item, anew) in enumerate(items, 1):
-        weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
-        result = torch.func.functional_call(module, weights, (item, None if anew else carried))
-        loss = result.loss.item()
-        if not math.isfinite(loss):
-            raise UserError(f"the loss in fine-tuning is {loss}: set a lower tune_lr=, it is {lr_share:g} of the run's")
-        optimizer.zero_grad()
-        result.objective.backward()
-        nn.utils.clip_grad_norm_(whole.parameters(), settings.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * learning_rate_factor("warmup_cosine", step / len(items)) * result.lr_scale
-        optimizer.step()
-        carried, count = result.carried, count + result.count
-        late = loss if math.isnan(late) else 0.98 * late + 0.02 * loss
-        seconds = time.monotonic() - started
-        trained(step / len(items), late, count / seconds, seconds / step * (len(items) - step))
-        if step * CHECKS // len(items) > (step - 1) * CHECKS // len(items):
-            loss, found = check(step / len(items))
-            if loss < lowest:
-                lowest, best = loss, found
-    about = {"passes": passes, "lr": lr, "seed": seed, "valid_loss_before": first, "valid_loss": lowest}
-    return replace(best, notes=best.notes | {"tuned": about})
+    def check(share: float) -> None:
+        nonlocal best, best_rank
+        forms = {name: [_on_cpu(part.stored()) for part in of] for name, of in parts.items()}
+        found = replace(deployed, forms=forms) if share else deployed
+        with stop.at_once():
+            metrics = task.evaluate(found.dense_model(like).to(device), "valid", task.epoch_variant).metrics
+        evaluated(share, metrics)
+        value = metrics[metric.name]
+        about.setdefault("before", value)
+        rank = (value if metric.lower_is_better else -value, metrics["loss"])
+        if rank < best_rank:
+            best, best_rank = found, rank
+            about.update({"metric": metric.name, "best": value, "best_loss": metrics["loss"], "best_at": share})
+
+    def train() -> None:
+        check(0.0)
+        generator, started = torch.Generator().manual_seed(seed), time.monotonic()
+        torch.manual_seed(seed)
+        plans = [task.plan(generator) for _ in range(math.ceil(passes))]
+        items = [(item, place == 0) for plan in plans for place, item in enumerate(plan)]
+        items = items[: max(1, round(len(items) * passes / len(plans)))]
+        carried, count, late = None, 0.0, math.nan
+        for step, (item, anew) in enumerate(items, 1):
+            weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
+            result = torch.func.functional_call(module, weights, (item, None if anew else carried))
+            loss = result.loss.item()
+            if not math.isfinite(loss):
+                raise UserError(f"the loss in fine-tuning is {loss}: set a lower tune_lr=, it is {lr_share:g} of the run's")
+            optimizer.zero_grad()
+            result.objective.backward()
+            nn.utils.clip_grad_norm_(whole.parameters(), settings.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * learning_rate_factor("warmup_cosine", (step - 1) / len(items)) * result.lr_scale
+            optimizer.step()
+            carried, count = result.carried, count + result.count
+            late = loss if math.isnan(late) else 0.98 * late + 0.02 * loss
+            seconds = time.monotonic() - started
+            trained(step / len(items), late, count / seconds, seconds / step * (len(items) - step))
+            if step * CHECKS // len(items) > (step - 1) * CHECKS // len(items):
+                check(step / len(items))
+            if stop.asked:
+                return
+
+    with contextlib.suppress(Interrupted):
+        train()
+    return replace(best, notes=best.notes | {"tuned": about}) if "before" in about else deployed
 
 
 def _on_cpu(form: Form) -> Form:

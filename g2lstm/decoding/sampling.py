@@ -5,6 +5,8 @@ V vocabulary.
 
 import numpy as np
 
+from g2lstm.errors import UserError
+
 _MASK = 2**64 - 1
 
 
@@ -16,7 +18,12 @@ def sample(logits: np.ndarray, *, temperature: float = 1.0, top_k: int = 0, seed
         temperature: above 0, taken as float32.
         top_k: of equal logits the lower numbers come first; 0, and V and more, leave none out.
         seed, step: the draw is a function of these two, as of the seed of a text and the word's place in it.
+
+    Raises:
+        UserError: a logit is not finite.
     """
+    if not np.isfinite(logits).all():
+        raise UserError("a logit is not finite")
     count = min(top_k or len(logits), len(logits))
     kept = np.sort(np.argsort(-logits, kind="stable")[:count])
     chosen = logits[kept].astype(np.float64)

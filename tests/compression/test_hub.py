@@ -68,15 +68,27 @@ def test_a_run_is_uploaded_as_it_is_and_downloaded_again(monkeypatch, capsys, tm
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    monkeypatch.setattr(
-        "huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **_: tmp_path / repo_id / filename
-    )
     monkeypatch.setattr(hub, "hf_hub_download", lambda repo_id, filename, **_: tmp_path / repo_id / filename)
     assert share(["run=run", "repository=someone/small"]) == 0
     assert "uploaded to https://huggingface.co/someone/small" in capsys.readouterr().out
     found = hub.HubModel.from_pretrained("someone/small").deployed
     assert found.notes["method"] == "original"
     assert 'from_pretrained("someone/small")' in (tmp_path / "someone/small/README.md").read_text()
+
+
+def test_a_card_that_is_there_stays_and_what_it_lacks_is_said(capsys) -> None:
+    share(["run=model.g2", "out=again", "license=cc-by-4.0"])
+    assert "wrote again: model.g2, config.json and README.md, the model card\n" in capsys.readouterr().out
+    card = Path("again/README.md").read_text()
+    for name, lacks in (("mit", "; its license is 'cc-by-4.0', not 'mit'"), ("cc-by-4.0", "")):
+        assert share(["run=model.g2", "out=again", f"license={name}"]) == 0
+        wrote, stays = capsys.readouterr().out.splitlines()
+        assert wrote == "wrote again: model.g2 and config.json"
+        assert stays == f"again/README.md was there and stays as it is{lacks}: remove it for a new model card"
+    assert Path("again/README.md").read_text() == card
+    Path("again/README.md").write_text("my own words")
+    share(["run=model.g2", "out=again"])
+    assert "as it is; its license is not said, not 'mit'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -99,13 +111,13 @@ def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
 def test_what_is_not_there_and_a_missing_package_are_said(monkeypatch, capsys) -> None:
     from g2lstm.compression import hub
 
-    def nothing(*_, **__):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no\nconnection")
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", nothing, raising=False)
-    monkeypatch.setattr(hub, "hf_hub_download", nothing)
-    with pytest.raises(UserError, match=r"\Asome/thing is no folder, and the Hub does not give it \(no connection\)\Z"):
-        hub.HubModel._from_pretrained(model_id="some/thing")
+    said = r"\A{} is no folder, and the Hub does not give it \(.+\)\Z"
+    for name in ("/no/such/folder", "some/thing"):
+        with pytest.raises(UserError, match=said.format(name)):
+            hub.HubModel.from_pretrained(name, local_files_only=True)
+    Path("bare").mkdir()
+    with pytest.raises(UserError, match="bare"):
+        hub.HubModel.from_pretrained(Path("bare"))
     monkeypatch.delitem(sys.modules, "g2lstm.compression.hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert cli.guarded(lambda: share(["run=model.g2", "out=x"])) == 2

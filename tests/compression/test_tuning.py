@@ -1,5 +1,7 @@
 """Fine-tuning keeps a model's forms and lowers its loss in them, for any task."""
 
+import signal
+
 import pytest
 import torch
 
@@ -11,6 +13,8 @@ from g2lstm.compression.tuning import Tuned, tune
 from g2lstm.errors import UserError
 from g2lstm.runs.compose import compose
 from g2lstm.runs.config import Config
+from g2lstm.training.interruption import StopSignals
+from g2lstm.training.task import Evaluation
 
 FORMS = ("bits:8", "bits:3", "ternary", "round:0.2+clip:0.4", "prune:0.7", "svd:3", "svd:3+bits:4", "original")
 
@@ -72,22 +76,90 @@ def test_every_task_gets_better_in_the_same_forms(small_options, name) -> None:
         pytest.importorskip("tokenizers")
     task, config, before = build(small_options, name)
     found = tune(before, task, config.settings, lr_share=1.0)
-    assert found.notes["tuned"]["valid_loss"] < found.notes["tuned"]["valid_loss_before"]
+    about, metric = found.notes["tuned"], task.metric
+    assert metric.name == about["metric"]
+    assert about["best_at"] > 0
+    gain = about["before"] - about["best"] if metric.lower_is_better else about["best"] - about["before"]
+    assert gain > 0 or (gain == 0 and name == "numbers")  # no translation matches so early, and the loss decides
     assert {k: [kinds(f) for f in v] for k, v in found.forms.items()} == {
         k: [kinds(f) for f in v] for k, v in before.forms.items()
     }
-    again = task.evaluate(found.dense_model(task.build_model()), "valid", task.epoch_variant).metrics["loss"]
-    assert again == pytest.approx(found.notes["tuned"]["valid_loss"])
+    again = task.evaluate(found.dense_model(task.build_model()), "valid", task.epoch_variant).metrics
+    assert again["loss"] == pytest.approx(about["best_loss"])
+    assert again[metric.name] == pytest.approx(about["best"])
 
 
-def test_the_same_seed_gives_the_same_model_and_the_start_stays_where_nothing_is_better(small_options) -> None:
+def test_the_same_seed_gives_the_same_model(small_options) -> None:
     task, config, before = build(small_options, "ptb")
     one, two, other = (tune(before, task, config.settings, lr_share=0.5, seed=seed).state() for seed in (1, 1, 2))
     assert all(one[name].equal(two[name]) for name in one)
     assert not all(one[name].equal(other[name]) for name in one)
-    worse = tune(before, task, config.settings, lr_share=10.0, passes=0.2)
-    kept = worse.notes["tuned"]["valid_loss"] == worse.notes["tuned"]["valid_loss_before"]
-    assert not kept or all(worse.state()[name].equal(value) for name, value in before.state().items())
+
+
+def test_the_start_stays_where_nothing_is_better(small_options) -> None:
+    task, config, before = build(small_options, "ptb")
+    found = list[float]()
+    worse = tune(
+        before, task, config.settings, lr_share=1000.0, passes=0.2,
+        evaluated=lambda _, metrics: found.append(metrics["perplexity"]),
+    )  # fmt: skip
+    assert len(found) > 1
+    assert min(found[1:]) > found[0]
+    assert worse.notes["tuned"]["best"] == worse.notes["tuned"]["before"] == found[0]
+    assert all(worse.state()[name].equal(value) for name, value in before.state().items())
+
+
+def test_the_metric_of_the_task_chooses_and_not_the_loss(small_options, monkeypatch) -> None:
+    task, config, before = build(small_options, "mnist")
+    values = iter([(0.5, 3.0), (0.6, 5.0), (0.6, 4.0), (0.4, 1.0), (0.6, 4.5)])  # accuracies and losses
+
+    def evaluate(*_) -> Evaluation:
+        accuracy, loss = next(values)
+        return Evaluation({"accuracy": accuracy, "loss": loss}, torch.zeros(1))
+
+    monkeypatch.setattr(type(task), "evaluate", evaluate)
+    about = tune(before, task, config.settings).notes["tuned"]
+    assert (about["before"], about["best"], about["best_loss"]) == (0.5, 0.6, 4.0)
+    assert 0.4 < about["best_at"] < 0.6
+
+
+def test_a_single_step_trains(small_options) -> None:
+    task, config, before = build(small_options, "ptb")
+    shares, values = [], []
+    tune(
+        before, task, config.settings, lr_share=1.0, passes=1e-6,
+        evaluated=lambda share, metrics: (shares.append(share), values.append(metrics["perplexity"])),
+    )  # fmt: skip
+    assert shares == [0.0, 1.0]
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize("when", ["before it begins", "between two evaluations", "in an evaluation"])
+def test_a_request_to_stop_keeps_the_best_so_far(small_options, monkeypatch, when) -> None:
+    task, config, before = build(small_options, "ptb")
+    stop, checks = StopSignals(), []
+    evaluate = type(task).evaluate
+
+    def evaluated(*arguments):
+        checks.append(1)
+        if when == "in an evaluation" and len(checks) == 3:
+            stop._ask(signal.SIGTERM, None)
+        return evaluate(*arguments)
+
+    def trained(share: float, *_) -> None:
+        assert not stop.asked  # no step after it
+        if when == "between two evaluations" and share > 0.6:
+            stop.asked = True
+
+    monkeypatch.setattr(type(task), "evaluate", evaluated)
+    stop.asked = when == "before it begins"
+    found = tune(before, task, config.settings, lr_share=1.0, stop=stop, trained=trained)
+    if when == "before it begins":
+        assert found is before
+    else:
+        assert len(checks) == 3
+        assert found.notes["tuned"]["best_at"] == pytest.approx(0.25 if when == "in an evaluation" else 0.5, abs=0.1)
+        assert not all(found.state()[name].equal(value) for name, value in before.state().items())
 
 
 def test_a_loss_that_is_no_number_is_said(small_options) -> None:

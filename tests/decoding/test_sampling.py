@@ -7,6 +7,7 @@ from scipy.stats import chisquare
 
 from g2lstm import runtime
 from g2lstm.decoding.sampling import sample, splitmix64
+from g2lstm.errors import UserError
 
 LOGITS = np.array([0.5, 2.0, -1.0, 2.0, 0.0, 1.0], np.float32)
 
@@ -39,3 +40,14 @@ def test_words_come_as_often_as_the_softmax_of_the_largest_says(temperature: flo
 def test_one_word_is_the_likeliest_and_of_equal_ones_the_first() -> None:
     assert {sample(LOGITS, top_k=1, seed=1, step=step) for step in range(50)} == {1}
     assert {sample(LOGITS, top_k=2, seed=1, step=step) for step in range(50)} == {1, 3}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_logit_that_is_not_finite_is_refused_in_both_with_the_same_line(value) -> None:
+    logits = LOGITS.copy()
+    logits[2] = value
+    with pytest.raises(UserError, match=r"\Aa logit is not finite\Z"):
+        sample(logits)
+    if runtime.problem() is None:
+        with pytest.raises(UserError, match=r"\Aa logit is not finite\Z"):
+            runtime.sample(torch.from_numpy(logits))

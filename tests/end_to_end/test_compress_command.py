@@ -1,8 +1,10 @@
 """From a run to a small file, its evaluation and its ONNX."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -61,12 +63,32 @@ def test_fine_tuning_makes_a_harsh_form_better_in_a_file_of_the_same_size(text_d
     harsh = ["run=run", "method=ternary", "gates=ifgo", "rest=int8"]
     assert compress([*harsh, "out=harsh.g2"]) == 0
     assert compress([*harsh, "tune=2", "tune_lr=0.5", "out=tuned.g2"]) == 0
-    assert re.search(r"valid perplexity [\d.]+ before fine-tuning; kept is the best, [\d.]+", capsys.readouterr().err)
+    lines = capsys.readouterr().err
+    first, moment, kept = re.search(
+        r"valid perplexity ([\d.]+) before fine-tuning; kept is that at (\d+%): ([\d.]+)\n", lines
+    ).groups()
+    assert f"fine-tuned 0%: valid perplexity {first}\n" in lines
+    assert f"fine-tuned {moment}: valid perplexity {kept}\n" in lines
     options = ["split=valid", "eval.cache.enabled=false", f"data.dir={text_dir}"]
     before, after = (perplexities(f"run={name}.g2", *options)["valid_perplexity"] for name in ("harsh", "tuned"))
+    assert (f"{before:.2f}", f"{after:.2f}") == (first, kept)
     assert after < before - 0.1
     sizes = [Path(f"{name}.g2").stat().st_size for name in ("harsh", "tuned")]
     assert sizes[1] == pytest.approx(sizes[0], abs=300)  # which the note on it takes
+
+
+def test_a_signal_ends_fine_tuning_with_the_best_so_far_in_the_file(text_dir, monkeypatch, capsys) -> None:
+    def trained(self, stage, epoch, epochs, share, *_) -> None:
+        if share > 0.6 and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    asked = []
+    monkeypatch.setattr("g2lstm.commands.tune.Reporter.trained", trained)
+    tuned = ["run=run", "method=ternary", "gates=ifgo", "tune=2", "tune_lr=0.5", "out=stopped.g2"]
+    assert compress(tuned) == 130
+    kept = re.search(r"stopped: valid perplexity .* kept is that at 50%: ([\d.]+)\n", capsys.readouterr().err)[1]
+    options = ["run=stopped.g2", "split=valid", "eval.cache.enabled=false", f"data.dir={text_dir}"]
+    assert f"{perplexities(*options)['valid_perplexity']:.2f}" == kept
 
 
 def test_a_run_and_its_compressed_model_are_evaluated_together(text_dir) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import evaluate
 import train
 from g2lstm import cli, runtime
 from g2lstm.commands.generate import open_text_model
+from g2lstm.compression.model_file import load_model, save_model
 from g2lstm.compression.text_model import TextModel
 from tests.conftest import ROOT
 
@@ -96,6 +98,22 @@ def test_lines_are_scored_by_themselves_and_unknown_words_are_counted(monkeypatc
     assert "over 3 words, ends of lines among them, 1 of them unknown and read as <unk>" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(runtime.problem() is not None, reason="no compiler")
+def test_what_the_documents_write_in_python_runs(capsys) -> None:
+    shutil.copy("run.g2", "model.g2")
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    by_hand, by_text = re.findall(r"```python\n(.*?)```", page.split("## From Python")[1].split("## From C")[0], re.DOTALL)
+    exec(by_hand, {})
+    words = capsys.readouterr().out.splitlines()
+    assert len(words) == 20
+    known = TextModel.load(Path("model.g2")).vocabulary.index
+    assert set(words) <= set(known)
+    exec("from pathlib import Path\n" + by_text.replace("the company said", "w1 w3").replace("top_k=40", "top_k=9"), {})
+    words = capsys.readouterr().out.split()
+    assert len(words) == 20
+    assert set(words) <= set(known)
+
+
 @pytest.fixture(scope="module")
 def c_program(tmp_path_factory) -> Path:
     """examples/generate.c, linked with the runtime."""
@@ -120,6 +138,34 @@ def test_a_program_in_c_writes_the_same_text(c_program, capsys, compression) -> 
         assert (found.returncode, found.stdout, found.stderr) == (0, capsys.readouterr().out, "")
 
 
+def test_a_word_that_is_read_as_unk_is_said_in_c(c_program, capsys) -> None:
+    model = load_model(Path("run.g2"))
+    files = model.notes["files"]
+    files = files | {"vocabulary.json": files["vocabulary.json"].replace('"w5"', '"<unk>"')}
+    save_model(Path("unk.g2"), replace(model, notes=model.notes | {"files": files}))
+    assert generate(["run=unk.g2", "prompt=w1 zebra w3 ox", "words=9", "top_k=9"]) == 0
+    found = subprocess.run(
+        [c_program, "unk.g2", "w1 zebra w3 ox", "9", "1", "9"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == capsys.readouterr().out
+    said = [f"not in the vocabulary, read as <unk>: '{word}'" for word in ("zebra", "ox")]
+    assert found.stderr.splitlines() == said
+
+
+NO_NUMBERS = (
+    ["12abc"],
+    ["0"],
+    ["-3"],
+    [""],
+    ["9999999999"],
+    ["5", "0"],
+    ["5", "1x"],
+    ["5", ""],
+    ["5", "nan"],
+    ["5", "1", "x"],
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -127,7 +173,11 @@ def test_a_program_in_c_writes_the_same_text(c_program, capsys, compression) -> 
         (["numbers.g2", "w1"], "name a language model"),
         (["run.g2", "w1 zebra"], "'zebra' is not in the vocabulary"),
         (["run.g2", " "], "the prompt has no words"),
-        (["run.g2", "w1", "5", "0"], "temperature must be above 0"),
+        *((["run.g2", "w1", *rest], "words, top_k and temperature must be numbers above 0") for rest in NO_NUMBERS),
+        *(
+            (["run.g2", "w1", "5", "1", "4", seed], "seed must be a whole number")
+            for seed in ("abc", "-1", "", "4294967296")
+        ),
         (["run.g2"], "write generate MODEL.g2 PROMPT"),
     ],
 )
@@ -136,6 +186,13 @@ def test_a_mistake_in_c_is_one_line(c_program, arguments, message) -> None:
     assert found.returncode == 2
     assert len(found.stderr.splitlines()) == 1
     assert message in found.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_said_in_c(c_program) -> None:
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run([c_program, "run.g2", "w1", "5"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (found.returncode, found.stderr) == (2, "error: can't write the text: is the disk full?\n")
 
 
 @pytest.mark.parametrize(
