@@ -20,6 +20,10 @@ from g2lstm.training.interruption import StopSignals
 
 def compress(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
+    if not options.tune and (options.tune_lr is not None or options.seed is not None):
+        raise UserError("tune_lr= and seed= are of fine-tuning: set tune=1 too, or leave them out")
+    lr_share = LR_SHARE if options.tune_lr is None else options.tune_lr
+    seed = 1 if options.seed is None else options.seed
     run = Run.open(options.run, cli.overrides(options))
     try:
         method = parse_method(options.method, options.rank)
@@ -29,7 +33,7 @@ def compress(arguments: list[str]) -> int:
         raise UserError(str(error)) from None
     with StopSignals() as stop:
         if options.tune:
-            deployed = tuned(run, deployed, options.tune, options.tune_lr, options.seed, Console(stderr=True), stop)
+            deployed = tuned(run, deployed, options.tune, lr_share, seed, Console(stderr=True), stop)
         size, full = save_model(options.out, deployed), deployed.float32_bytes
     print(f"{method.label} of {target}; the rest in {options.rest}")
     print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
@@ -58,10 +62,8 @@ def _parser() -> cli.OptionParser:
     parser.add_argument(
         "--tune", type=cli.penalty, default=0.0, metavar="N", help="fine-tune in this form, N passes over train"
     )
-    parser.add_argument(
-        "--tune_lr", type=cli.penalty, default=LR_SHARE, metavar="X", help="of the run's rate; 0.1 without it"
-    )
-    parser.add_argument("--seed", type=cli.seed, default=1, metavar="N", help="of fine-tuning; 1 without it")
+    parser.add_argument("--tune_lr", type=cli.penalty, metavar="X", help=f"of the run's rate; {LR_SHARE} without it")
+    parser.add_argument("--seed", type=cli.seed, metavar="N", help="of fine-tuning; 1 without it")
     parser.add_argument("--out", type=partial(cli.file, own=".g2"), required=True, metavar="FILE", help="as model.g2")
     return parser
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from g2lstm import cli
-from g2lstm.commands.evaluate import find_models, weighted
+from g2lstm.commands.evaluate import find_model, weighted
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
 from g2lstm.runs.run import blamed
@@ -22,9 +22,7 @@ def forecast(arguments: list[str]) -> int:
         torch.set_num_threads(options.threads)
     if options.output and options.output.resolve() == options.file.resolve():
         raise UserError(f"output={options.output} is the file too, and would be lost: name another one")
-    (model, *others) = find_models(options.run, cli.overrides(options))
-    if others:
-        raise UserError(f"run={options.run} names {len(others) + 1} runs: name one")
+    model = find_model(options.run, cli.overrides(options))
     with blamed(model):
         if not hasattr(model.config.task_class, "forecast"):
             raise UserError(f"its task is {model.config.run.task.name}, which forecasts nothing: name a run of task=series")

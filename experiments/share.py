@@ -7,7 +7,7 @@ from typing import Any
 import interrupts  # noqa: F401 first of all
 
 from g2lstm import cli
-from g2lstm.commands.evaluate import find_models
+from g2lstm.commands.evaluate import find_model
 from g2lstm.compression.methods import Method
 from g2lstm.compression.stored import StoredModel, deploy_run
 from g2lstm.errors import UserError
@@ -23,9 +23,9 @@ def share(arguments: list[str]) -> int:
         raise UserError("the package huggingface_hub is not installed: pip install 'g2lstm[hub]'") from None
     if (options.out is None) == (options.repository is None):
         raise UserError("set out=DIR to write a folder, or repository=USER/NAME to upload it: one of the two")
-    (found, *others) = find_models(options.run, cli.overrides(options))
-    if others:
-        raise UserError(f"run={options.run} names {len(others) + 1} models: name one")
+    if options.private and options.repository is None:
+        raise UserError("private=true is of a repository: set repository=USER/NAME, or leave it out")
+    found = find_model(options.run, cli.overrides(options))
     with blamed(found):
         model: Any = found.deployed if isinstance(found, StoredModel) else deploy_run(found, Method())
         if options.evaluate:

@@ -75,6 +75,14 @@ def _results(text: str) -> Path:
     return path
 
 
+def find_model(name: str, overrides: dict[str, Any]) -> Run | StoredModel:
+    """The one run or compressed model of a name; a UserError where it names several."""
+    (found, *others) = find_models(name, overrides)
+    if others:
+        raise UserError(f"run={name} names {len(others) + 1} models: name one")
+    return found
+
+
 def find_models(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]:
     """The runs and the compressed models that comma-separated names and patterns name."""
     found: list[Run | StoredModel] = []

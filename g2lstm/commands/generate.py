@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from g2lstm.commands.evaluate import find_models
+from g2lstm.commands.evaluate import find_model
 from g2lstm.compression.readers import TorchReader
 from g2lstm.compression.stored import StoredModel
 from g2lstm.compression.text_model import TextModel
@@ -22,9 +22,7 @@ def open_text_model(name: str, overrides: dict[str, Any]) -> TextModel:
     Raises:
         UserError: there is none of this name or are several, it is of another task, or not whole.
     """
-    (found, *others) = find_models(name, overrides)
-    if others:
-        raise UserError(f"run={name} names {len(others) + 1} models: name one")
+    found = find_model(name, overrides)
     if isinstance(found, StoredModel):
         return TextModel.load(found.path)
     with blamed(found):

@@ -7,7 +7,7 @@ scale of a row of codes is trained too, its gradient as in LSQ (Esser et al. 202
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -111,14 +111,10 @@ def tune(
     """
     like = task.build_model()
     parts = {name: [Tuned(form).to(device) for form in forms] for name, forms in deployed.forms.items()}
-    whole = nn.ModuleList(part for of in parts.values() for part in of)
     module = LossModule(task, deployed.dense_model(like).to(device).train())
-    lr = lr_share * settings.lr
-    optimizer = build_optimizer(settings.optimizer, whole, lr=lr, betas=settings.betas)
-
     stop, metric = stop or StopSignals(), task.metric
     best, best_rank = deployed, (math.inf, math.inf)
-    about: dict[str, Any] = {"passes": passes, "lr": lr, "seed": seed}
+    about: dict[str, Any] = {"passes": passes, "lr": lr_share * settings.lr, "seed": seed}
 
     def check(share: float) -> None:
         nonlocal best, best_rank
@@ -134,38 +130,52 @@ def tune(
             best, best_rank = found, rank
             about.update({"metric": metric.name, "best": value, "best_loss": metrics["loss"], "best_at": share})
 
-    def train() -> None:
-        check(0.0)
-        generator, started = torch.Generator().manual_seed(seed), time.monotonic()
-        torch.manual_seed(seed)
-        plans = [task.plan(generator) for _ in range(math.ceil(passes))]
-        items = [(item, place == 0) for plan in plans for place, item in enumerate(plan)]
-        items = items[: max(1, round(len(items) * passes / len(plans)))]
-        carried, count, late = None, 0.0, math.nan
-        for step, (item, anew) in enumerate(items, 1):
-            weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
-            result = torch.func.functional_call(module, weights, (item, None if anew else carried))
-            loss = result.loss.item()
-            if not math.isfinite(loss):
-                raise UserError(f"the loss in fine-tuning is {loss}: set a lower tune_lr=, it is {lr_share:g} of the run's")
-            optimizer.zero_grad()
-            result.objective.backward()
-            nn.utils.clip_grad_norm_(whole.parameters(), settings.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * learning_rate_factor("warmup_cosine", (step - 1) / len(items)) * result.lr_scale
-            optimizer.step()
-            carried, count = result.carried, count + result.count
-            late = loss if math.isnan(late) else 0.98 * late + 0.02 * loss
-            seconds = time.monotonic() - started
-            trained(step / len(items), late, count / seconds, seconds / step * (len(items) - step))
-            if step * CHECKS // len(items) > (step - 1) * CHECKS // len(items):
-                check(step / len(items))
-            if stop.asked:
-                return
-
     with contextlib.suppress(Interrupted):
-        train()
+        check(0.0)
+        for step, steps in _trained(task, module, parts, settings, passes, lr_share, seed, trained):
+            if step * CHECKS // steps > (step - 1) * CHECKS // steps:
+                check(step / steps)
+            if stop.asked:
+                break
     return replace(best, notes=best.notes | {"tuned": about}) if "before" in about else deployed
+
+
+def _trained(
+    task: Any,
+    module: LossModule,
+    parts: dict[str, list[Tuned]],
+    settings: Settings,
+    passes: float,
+    lr_share: float,
+    seed: int,
+    tell: Callable[[float, float, float, float], None],
+) -> Iterator[tuple[int, int]]:
+    """Trains the parts that the module's weights are made of; after each step its number, from 1, and that of all."""
+    whole, lr = nn.ModuleList(part for of in parts.values() for part in of), lr_share * settings.lr
+    optimizer = build_optimizer(settings.optimizer, whole, lr=lr, betas=settings.betas)
+    generator, started = torch.Generator().manual_seed(seed), time.monotonic()
+    torch.manual_seed(seed)
+    plans = [task.plan(generator) for _ in range(math.ceil(passes))]
+    items = [(item, place == 0) for plan in plans for place, item in enumerate(plan)]
+    items = items[: max(1, round(len(items) * passes / len(plans)))]
+    carried, count, late = None, 0.0, math.nan
+    for step, (item, anew) in enumerate(items, 1):
+        weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
+        result = torch.func.functional_call(module, weights, (item, None if anew else carried))
+        loss = result.loss.item()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss in fine-tuning is {loss}: set a lower tune_lr=, it is {lr_share:g} of the run's")
+        optimizer.zero_grad()
+        result.objective.backward()
+        nn.utils.clip_grad_norm_(whole.parameters(), settings.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * learning_rate_factor("warmup_cosine", (step - 1) / len(items)) * result.lr_scale
+        optimizer.step()
+        carried, count = result.carried, count + result.count
+        late = loss if math.isnan(late) else 0.98 * late + 0.02 * loss
+        seconds = time.monotonic() - started
+        tell(step / len(items), late, count / seconds, seconds / step * (len(items) - step))
+        yield step, len(items)
 
 
 def _on_cpu(form: Form) -> Form:

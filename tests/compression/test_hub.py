@@ -97,6 +97,7 @@ def test_a_card_that_is_there_stays_and_what_it_lacks_is_said(capsys) -> None:
         (["run=model.g2"], "set out=DIR to write a folder, or repository=USER/NAME"),
         (["run=nowhere", "out=x"], "nowhere is not a run directory"),
         (["run=model.g2,run", "out=x"], "names 2 models: name one"),
+        (["run=model.g2", "out=x", "private=true"], "private=true is of a repository: set repository=USER/NAME"),
         (["run=model.g2", "repository=no/such/name"], "can't upload to no/such/name"),
     ],
 )

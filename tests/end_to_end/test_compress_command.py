@@ -155,6 +155,8 @@ def test_a_missing_package_is_said_before_anything_is_written(monkeypatch, capsy
         (["run=run", "out=x.g2", "method=ternary", "rank=3"], "got method=ternary and rank=3"),
         (["run=run", "out=x.g2", "method=svd", "rank=many"], "is no compression setting"),
         (["run=run", "out=x.g2", "method=zip"], "'zip' is no compression setting"),
+        (["run=run", "out=x.g2", "seed=0"], "tune_lr= and seed= are of fine-tuning: set tune=1 too"),
+        (["run=run", "out=x.g2", "tune_lr=0.2"], "tune_lr= and seed= are of fine-tuning: set tune=1 too"),
         (["run=run", "out=x.g2", "rest=int4"], "invalid choice: 'int4'"),
         (["run=run", "out=x.g2", "layers=7"], "there is no LSTM layer 7"),
         (["run=run", "out=run"], "out: run is a folder: name a file in it"),
