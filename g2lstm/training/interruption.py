@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from g2lstm.training import workers
+
 
 class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt
     """The run was asked to stop; everything is saved."""
@@ -42,10 +44,13 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that a resumed run does again, as an evaluation: here a request raises Interrupted wherever it comes."""
-        self._at_once = True
+        """For work that a resumed run does again, as an evaluation: here a request raises Interrupted wherever it comes.
+
+        Of several workers none leaves the others alone with the work: they agree before it, and then do it to its end.
+        """
+        self._at_once = workers.count() == 1
         try:
-            if self.asked:
+            if any(workers.anyone(self.asked)):
                 raise Interrupted
             yield
         finally:

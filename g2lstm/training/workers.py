@@ -24,6 +24,7 @@ PATIENCE = timedelta(minutes=30)  # of a worker for the others: one of them may 
 MEETING = timedelta(minutes=5)  # the same until all have come
 _alone = False
 _has_told = False
+_group: dist.ProcessGroup | None = None
 T = TypeVar("T")
 
 
@@ -38,6 +39,7 @@ class WorkerError(UserError):
 @contextmanager
 def joined() -> Iterator[None]:
     """Joins the others where torchrun has started several, and leaves them; within itself it does nothing."""
+    global _group
     if not started() or dist.is_initialized():
         yield
         return
@@ -52,6 +54,9 @@ def joined() -> Iterator[None]:
         raise UserError(
             f"the workers don't find each other ({reason}): start them with torchrun, on one machine with --standalone"
         ) from None
+    # To the end of the process: what destroys the group waits for its threads, and those for the interpreter. Python gives
+    # way to them then, the reducer of DistributedDataParallel does not, and must not be the last that knows the group.
+    _group = dist.group.WORLD
     try:
         yield
     except UserError as error:

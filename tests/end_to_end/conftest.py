@@ -18,6 +18,7 @@ import pytest
 from g2lstm.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE = 120.0  # seconds for a command
 
 SERVER = """
 import gc, json, os, sys
@@ -27,9 +28,6 @@ import train
 from g2lstm import cli
 for line in sys.stdin:
     request = json.loads(line)
-    if "wait" in request:
-        print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
-        continue
     if "poll" in request:
         ended, status = os.waitpid(request["poll"], os.WNOHANG)
         print(os.waitstatus_to_exitcode(status) if ended else "", flush=True)
@@ -69,9 +67,14 @@ class Command:
         os.kill(self.process, number)
 
     def wait(self) -> int:
-        """The exit status, or minus the number of the signal that ended it."""
-        if self.status is None:
-            self.status = int(_ask(self.server, {"wait": self.process}))
+        """The exit status, or minus the number of the signal that ended it; one that hangs is ended, and fails."""
+        end = time.monotonic() + PATIENCE
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.kill()
+                pytest.fail(f"a command hangs: {self.text()}")
+            time.sleep(0.005)
+        assert self.status is not None
         return self.status
 
     def poll(self) -> int | None:

@@ -115,10 +115,15 @@ def test_what_ends_one_ends_all_in_one_line(commands, language_model, tmp_path):
         assert said[0].splitlines()[-1].startswith(line), said[0]
         assert "Traceback" not in said[0]
         assert said[1] == ""
+
+
+@pytest.mark.parametrize("delay", [0, 0.05, 0.1, 0.2])
+def test_all_stop_where_one_is_asked_to_in_training_as_in_an_evaluation(commands, language_model, tmp_path, delay):
     workers = commands.workers(2, *language_model, "epochs=1000", "run_dir=stopped")
     while not (tmp_path / "stopped" / "metrics.jsonl").exists():
         time.sleep(0.005)
-    workers[1].send(signal.SIGTERM)  # one hears it, all stop
+    time.sleep(delay)
+    workers[1].send(signal.SIGTERM)
     assert [worker.wait() for worker in workers] == [130, 130]
     assert workers[0].text().splitlines()[-1] == "stopped and saved; go on with: python train.py resume=stopped"
 

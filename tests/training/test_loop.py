@@ -249,6 +249,21 @@ def test_a_signal_in_an_evaluation_stops_at_once_and_loses_nothing(tmp_path, num
     assert curve(stopped) == curve(straight)
 
 
+def test_of_several_workers_none_leaves_an_evaluation_to_the_others(monkeypatch):
+    others = False
+    monkeypatch.setattr("g2lstm.training.workers.count", lambda: 2)
+    monkeypatch.setattr("g2lstm.training.workers.anyone", lambda *flags: [flag or others for flag in flags])
+    with StopSignals() as stop:
+        with stop.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(Interrupted), stop.at_once():
+            pytest.fail("began what is to be left")
+        stop.asked, others = False, True
+        with pytest.raises(Interrupted), stop.at_once():
+            pytest.fail("left another worker's request unheard")
+
+
 def test_a_request_to_stop_is_answered_after_the_step(tmp_path):
     stop = StopSignals()
     task = Scripted()
