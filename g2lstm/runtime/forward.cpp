@@ -48,11 +48,6 @@ void make_room(Source& source, const std::vector<const Linear*>& maps, int count
   }
 }
 
-void quantize_row(const Rows& rows, int row, int columns, const Kernels& kernels) {
-  kernels.quantize(rows.values + row * rows.stride, columns, rows.codes + row * rows.code_stride, rows.code_stride,
-                   rows.scales + row, rows.sums + row);
-}
-
 // The linear maps of one source that the next stages make: `count` of them over so many rows.
 struct Maps {
   const Linear* maps;
@@ -105,7 +100,8 @@ void make_middles(const Maps* groups, int count, Team& team, int me, const Kerne
       const int from = std::max(share.from - place, 0), to = std::min(share.to - place, groups[group].rows);
       place += groups[group].rows;
       if (!linear.factors || !linear.last.whole()) continue;
-      for (int row = from; row < to; ++row) quantize_row(groups[group].source->middle[map], row, linear.last.columns, kernels);
+      const Rows& middle = groups[group].source->middle[map];
+      for (int row = from; row < to; ++row) kernels.quantize(middle, row, groups[group].rows, linear.last.columns);
     }
   team.wait();
 }
@@ -142,9 +138,9 @@ void run_direction(const Lstm& lstm, const Direction& direction, const Pass& pas
       for (int row = rows.from; row < rows.to; ++row) {
         if (row < batch) {
           if (very_first) std::memcpy(old + row * state_width, pass.h + (size_t)row * outputs, 4 * (size_t)outputs);
-          if (before.quantized) quantize_row(before.rows, row, outputs, kernels);
+          if (before.quantized) kernels.quantize(before.rows, row, batch, outputs);
         } else if (x.quantized) {
-          quantize_row(x.rows, row - batch, inputs, kernels);
+          kernels.quantize(x.rows, row - batch, many, inputs);
         }
       }
       team.wait();
@@ -182,7 +178,7 @@ void run_direction(const Lstm& lstm, const Direction& direction, const Pass& pas
         team.wait();
         const Share here(batch, me, team.size);
         if (cell.quantized)
-          for (int row = here.from; row < here.to; ++row) quantize_row(cell.rows, row, hidden, kernels);
+          for (int row = here.from; row < here.to; ++row) kernels.quantize(cell.rows, row, batch, hidden);
         team.wait();
         own = Share((int)(state_width / LANES), me, team.size);
         for (int block = own.from; block < own.to; ++block)
@@ -253,7 +249,7 @@ void run_output(const Linear& linear, const float* bias, const float* x, int row
   source.rows.stride = linear.inputs();
   const Share here(rows, me, team.size);
   if (source.quantized)
-    for (int row = here.from; row < here.to; ++row) quantize_row(source.rows, row, linear.inputs(), kernels);
+    for (int row = here.from; row < here.to; ++row) kernels.quantize(source.rows, row, rows, linear.inputs());
   team.wait();
   const Maps group{&linear, 1, &source, rows};
   make_middles(&group, 1, team, me, kernels);

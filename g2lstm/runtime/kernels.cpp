@@ -44,22 +44,24 @@ inline __attribute__((always_inline)) int32_t four(const int8_t* codes) {
 
 BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")
 namespace avx512 {
-constexpr int MOST_ROWS = 16;
+constexpr int MOST_ROWS = 16, GROUP = 16;
 
 // sum += weights * the four codes in each lane; written out, for compilers spend an instruction and a register on the codes
 inline __attribute__((always_inline)) void add_products(__m512i& sum, __m512i weights, const int8_t* codes) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*reinterpret_cast<const int32_t*>(codes)));
 }
 
+// x[r / 4] and what lies r % 4 strides behind it are the codes of row r, `next` from four of them to the next four
 template <int R, bool NIBBLES>
-inline __attribute__((always_inline)) void add_chunk(const uint8_t* data, const int8_t* const* x, size_t stride, __m512i* sums) {
+inline __attribute__((always_inline)) void add_chunk(const uint8_t* data, const int8_t* const* x, size_t stride, int next,
+                                                     __m512i* sums) {
   const __m512i weights = _mm512_loadu_si512(data), mask = _mm512_set1_epi8(15);
   const __m512i low = NIBBLES ? _mm512_and_si512(weights, mask) : weights;
   const __m512i high = _mm512_and_si512(_mm512_srli_epi16(weights, 4), mask);
   UNROLLED for (int r = 0; r < R; ++r) {
     const int8_t* codes = x[r / 4] + r % 4 * stride;
     add_products(sums[r], low, codes);
-    if (NIBBLES) add_products(sums[r], high, codes + 4);
+    if (NIBBLES) add_products(sums[r], high, codes + next);
   }
 }
 
@@ -67,7 +69,8 @@ inline __attribute__((always_inline)) void add_chunk(const uint8_t* data, const 
 template <int R, bool NIBBLES>
 inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
   constexpr int WAYS = R == 1 ? 4 : R == 2 ? 2 : 1;  // sums beside each other, for one alone would wait for itself
-  constexpr int GROUPS = (R + 3) / 4, STEP = NIBBLES ? 8 : 4;
+  constexpr int GROUPS = (R + 3) / 4, NEXT = R == GROUP ? 4 * GROUP : 4, STEP = NIBBLES ? 2 * NEXT : NEXT;
+  if (R == GROUP) stride = 4;
   __m512i sums[WAYS][R];
   UNROLLED for (int way = 0; way < WAYS; ++way)
     UNROLLED for (int r = 0; r < R; ++r) sums[way][r] = _mm512_setzero_si512();
@@ -76,12 +79,13 @@ inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, 
   int chunk = 0;
   for (; chunk + WAYS <= chunks; chunk += WAYS)
     UNROLLED for (int way = 0; way < WAYS; ++way) {
-      add_chunk<R, NIBBLES>(data, rows, stride, sums[way]);
+      if (R == GROUP) __builtin_prefetch(data + 64 * (size_t)chunks, 0, 2);  // the next block, for products keep memory waiting
+      add_chunk<R, NIBBLES>(data, rows, stride, NEXT, sums[way]);
       data += 64;
       UNROLLED for (int group = 0; group < GROUPS; ++group) rows[group] += STEP;
     }
   for (; WAYS > 1 && chunk < chunks; ++chunk) {
-    add_chunk<R, NIBBLES>(data, rows, stride, sums[0]);
+    add_chunk<R, NIBBLES>(data, rows, stride, NEXT, sums[0]);
     data += 64;
     UNROLLED for (int group = 0; group < GROUPS; ++group) rows[group] += STEP;
   }
@@ -102,7 +106,7 @@ END_TARGET
 
 BEGIN_TARGET("avx2,fma")
 namespace avx2 {
-constexpr int MOST_ROWS = 4;
+constexpr int MOST_ROWS = 4, GROUP = 1;
 
 // Bytes are widened to 16 bits before they are multiplied: the product of bytes would saturate.
 template <int R, bool NIBBLES>
@@ -156,7 +160,7 @@ const Kernels AVX2 = {"avx2", has_avx2, avx2::product, avx2::quantize, avx2::gat
 #elif defined(__aarch64__)
 
 namespace neon {
-constexpr int MOST_ROWS = 4;
+constexpr int MOST_ROWS = 4, GROUP = 1;
 
 template <int R, bool NIBBLES>
 inline __attribute__((always_inline)) void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {
@@ -203,7 +207,7 @@ const Kernels NEON = {"neon", has_neon, neon::product, neon::quantize, neon::gat
 #endif
 
 namespace plain {
-constexpr int MOST_ROWS = 4;
+constexpr int MOST_ROWS = 4, GROUP = 1;
 
 template <int R, bool NIBBLES>
 inline void dot(const uint8_t* data, int chunks, const int8_t* x, size_t stride, Sums* found) {

@@ -25,7 +25,9 @@ struct Matrix {
   bool whole() const { return kind == Kind::int8 || kind == Kind::int4; }
 };
 
-// Rows (N, M) that a matrix is multiplied with, and the same as whole numbers: values ~ scales * codes.
+// Rows (N, M) that a matrix is multiplied with, and the same as whole numbers: values ~ scales * codes. Where kernels
+// take 16 rows at a time, the codes of such a group lie together: four of its first row, four of the next, ..., four more of
+// the first; those of the rows left over lie row after row.
 struct Rows {
   const float* values = nullptr;
   size_t stride = 0;  // floats from row to row
@@ -40,8 +42,8 @@ struct Kernels {
   bool (*available)();
   // out (rows, 16) at `stride` = products of the rows with the block; with `add` they are added to what stands there
   void (*product)(const Matrix& matrix, int block, const Rows& x, int rows, float* out, size_t stride, bool add);
-  // codes = x / scale to the nearest, scale = max |x| / 127; not a number where x has something that is none
-  void (*quantize)(const float* x, int count, int8_t* codes, size_t code_stride, float* scale, int32_t* sum);
+  // of one of the rows: codes = x / scale to the nearest, scale = max |x| / 127, not a number where x has something that is none
+  void (*quantize)(const Rows& rows, int row, int row_count, int columns);
   // count <= 16 units of an LSTM: pre-activations i, f, g, o at `gate_stride` -> c, and o * tanh(c)
   void (*gates)(const float* pre, size_t gate_stride, float* c, float* h, int count);
 };

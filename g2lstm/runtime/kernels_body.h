@@ -60,7 +60,10 @@ static void gates(const float* pre, size_t gate_stride, float* c, float* h, int 
   }
 }
 
-static void quantize(const float* x, int count, int8_t* codes, size_t code_stride, float* scale, int32_t* sum) {
+static void quantize(const Rows& rows, int row, int row_count, int count) {
+  const bool together = row < row_count / GROUP * GROUP;
+  const float* x = rows.values + row * rows.stride;
+  int8_t* codes = rows.codes + (together ? row / GROUP * GROUP * rows.code_stride + row % GROUP * 4 : row * rows.code_stride);
   const int full = count / LANES * LANES;
   Floats largest = {}, poison = {};
   const Ints positive = Ints{} + 0x7fffffff;
@@ -77,16 +80,20 @@ static void quantize(const float* x, int count, int8_t* codes, size_t code_strid
   }
   const float inverse = most > 1e-30f ? 127.0f / most : 0.0f;
   Ints total = {};
-  for (size_t j = 0; j < code_stride; j += LANES) {
+  for (size_t j = 0; j < rows.code_stride; j += LANES) {
     Ints code = {};
     if ((int)j < count) code = to_int(((int)j < full ? *(const Floats*)(x + j) : part(x + j, count - (int)j)) * inverse);
     total += code;
-    *(Bytes*)(codes + j) = __builtin_convertvector(code, Bytes);
+    const Bytes bytes = __builtin_convertvector(code, Bytes);
+    if (GROUP > 1 && together)
+      for (int k = 0; k < LANES; k += 4) __builtin_memcpy(codes + (j + k) * GROUP, (const char*)&bytes + k, 4);
+    else
+      *(Bytes*)(codes + j) = bytes;
   }
   int32_t all_codes = 0;
   for (int lane = 0; lane < LANES; ++lane) all_codes += total[lane];
-  *sum = all_codes;
-  *scale = most / 127.0f + bad;
+  rows.sums[row] = all_codes;
+  rows.scales[row] = most / 127.0f + bad;
 }
 
 template <int R>
