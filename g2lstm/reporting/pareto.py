@@ -1,9 +1,11 @@
 """Deployed language models: perplexity beside the size of the file and the time of a word, as a figure and a table."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -44,21 +46,20 @@ def draw(rows: list[Row], folder: Path) -> list[Path]:
 
 def figure(rows: list[Row]) -> Figure:
     """Perplexity over the size of the file, and over the time of a word; of several seeds the means."""
-    made, panels = grid(1, len(AXES), (10.4, 5.0), sharey=True)
+    made, panels = grid(1, len(AXES), (10.4, 6.0), sharey=True)
     gates = looks(sorted({row["gate"] for row in rows}, key=gate_order))
     numbers = {engine: number for number, engine in enumerate((e for e in _engines(rows) if e not in OTHERS), 1)}
     for axes, (name, title) in zip(panels[0], AXES.items(), strict=True):
-        for gate, (colour, marker) in gates.items():
-            _gate(axes, [row for row in rows if row["gate"] == gate], name, colour, marker, numbers)
+        for side, (gate, (colour, marker)) in enumerate(gates.items()):
+            _gate(axes, [row for row in rows if row["gate"] == gate], name, colour, marker, numbers, left=side % 2 == 0)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.set_xlabel(title)
-    panels[0][0].set_ylabel("test perplexity")
-    if max(row["value"] for row in rows) > 3 * min(row["value"] for row in rows):
-        panels[0][0].set_yscale("log")
+    panels[0][0].set_ylabel("test perplexity, its low end spread out")
+    _spread_low_values(panels[0][0], [row["value"] for row in rows])
     mark: Callable[..., Line2D] = lambda colour, marker: Line2D([], [], color=colour, marker=marker, linestyle="")  # noqa: E731
     handles = [mark(*look) for look in gates.values()] + [mark("grey", marker) for _, marker in OTHERS.values()]
     texts = [*map(gate_label, gates), *(text for text, _ in OTHERS.values())]
@@ -69,8 +70,19 @@ def figure(rows: list[Row]) -> Figure:
     return made
 
 
-def _gate(axes: Axes, rows: list[Row], at: str, colour: str, marker: str, numbers: dict[str, int]) -> None:
-    """A numbered mark for each engine of a gate; a line joins those that none beats in both."""
+def _spread_low_values(axes: Axes, values: list[float]) -> None:
+    """Logarithms of what lies above a little less than the least: most forms cost next to nothing, a few a lot."""
+    low, high = min(values), max(values)
+    floor = low - max(0.05 * (high - low), 1e-3 * low)
+    axes.set_yscale("function", functions=(lambda v: np.log(np.maximum(v - floor, 1e-9)), lambda v: np.exp(v) + floor))
+    ticks = [math.floor(low) + step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_ylim(floor + 0.7 * (low - floor), floor + 1.2 * (high - floor))
+
+
+def _gate(axes: Axes, rows: list[Row], at: str, colour: str, marker: str, numbers: dict[str, int], *, left: bool) -> None:
+    """A numbered mark for each engine of a gate, the number on one side; a line joins those that none beats in both."""
     points = {}
     for engine in _engines(rows):
         of = [row for row in rows if row["engine"] == engine]
@@ -82,7 +94,8 @@ def _gate(axes: Axes, rows: list[Row], at: str, colour: str, marker: str, number
             axes.plot(x, y, OTHERS[engine][1], color=colour, markersize=9, markeredgecolor="black", markeredgewidth=0.7)
         else:
             axes.plot(x, y, marker, color=colour, markersize=4)
-            axes.annotate(str(numbers[engine]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7, color=colour)
+            place = {"xytext": (-4 if left else 4, 0), "ha": "right" if left else "left", "va": "center"}
+            axes.annotate(str(numbers[engine]), (x, y), textcoords="offset points", fontsize=7, color=colour, **place)
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
