@@ -13,10 +13,8 @@ from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import interval, markdown, number
 
 OURS, PEERS = "gumbel", (BASELINE, "sharpened")
-FOOTNOTE = (
-    "Means over the n seeds that all gates have; of differences, paired by seed, also the 95% t-interval. Loss: how much"
-    " worse test gets under compression. Binary: below 0.1 or above 0.9 in test, all layers."
-)
+FOOTNOTE = "Means over the n seeds that all gates have; of differences, paired by seed, also the 95% t-interval."
+TERMS = {"loss": "how much worse test gets under compression", "binary": "below 0.1 or above 0.9 in test, all layers"}
 Measured = dict[tuple[str, int], dict[str, dict[int, float]]]  # by title and its digits, gate and seed
 
 
@@ -42,7 +40,9 @@ def table(measured: Measured) -> str:
             cells = [number(mean(of_gate[gate][seed] for seed in seeds), digits) for gate in gates]
             cells += [_difference([of_gate[OURS][n] - of_gate[peer][n] for n in seeds], digits) for peer in peers]
             lines.append([title, *cells, str(len(seeds))])
-    return markdown(lines, FOOTNOTE) if lines[1:] else "(nothing is measured of all gates yet)"
+    used = {line[0].partition(" ")[0] for line in lines}
+    terms = [f"{term.capitalize()}: {text}." for term, text in TERMS.items() if term in used]
+    return markdown(lines, " ".join([FOOTNOTE, *terms])) if lines[1:] else "(nothing is measured of all gates yet)"
 
 
 def _difference(found: list[float], digits: int) -> str:
