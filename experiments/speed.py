@@ -11,7 +11,7 @@ from g2lstm import cli
 from g2lstm.benchmark.cases import SECTIONS, chosen_sections, left_out, parse_sizes, planned
 from g2lstm.benchmark.measure import measure
 from g2lstm.benchmark.speed_file import SpeedFile
-from g2lstm.reporting.speed_tables import group_table
+from g2lstm.reporting.speed_tables import IDLE, group_table
 from g2lstm.runs.device import build_device
 from g2lstm.training.progress import duration, say
 
@@ -29,7 +29,7 @@ def speed(arguments: list[str]) -> int:
     content = file.content
     about = f"{content['hardware']}, torch {content['torch']}, {content['threads']} threads"
     say(console, f"{about}; {len(groups)} groups")
-    if (load := content["load"]) > 0.5:
+    if (load := content["load"]) > IDLE:
         say(console, f"warning: other work is running here (load {load:.1f}): times will be too long, and ratios uncertain")
     started, total = time.monotonic(), len(groups) * options.passes
     for done, group in enumerate(groups * options.passes, 1):  # whole passes: what slows the machine for a while is a range

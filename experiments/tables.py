@@ -48,7 +48,9 @@ def tables(arguments: list[str]) -> int:
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(prog="experiments/tables.py", description="Makes tables and curves from recorded runs.")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of recorded runs")
-    parser.add_argument("--check", type=cli.flag, default=False, help="true: write nothing, fail where a document is stale")
+    parser.add_argument(
+        "--check", type=cli.flag, nargs="?", const=True, default=False, help="write nothing, fail where a document is stale"
+    )
     parser.add_argument("--runs", metavar="DIRS", help="print the statistics of these runs and write nothing")
     parser.add_argument("--margin", type=float, metavar="X", help="with runs=: test whether differences are below X")
     parser.add_argument(

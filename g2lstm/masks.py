@@ -125,10 +125,7 @@ class Masked:
 def _bernoulli(
     p: float, low: float, high: float, shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
 ) -> Tensor:
-    """Independent entries (..., B, H), `low` with probability p, else `high`.
-
-    The compiled kernel draws them in a quarter of the time.
-    """
+    """Independent entries (..., B, H), `low` with probability p, else `high`; drawn by the compiled kernel where it is."""
 
     def drawn(shape: tuple[int, ...]) -> Tensor:
         if like.device.type == "cpu" and like.dtype == torch.float32 and compiled.problem() is None:

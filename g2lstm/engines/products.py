@@ -1,6 +1,6 @@
 """Matrix products for the CPU through oneDNN, which nn.LSTM uses too; elsewhere, and for other dtypes, torch's own.
 
-torch.mm runs float32 products through MKL, which on some processors (AMD's among them) takes up to twice as long.
+torch.mm runs float32 products through MKL, which is the slower one on some processors.
 """
 
 import functools

@@ -2,6 +2,7 @@
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
 paper:NUMBER for a table of the paper beside ours (`conf/reproduction.yaml`),
+NAME:paired for its three gates beside each other (compression/NAME:paired, gates/NAME:paired: that part of it),
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
 shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/step_trace.py copied,
 compression/NAME:sweep, NAME:study, gradient_flow:norms or deployment/NAME:pareto for what experiments/compression_sweep.py,
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from g2lstm.files import write_atomically
-from g2lstm.reporting import gate_tables, paper_tables, profiles, run_tables, shapes, speed_tables
+from g2lstm.reporting import gate_tables, paired, paper_tables, profiles, run_tables, shapes, speed_tables
 
 MARKED = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end of table -->", re.DOTALL)
 
@@ -30,6 +31,8 @@ def quoted(name: str, results: Path) -> str:
         return run_tables.recorded(results / folder)
     if folder == "paper":
         return paper_tables.recorded(kind, results)
+    if kind == "paired":
+        return paired.recorded(folder, results)
     for tables in (gate_tables, speed_tables, shapes, profiles):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)

@@ -15,6 +15,7 @@ from g2lstm.files import read_json
 from g2lstm.reporting.tables import Lines, interval, markdown, number, screen_table
 
 PTB_TEST_WORDS = 82_430
+IDLE = 0.5  # a load above it comes of other work
 WIDE = ("train", "eval", "memory", "recurrent_dropout")  # tables with a column for each engine
 ONE_TEXT = ("evaluation", "deploy")  # tables with one column of texts
 Columns = dict[str, Callable[[Row], str]]
@@ -91,6 +92,11 @@ def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
     passes = sorted({row.get("passes", 1) for row in rows})
     if passes[-1] > 1:
         text += f" Median and, in brackets, range over {' or '.join(map(str, passes))} whole passes."
+    dirty = sum(row.get("commit", "").endswith("-dirty") for row in rows)
+    text += f" {dirty} of the {len(rows)} rows are of uncommitted code." if dirty else ""
+    latest = any(row.get("commit") == content.get("commit") for row in rows)  # which the load is of
+    if latest and content.get("load", 0) > IDLE:
+        text += f" The machine's load was {content['load']:.1f} when it began."
     gain = content.get("summary", {}).get(f"{kind}_speedup_over_loop")
     if gain is not None:
         text += f" Over the loop, float32, geometric mean: {gain:.2f} times as fast."

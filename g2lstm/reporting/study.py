@@ -15,11 +15,14 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
+from g2lstm.reporting.comparison import mean_interval
 from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
+from g2lstm.reporting.run_tables import ONE_SEED
 from g2lstm.reporting.sweeps import lower_is_better
-from g2lstm.reporting.tables import SPREAD, markdown, spread
+from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
 from g2lstm.runs.store import Row
 
+CUT = "gates cut to 0 or 1"
 FORMATS = ((2, ""), (2, "+"), (1, ""))  # digits and sign of the values of each panel
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
@@ -28,6 +31,7 @@ LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 class Measured:
     """One run."""
 
+    seed: int
     # noise probability and temperature of its gates; 0 and 1 of a plain LSTM
     p: float
     tau: float
@@ -71,7 +75,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     original = values.pop(ORIGINAL)
     valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
     losses = {Method.parse(name).label: sign * (value - original) for name, value in values.items()}
-    losses["gates cut to 0 or 1"] = sign * (valid["hard"] - valid["test"])
+    losses[CUT] = sign * (valid["hard"] - valid["test"])
     of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL]
     binary = {(row["block"], row["mode"]): 100 * row["binary"] for row in of_all}
     shares = {  # a gate without noise is in training as in test
@@ -80,7 +84,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     }
     panels = {f"test {metric}": {f"test {metric}": original}, f"loss of {metric}": losses}
     panels["gate values outside [0.1, 0.9], %"] = shares
-    return Measured(gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, sign < 0, panels)
+    return Measured(swept[0]["seed"], gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, sign < 0, panels)
 
 
 def _shown(runs: list[Measured]) -> dict[str, list[str]]:
@@ -90,7 +94,7 @@ def _shown(runs: list[Measured]) -> dict[str, list[str]]:
 
 
 def table(runs: list[Measured]) -> str:
-    """Markdown: one line for each p and tau, mean ± standard deviation over seeds."""
+    """Markdown: one line for each p and tau, mean ± standard deviation over seeds; below it their differences."""
     columns = [
         (title, name, form) for (title, names), form in zip(_shown(runs).items(), FORMATS, strict=True) for name in names
     ]
@@ -106,7 +110,35 @@ def table(runs: list[Measured]) -> str:
         f" 1. Binary: % of gate values below 0.1 or above 0.9, all layers; in training with noise and temperature."
         f" n seeds, {SPREAD}."
     )
-    return markdown(lines, footnote, texts=0)
+    return "\n\n".join(part for part in (markdown(lines, footnote, texts=0), _differences(runs)) if part)
+
+
+def _differences(runs: list[Measured]) -> str:
+    """Each p less the lowest, at the usual tau, and each other tau less the usual one at the same p, paired by seed."""
+    groups: dict[tuple[float, float], dict[int, dict[str, float]]] = {}
+    for run in runs:
+        groups.setdefault((run.p, run.tau), {})[run.seed] = _with_compressed(run)
+    titles = [name for name in _with_compressed(runs[0]) if all(name in of for by in groups.values() for of in by.values())]
+    usual, lines = _usual_tau(runs), [["difference, paired by seed", *titles, "n"]]
+    lowest = min(p for p, tau in groups if tau == usual)
+    for (p, tau), mine in groups.items():
+        peer = (lowest if tau == usual else p, usual)
+        if seeds := sorted(mine.keys() & groups.get(peer, {}).keys()) if (p, tau) != peer else []:
+            paired = [[mine[seed][title] - groups[peer][seed][title] for seed in seeds] for title in titles]
+            spans = [(mean(found), mean_interval(found)) for found in paired]
+            cells = [f"{number(value, 1, '+')} ({interval(*span, 1, '+') if span else ONE_SEED})" for value, span in spans]
+            lines.append([f"p {p:g}, tau {tau:g} less p {peer[0]:g}, tau {peer[1]:g}", *cells, str(len(seeds))])
+    footnote = "Mean over n seeds, in brackets its 95% t-interval, not corrected for the number of intervals."
+    return markdown(lines, footnote) if lines[1:] else ""
+
+
+def _with_compressed(run: Measured) -> dict[str, float]:
+    """The metric, losses, the metric after each setting, and binary shares in test."""
+    title, (metric, losses, shares) = f"test {run.metric}", run.panels.values()
+    under = {name: loss for name, loss in losses.items() if name != CUT}
+    values = metric | {f"loss, {name}": loss for name, loss in losses.items()}
+    values |= {f"{title}, {name}": metric[title] + (-loss if run.losses else loss) for name, loss in under.items()}
+    return values | {name: share for name, share in shares.items() if name.endswith("test")}
 
 
 def draw(runs: list[Measured]) -> Figure:

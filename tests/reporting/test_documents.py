@@ -154,6 +154,8 @@ def test_a_table_of_the_benchmark_is_made_from_its_file(tmp_path) -> None:
     rows = [sizes | {"engine": "nn.LSTM", "ms": 12.34, "ratio": 1.0, "memory_mb": 5.0, "memory_ratio": 1.0}]
     rows += [sizes | {"engine": "auto", "ms": 6.17, "ratio": 0.5, "memory_mb": None, "memory_ratio": None}]
     content = {"hardware": "a machine", "torch": "2.13", "threads": 2, "rows": rows}
+    rows = [row | {"commit": commit} for row, commit in zip(rows, ("a", "a-dirty"), strict=True)]
+    content |= {"rows": rows, "load": 3.14, "commit": "a"}
     content["summary"] = {"train_speedup_over_loop": 2.5}
     (tmp_path / "speed").mkdir()
     (tmp_path / "speed" / "a.json").write_text(json.dumps(content))
@@ -166,6 +168,7 @@ def test_a_table_of_the_benchmark_is_made_from_its_file(tmp_path) -> None:
     ]
     assert "a machine, torch 2.13, 2 threads" in after
     assert "2.50 times as fast" in after
+    assert "1 of the 2 rows are of uncommitted code. The machine's load was 3.1 when it began." in after
     none = filled("<!-- table: speed:eval -->\nold\n<!-- end of table -->", tmp_path)
     assert "(no measurement is recorded yet)" in none
 

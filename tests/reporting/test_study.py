@@ -58,6 +58,18 @@ def test_a_line_has_means_and_deviations_over_seeds(tmp_path) -> None:
     ]
 
 
+def test_differences_are_paired_by_seed(tmp_path) -> None:
+    lines = table(read(written(tmp_path, [*STUDY, (0.0, 0.9, 2, 100.0)], "accuracy"), "x")).splitlines()
+    half = 12.7062047 * 1.5  # t with one degree of freedom; the differences are -5 and -8
+    start = "| p 0.2, tau 0.9 less p 0, tau 0.9 | "
+    (line,) = (line for line in lines if line.startswith(start))
+    cells = line.removeprefix(start).split(" | ")
+    assert cells[0] == cells[4] == f"-6.5 ({-6.5 - half:+.1f} to {-6.5 + half:+.1f})"  # and after SVD H/16, equal losses
+    assert cells[1] == "+0.0 (+0.0 to +0.0)"
+    assert line.endswith("| 2 |")
+    assert any(line.startswith("| p 0.2, tau 0.5 less p 0.2, tau 0.9 | +3.0 (one seed: no interval) |") for line in lines)
+
+
 def test_a_metric_of_which_more_is_better_loses_what_it_falls(tmp_path) -> None:
     lines = table(read(written(tmp_path, STUDY[2:3], "accuracy"), "x")).splitlines()
     assert lines[0].startswith("| p | tau | test accuracy | SVD H/16 |")

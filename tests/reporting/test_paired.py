@@ -1,0 +1,57 @@
+"""Gates beside each other, paired by seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from g2lstm.inspection.measure import ALL
+from g2lstm.reporting.documents import filled
+from g2lstm.reporting.paired import recorded
+
+VALUES = {("sigmoid", 1): 88.0, ("sigmoid", 2): 90.0, ("gumbel", 1): 87.0, ("gumbel", 2): 92.0, ("gumbel", 3): 50.0}
+HALF = 12.7062047 * 1.5  # t with one degree of freedom; G2-LSTM's differences of seeds 1 and 2 are -1 and 2
+
+
+@pytest.fixture
+def results(record_run, tmp_path) -> Path:
+    about = {"split": "test", "limit": None, "variant": "", "matrices": "both", "layers": "all", "rank": None}
+    about |= {"gates": "if", "metric": "accuracy", "digits": 2, "lower_is_better": False, "bits_per_gate_parameter": 8.0}
+    swept, gates = [], []
+    for (gate, seed), value in VALUES.items():
+        record_run(tmp_path / "x", seed, f"gate={gate}", test_perplexity=value)
+        run = {"run": f"r/{gate}-seed{seed}", "gate": gate, "seed": seed, "weights": f"{gate}{seed}"}
+        for setting, less in (("original", 0.0), ("svd:64", value)):
+            swept.append(run | about | {"setting": setting, "value": 500.0 - less, "difference": -less})
+        swept += [swept[-1] | {"split": "valid", "difference": 0.0}, swept[-1] | {"limit": 5, "difference": 0.0}]
+        run |= {"noise_p": None, "tau": None, "split": "valid", "size": "all", "metric": "perplexity", "variant": ""}
+        for mode, metric in (("test", 10.0), ("hard", 10.0 + value)):
+            gates.append(run | {"kind": "metric", "mode": mode, "value": metric})
+        for layer, share in ((ALL, value / 100), ("layers.0", 0.0)):
+            row = run | {"kind": "gates", "mode": "test", "layer": layer, "mean": 0.5, "entropy": 0.5, "histogram": []}
+            gates.append(row | {"block": "f", "binary": share})
+    swept = [row | {"key": f"{n}"} for n, row in enumerate(swept)]
+    gates = [row | {"key": row["run"]} for row in gates]
+    for file, rows in (("compression/x/sweep.json", swept), ("gates/x/gates.json", gates)):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_means_and_differences_are_of_the_seeds_that_all_gates_have(results) -> None:
+    lines = recorded("x", results).splitlines()
+    assert lines[0] == "|  | plain LSTM | G2-LSTM | G2-LSTM less plain LSTM | n |"
+    two = f"89.00 | 89.50 | +0.50 ({0.5 - HALF:+.2f} to {0.5 + HALF:+.2f}) | 2 |"
+    assert f"| test perplexity | {two}" in lines
+    assert f"| loss under SVD 64 | {two}" in lines  # accuracy that is lost counts above 0
+    assert f"| change of valid perplexity by cutting gates to 0 or 1 | {two}" in lines
+    assert any(line.startswith("| binary values of the forget gate, % | 89.0 | 89.5 | +0.5 (") for line in lines)
+    assert not any("accuracy" in line for line in lines)
+
+
+def test_a_part_is_quoted_by_itself(results) -> None:
+    document = filled("<!-- table: compression/x:paired -->\nold\n<!-- end of table -->", results)
+    assert "| accuracy under SVD 64 | 411.00 | 410.50 | -0.50 (" in document
+    assert "binary values" not in document
+    assert "loss" not in recorded("gates/x", results).split("\n\n")[0]
+    assert recorded("gates/none", results) == "(nothing is measured of all gates yet)"
