@@ -21,13 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120.0  # seconds for a command
 
 SERVER = """
-import gc, importlib, json, os, sys, yaml
+import gc, importlib, json, os, sys
 gc.disable()  # until a command runs, as in a script
-yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 import torch._dynamo  # what the first optimizer imports
 import train
 from g2lstm import cli
 from g2lstm.runs.compose import compose
+from tests.conftest import spare_hydra
+spare_hydra()
 compose([])  # what Hydra's parser learns of its grammar, for all
 for line in sys.stdin:
     request = json.loads(line)
@@ -54,6 +55,7 @@ for line in sys.stdin:
         import traceback
         traceback.print_exc()
         os._exit(1)
+os._exit(0)  # to look through all for garbage once more takes a second
 """
 
 
