@@ -24,6 +24,7 @@ SERVER = """
 import gc, importlib, json, os, sys
 gc.disable()  # until a command runs, as in a script
 import torch._dynamo  # what the first optimizer imports
+import joblib, pyarrow, sacrebleu, sacremoses, tokenizers  # what translation does
 import train
 from g2lstm import cli
 from g2lstm.runs.compose import compose
