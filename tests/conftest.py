@@ -5,6 +5,8 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +131,7 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         ],
     }  # fmt: skip
 
+    @cache
     def of(name: str) -> list[str]:
         if name == "copying":
             return ["task=copying", f"hydra.searchpath=[file://{OWN_TASK}/conf]"]
@@ -138,6 +141,14 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     return of
 
 
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """The values of a command line."""
+    from g2lstm.runs.compose import compose
+
+    return compose(list(overrides))
+
+
 @pytest.fixture
 def small_task(
     small_options: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
@@ -145,14 +156,13 @@ def small_task(
     """Builds a task of `small_options` and its model: small_task("ptb", "gate=sigmoid")."""
     import torch
 
-    from g2lstm.runs.compose import compose
     from g2lstm.runs.config import Config
 
     monkeypatch.syspath_prepend(OWN_TASK)
 
     def build(name: str, *more: str) -> tuple[Any, "torch.nn.Module"]:
         torch.manual_seed(0)
-        task = Config.parse(compose([*small_options(name), *more])).build_task(torch.device("cpu"))
+        task = Config.parse(deepcopy(composed(*small_options(name), *more))).build_task(torch.device("cpu"))
         return task, task.build_model()
 
     return build
