@@ -168,7 +168,8 @@ def _ask(server: subprocess.Popen[str], request: dict[str, object]) -> str:
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[subprocess.Popen[str]]:
     own = Path(__file__).parent / "own_task"  # a task that only this folder knows
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (own, ROOT, ROOT / "experiments")))}
+    path = os.pathsep.join(map(str, (own, ROOT, ROOT / "experiments")))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
