@@ -1,6 +1,5 @@
 """Fixtures of tests of data."""
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +12,7 @@ def forked_joblib() -> Iterator[None]:
     from joblib.externals.loky.backend.context import set_start_method
 
     get_reusable_executor().shutdown()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a fork with threads could hang
-        set_start_method("fork", force=True)
-        yield
+    set_start_method("fork", force=True)
+    yield
     get_reusable_executor().shutdown()
     set_start_method(None, force=True)

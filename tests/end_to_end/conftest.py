@@ -115,8 +115,7 @@ class Commands:
         """Its errors go to its output, if not elsewhere."""
         self.started += 1
         output = output or self.folder / f"output-{self.started}.txt"
-        if not output.exists():
-            output.touch()
+        output.touch()
         request = {"program": program, "arguments": arguments, "folder": str(self.folder), "environment": environment}
         request |= {"output": str(output), "errors": str(errors or output)}
         return Command(self.server, int(_ask(self.server, request)), output)
