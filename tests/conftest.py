@@ -5,30 +5,47 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by torch: threads that wait leave the core to others
 
 import pytest
-import torch
-import yaml
-from hypothesis import settings
 
-# A busy machine is no failure, and a test run leaves no folder behind.
-settings.register_profile("quiet", deadline=None, database=None)
-settings.load_profile("quiet")
+if TYPE_CHECKING:
+    import torch
 
-# libyaml's parser, of the same results, takes a third from the time to compose a config
-yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 gc.disable()  # while tests are imported and collected, which takes half as long
-torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
-
 ROOT = Path(__file__).resolve().parent.parent
 OWN_TASK = ROOT / "tests" / "end_to_end" / "own_task"
 # What takes longest begins first, so that two workers end at the same time.
 LONGEST = ("end_to_end/", "inspection/test_commands.py", "engines/test_triton.py", "compression/test_sweep.py", "test_lstm")
 LONGEST += ("data/test_parallel.py", "training/test_profiling.py")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("numprocesses", None):
+        return  # the process that only hands tests to others needs none of these imports
+
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(1)  # the tensors here are small: more threads only wait for each other
+    # A busy machine is no failure, and a test run leaves no folder behind.
+    settings.register_profile("quiet", deadline=None, database=None)
+    settings.load_profile("quiet")
+    spare_hydra()
+
+
+def spare_hydra() -> None:
+    """Commands start in two thirds of the time."""
+    import yaml
+    from hydra._internal.hydra import Hydra
+
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser, of the same results
+    Hydra.get_mode = lambda *_, **__: None  # it composes all once before, to look for hydra.mode, which nothing here sets
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -114,6 +131,7 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         ],
     }  # fmt: skip
 
+    @cache
     def of(name: str) -> list[str]:
         if name == "copying":
             return ["task=copying", f"hydra.searchpath=[file://{OWN_TASK}/conf]"]
@@ -123,19 +141,28 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     return of
 
 
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """The values of a command line."""
+    from g2lstm.runs.compose import compose
+
+    return compose(list(overrides))
+
+
 @pytest.fixture
 def small_task(
     small_options: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Any, torch.nn.Module]]:
+) -> Callable[..., tuple[Any, "torch.nn.Module"]]:
     """Builds a task of `small_options` and its model: small_task("ptb", "gate=sigmoid")."""
-    from g2lstm.runs.compose import compose
+    import torch
+
     from g2lstm.runs.config import Config
 
     monkeypatch.syspath_prepend(OWN_TASK)
 
-    def build(name: str, *more: str) -> tuple[Any, torch.nn.Module]:
+    def build(name: str, *more: str) -> tuple[Any, "torch.nn.Module"]:
         torch.manual_seed(0)
-        task = Config.parse(compose([*small_options(name), *more])).build_task(torch.device("cpu"))
+        task = Config.parse(deepcopy(composed(*small_options(name), *more))).build_task(torch.device("cpu"))
         return task, task.build_model()
 
     return build

@@ -1,15 +1,12 @@
 """Layers under torch.compile, torch.func and torch.fx. T time, B batch, D input, H hidden units."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, SharpenedGate
 from g2lstm.engines import ENGINES, compiled
+from tests.engines import fresh
 
 T, B, D, H = 5, 3, 4, 6
 
@@ -62,13 +59,10 @@ for name, first in passes.items():
 
 
 @pytest.mark.skipif(compiled.problem() is not None, reason=f"the native engine {compiled.problem()}")
-def test_a_first_pass_in_any_mode_leaves_the_kernel_on():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FIRST_PASSES], capture_output=True, text=True, timeout=250,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+def test_a_first_pass_in_any_mode_leaves_the_kernel_on(tmp_path):
+    out, errors = fresh.start(FIRST_PASSES, tmp_path).communicate()
+    assert errors == ""
+    lines = out.splitlines()
     assert len(lines) == FIRST_PASSES.count(": lambda:") + 1
     assert [line for line in lines if not line.endswith(" None")] == []
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,20 @@ def distribution(requirement: str) -> str:
 
 def imported(*folders: str) -> set[str]:
     """The modules of others that the files below some folders import, at their top or inside."""
-    paths = [path for folder in folders for path in ROOT.glob(folder)]
     own = {"g2lstm", "tests"} | {path.stem for path in (*ROOT.glob("*.py"), *ROOT.glob("experiments/*.py"))}
-    found = set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {name.name.split(".")[0] for name in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found.add(node.module.split(".")[0])
+    found = set[str]().union(*(imported_by(path) for folder in folders for path in ROOT.glob(folder)))
     return found - own - set(sys.stdlib_module_names)
+
+
+@cache
+def imported_by(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def test_an_import_brings_in_nothing_heavy_that_is_not_asked_for():

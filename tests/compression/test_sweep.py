@@ -21,6 +21,7 @@ from g2lstm.runs.start import start
 from g2lstm.runs.store import Store
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import without_drawing
+from tests.engines.fresh import FORKS
 
 ROOT = Path(__file__).resolve().parents[2]
 # A model that learned something, so that compression does something.
@@ -178,7 +179,8 @@ def test_a_single_setting_is_drawn_and_old_figures_go(sweep, tmp_path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"bits.png", "bits.svg", "sweep.json", "sweep.md"}
 
 
-def test_processes_find_the_same_numbers(sweep, tmp_path, capsys) -> None:
+def test_processes_find_the_same_numbers(sweep, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sweeping.multiprocessing, "get_context", lambda _: FORKS)  # spares them an import of torch
     arguments = ["runs=results/text/sigmoid-*", "settings=svd:2", "variants=cache"]
     rows = sweep(*arguments, "jobs=2")
     printed = capsys.readouterr()

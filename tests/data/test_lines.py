@@ -160,7 +160,8 @@ def test_moses_tokens_are_undone_again():
     assert tokenize(["", "😀"], "en") == ["", "😀"]
 
 
-def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.filterwarnings("ignore:.fork. start method")
+def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch, forked_joblib: None):
     monkeypatch.setattr(lines, "_BLOCK", 10)
     monkeypatch.setattr(lines, "_MOST_PROCESSES", 2)
     raw = [f"Number {n}, please." for n in range(57)]

@@ -35,8 +35,8 @@ def sources(rows: list[int] | None = None, pad: int = 0) -> tuple[Tensor, Tensor
     return source, LENGTHS[rows]
 
 
-def score(models: list[Translator], source: Tensor, tokens: list[int], a: float = 1.0, b: float = 0.0) -> float:
-    """Of one translation of one (S,) source: the formula in the module's docstring, by teacher forcing."""
+def worth(models: list[Translator], source: Tensor, tokens: list[int]) -> tuple[float, float]:
+    """The log-probability of one translation of one (S,) source, and how much it looks at, by teacher forcing."""
     inputs, targets = torch.tensor([[BOS, *tokens]]).mT, torch.tensor([*tokens, EOS])
     probabilities, attention = [], []
     for m in models:
@@ -48,30 +48,33 @@ def score(models: list[Translator], source: Tensor, tokens: list[int], a: float 
         attention.append(looked[:, 0])
     log_p = torch.stack(probabilities).mean(0).log().sum().item()
     covered = torch.stack(attention).mean(0).sum(0).clamp(1e-6, 1)
-    return log_p / len(targets) ** a + b * covered.log().sum().item()
+    return log_p, covered.log().sum().item()
 
 
-def brute_force(models: list[Translator], source: Tensor, longest: int, **penalties: float) -> list[tuple[list[int], float]]:
-    every = [list(tokens) for length in range(longest + 1) for tokens in product((UNK, 4), repeat=length)]
-    return sorted(((tokens, score(models, source, tokens, **penalties)) for tokens in every), key=lambda pair: -pair[1])
+def score(tokens: list[int], log_p: float, covered: float, a: float = 1.0, b: float = 0.0) -> float:
+    """The formula in the module's docstring."""
+    return log_p / (len(tokens) + 1) ** a + b * covered
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.0, 0.0), (0.6, 0.3)])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_beam_as_wide_as_needed_is_brute_force(decoder, a, b, count):
+def test_a_beam_as_wide_as_needed_is_brute_force(decoder, count):
     models = [model(seed, decoder=decoder) for seed in range(count)]
     rows, longest = [0, 1, 3], 4
     source, lengths = sources(rows)
-    options = {"length_penalty": a, "coverage_penalty": b, "max_length": longest}
-    found = beam_search(models, source, lengths, beam=31, n_best=31, **options)
-    best = beam_search(models, source, lengths, beam=31, **options)
-    for column in range(len(rows)):
-        expected = brute_force(models, source[: int(lengths[column]), column], longest, a=a, b=b)
-        assert [hypothesis.tokens for hypothesis in found[column]] == [tokens for tokens, _ in expected]
-        scores = [hypothesis.score for hypothesis in found[column]]
-        assert scores == pytest.approx([value for _, value in expected], abs=1e-4)
-        assert best[column][0].tokens == expected[0][0]
+    every = [list(tokens) for length in range(longest + 1) for tokens in product((UNK, 4), repeat=length)]
+    each = [[worth(models, source[: int(n), column], tokens) for tokens in every] for column, n in enumerate(lengths)]
+    for a, b in ((1.0, 0.0), (0.0, 0.0), (0.6, 0.3)):
+        options = {"length_penalty": a, "coverage_penalty": b, "max_length": longest}
+        found = beam_search(models, source, lengths, beam=31, n_best=31, **options)
+        best = beam_search(models, source, lengths, beam=31, **options)
+        for column, worths in enumerate(each):
+            scored = [(tokens, score(tokens, *one, a, b)) for tokens, one in zip(every, worths, strict=True)]
+            expected = sorted(scored, key=lambda pair: -pair[1])
+            assert [hypothesis.tokens for hypothesis in found[column]] == [tokens for tokens, _ in expected], (a, b)
+            scores = [hypothesis.score for hypothesis in found[column]]
+            assert scores == pytest.approx([value for _, value in expected], abs=1e-4), (a, b)
+            assert best[column][0].tokens == expected[0][0], (a, b)
 
 
 def greedy(m: Translator, source: Tensor, longest: int) -> list[int]:
@@ -140,7 +143,8 @@ def test_scores_are_what_a_translation_is_worth():
     for column, sentence in enumerate(found):
         own = source[: int(lengths[column]), column]
         for hypothesis in sentence:
-            assert hypothesis.score == pytest.approx(score(models, own, hypothesis.tokens, b=0.4), abs=1e-4)
+            tokens = hypothesis.tokens
+            assert hypothesis.score == pytest.approx(score(tokens, *worth(models, own, tokens), b=0.4), abs=1e-4)
 
 
 def test_an_ensemble_of_one_model_twice_is_that_model():

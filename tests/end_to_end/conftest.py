@@ -21,11 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120.0  # seconds for a command
 
 SERVER = """
-import gc, json, os, sys
+import gc, importlib, json, os, sys
 gc.disable()  # until a command runs, as in a script
 import torch._dynamo  # what the first optimizer imports
+import joblib, pyarrow, sacrebleu, sacremoses, tokenizers  # what translation does
 import train
 from g2lstm import cli
+from g2lstm.runs.compose import compose
+from tests.conftest import spare_hydra
+spare_hydra()
+compose([])  # what Hydra's parser learns of its grammar, for all
 for line in sys.stdin:
     request = json.loads(line)
     if "poll" in request:
@@ -38,12 +43,12 @@ for line in sys.stdin:
         continue
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for number in (1, 2):
-        os.dup2(output, number)
-    sys.argv = ["train.py", *request["arguments"]]
+    for number, name in ((1, "output"), (2, "errors")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = [request["program"] + ".py", *request["arguments"]]
     try:
-        cli.main(train.main)
+        program = importlib.import_module(request["program"])
+        cli.main(getattr(program, "main", None) or getattr(program, request["program"]))
     except SystemExit as end:
         sys.stdout.flush()
         os._exit(end.code or 0)
@@ -51,12 +56,13 @@ for line in sys.stdin:
         import traceback
         traceback.print_exc()
         os._exit(1)
+os._exit(0)  # to look through all for garbage once more takes a second
 """
 
 
 @dataclass
 class Command:
-    """A running `python train.py ...`."""
+    """A running `python train.py ...`, or another program."""
 
     server: subprocess.Popen[str]
     process: int
@@ -102,11 +108,16 @@ class Commands:
     folder: Path
     started: int = 0
 
-    def start(self, *arguments: str, output: Path | None = None, **environment: str) -> Command:
+    def start(
+        self, *arguments: str, program: str = "train", output: Path | None = None, errors: Path | None = None,
+        **environment: str,
+    ) -> Command:  # fmt: skip
+        """Its errors go to its output, if not elsewhere."""
         self.started += 1
         output = output or self.folder / f"output-{self.started}.txt"
         output.touch()
-        request = {"arguments": arguments, "folder": str(self.folder), "output": str(output), "environment": environment}
+        request = {"program": program, "arguments": arguments, "folder": str(self.folder), "environment": environment}
+        request |= {"output": str(output), "errors": str(errors or output)}
         return Command(self.server, int(_ask(self.server, request)), output)
 
     def workers(self, count: int, *arguments: str) -> list[Command]:
@@ -156,7 +167,8 @@ def _ask(server: subprocess.Popen[str], request: dict[str, object]) -> str:
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[subprocess.Popen[str]]:
     own = Path(__file__).parent / "own_task"  # a task that only this folder knows
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{own}{os.pathsep}{ROOT}"}
+    path = os.pathsep.join(map(str, (own, ROOT, ROOT / "experiments")))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -7,7 +7,7 @@ import pytest
 
 from g2lstm.commands.demo import train_side_by_side
 
-SMALL = ("max_steps=20", "model.embedding_size=16", "model.hidden_size=16")
+SMALL = ("max_steps=20", "model.embedding_size=16", "model.hidden_size=16", "data.max_vocabulary=500")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def command(*arguments: str) -> int:
 
 def test_two_workers_killed_at_any_moment_end_as_ones_never_killed(commands, tiny, tmp_path):
     """The long version is experiments/endurance.py."""
-    options = [*tiny, "gate=gumbel", "epochs=3", "finetune=false", "eval.cache.enabled=false"]
+    options = [*tiny, "gate=gumbel", "epochs=2", "finetune=false", "eval.cache.enabled=false"]
 
     def start(options: list[str], workers: int) -> list:
         return commands.workers(workers, *options)

@@ -24,7 +24,7 @@ TIMINGS = ("words_per_second", "eta", "seconds")
 @pytest.fixture(scope="module")
 def everything(tiny):
     """All that has a state: noise, every dropout, drawn lengths, accumulation, averaging that sets in, both stages."""
-    options = ["accumulate=2", "checkpoint_minutes=0", "epochs=5", "finetune_epochs=3", "optimizer.lr=20", "seed=4"]
+    options = ["accumulate=2", "checkpoint_minutes=0", "epochs=4", "finetune_epochs=2", "optimizer.lr=20", "seed=4"]
     masks = ["model.recurrent_dropout=0.2", "model.recurrent_dropout_kind=g", "model.zoneout=[0.2,0.1]"]
     return [*tiny, *options, *masks, "eval.cache.enabled=false"]
 
@@ -173,8 +173,10 @@ def test_a_signal_saves_and_says_how_to_go_on(commands, everything, tmp_path, nu
 
 VARIANTS = {
     "adamw in bfloat16": ["optimizer=adamw", "optimizer.lr=0.01", "precision=bfloat16", "finetune=false"],
-    "annealed temperature": ["gate.tau=1.0", "gate.tau_schedule=cosine", "gate.tau_end=0.4", "gate.noise_scope=mask"],
-    "noise that ends": ["gate.noise_p=0.5", "gate.noise_p_schedule=last_third"],
+    "annealed temperature and noise that ends": [
+        *("gate.tau=1.0", "gate.tau_schedule=cosine", "gate.tau_end=0.4", "gate.noise_scope=mask"),
+        *("gate.noise_p=0.5", "gate.noise_p_schedule=last_third"),
+    ],
     "sharpened": ["gate=sharpened", "gate.tau_schedule=linear", "gate.tau_end=0.1"],
 }
 

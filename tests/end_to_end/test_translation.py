@@ -98,7 +98,7 @@ def test_bleu_is_compared_and_named(here, runs):
 
 
 def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options):
-    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=3"], lines=12)
+    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=3", "eval.beam=1"], lines=12)
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert {key for key in one if one[key] != other[key]} <= {"seconds", "subwords_per_second"}
 

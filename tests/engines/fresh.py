@@ -30,7 +30,7 @@ class Started:
 
     def communicate(self) -> tuple[str, str]:
         """What it wrote on stdout and stderr until it ended without an error."""
-        self.process.join(120)
+        self.process.join(250)
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         assert self.process.exitcode == 0, err
         return out, err

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,18 @@ import pytest
 import torch
 
 from g2lstm.engines import Request, triton
+from tests.engines import fresh
 
 CHECKS = Path(__file__).with_name("in_triton_interpreter.py")
 ASKED = Request(torch.device("cuda"), torch.float32, 8)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-def test_all_of_in_triton_interpreter_passes():
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--noconftest", "--tb=short", str(CHECKS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_all_of_in_triton_interpreter_passes(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    options = ["-p", "no:cacheprovider", "--noconftest", "--tb=short", str(CHECKS)]
+    code = "import os, sys, pytest; os.dup2(2, 1); sys.exit(pytest.main(sys.argv[1:]))"  # errors are shown
+    fresh.start(code, tmp_path, *options, environment=environment).communicate()
 
 
 COMPILES = """
@@ -46,9 +46,8 @@ for kernel, options in ((triton_kernels.forward_step, forward), (triton_kernels.
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 def test_kernels_compile_for_an_h100_without_one(tmp_path):
-    environment = os.environ | {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILES], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    fresh.start(COMPILES, tmp_path, environment=environment).communicate()
 
 
 def test_without_the_interpreter_it_runs_on_cuda_alone(monkeypatch):

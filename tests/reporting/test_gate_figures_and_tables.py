@@ -94,7 +94,7 @@ def test_titles_of_many_lines_take_no_room_from_the_panels() -> None:
     rows = [row | {"gate": f"gumbel-{name}-{n}"} for n in range(8) for row in measured()]
     for figure in (draw_histograms(rows, "layers.0", 10), draw_modes(rows, "layers.0")):
         assert figure is not None
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         shown = [axes for axes in figure.axes if axes.get_visible()]
         assert len(shown[0].get_title().splitlines()) > 8
         assert all(axes.get_window_extent().height > 1.5 * figure.dpi for axes in shown)

@@ -4,8 +4,6 @@ import copy
 import ctypes
 import os
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from g2lstm.compression.model_file import save_model
 from g2lstm.errors import UserError
 from g2lstm.runtime import model as binding
 from g2lstm.training.checkpoint import checkpoint_bytes
+from tests.engines import fresh
 
 pytestmark = pytest.mark.skipif(runtime.problem() is not None, reason=f"the runtime {runtime.problem()}")
 
@@ -30,14 +29,11 @@ COMMA = bytes.fromhex(
 )
 
 
-def python(code: str, *arguments: str, **environment: str) -> str:
+def python(folder: Path, code: str, *arguments: str, **environment: str) -> str:
     """What a new process prints, which must end well and complain of nothing."""
-    root = str(Path(building.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, **environment}
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    out, errors = fresh.start(code, folder, *arguments, environment=os.environ | environment).communicate()
+    assert errors == ""
+    return out
 
 
 def small(**options) -> Deployed:
@@ -62,7 +58,7 @@ else:
     assert locale.localeconv()["decimal_point"] == ","
     print(runtime.open(Path(sys.argv[1])).lstms[0].hidden)
 """
-    found = python(code, str(content), LOCPATH=str(tmp_path))
+    found = python(tmp_path, code, str(content), LOCPATH=str(tmp_path))
     if found == "no such locale\n":
         pytest.skip("the C library doesn't read the locale that was made here")
     assert found == "7\n"
@@ -83,7 +79,7 @@ def test_a_saved_module_loads_in_another_process(tmp_path) -> None:
     runner, x = small().model(engine="native"), torch.randn(2, 3, 5)
     torch.save({"module": runner, "x": x}, tmp_path / "saved.pt")
     code = "import sys, torch; s = torch.load(sys.argv[1], weights_only=False); print(s['module'](s['x'])[0].tolist())"
-    assert python(code, str(tmp_path / "saved.pt")) == f"{runner(x)[0].tolist()}\n"
+    assert python(tmp_path, code, str(tmp_path / "saved.pt")) == f"{runner(x)[0].tolist()}\n"
 
 
 def test_a_trace_is_refused() -> None:
@@ -233,7 +229,7 @@ def test_a_worker_that_comes_late_works_once(tmp_path) -> None:
     building._compile(["-std=c++17", "-O1", "-fPIC", "-pthread", "-shared", f"-I{binding.FOLDER}",
                        str(tmp_path / "slow.cpp"), "-o", str(tmp_path / "slow.so")])  # fmt: skip
     code = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).most_runs())"
-    assert python(code, str(tmp_path / "slow.so")) == "1\n"
+    assert python(tmp_path, code, str(tmp_path / "slow.so")) == "1\n"
 
 
 @pytest.mark.parametrize("kept", [4, 40, 0.3, 0.99])

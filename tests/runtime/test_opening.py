@@ -3,7 +3,6 @@
 import ctypes
 import random
 import struct
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from g2lstm.errors import UserError
 from g2lstm.models.language_model import LanguageModel
 from g2lstm.runtime import model as binding
 from g2lstm.training.checkpoint import save_checkpoint
+from tests.engines import fresh
 
 pytestmark = pytest.mark.skipif(runtime.problem() is not None, reason=f"the runtime {runtime.problem()}")
 
@@ -175,7 +175,7 @@ def splitmix_draw(seed: int, step: int) -> int:
     return int((splitmix64(splitmix64(seed) ^ step) >> 11) / 2**53 * 1000)
 
 
-def test_a_forked_process_starts_threads_of_its_own() -> None:
+def test_a_forked_process_starts_threads_of_its_own(tmp_path) -> None:
     code = """
 import os, torch
 from torch import nn
@@ -187,7 +187,7 @@ if (child := os.fork()) == 0:
     os._exit(0 if runner(x)[0].equal(before) else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    fresh.start(code, tmp_path).communicate()
 
 
 def test_threads_that_wait_sleep() -> None:
@@ -204,7 +204,7 @@ def test_threads_that_wait_sleep() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
-def test_too_little_memory_is_one_line() -> None:
+def test_too_little_memory_is_one_line(tmp_path) -> None:
     code = """
 import resource, torch
 from torch import nn
@@ -220,8 +220,7 @@ try:
 except UserError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("there is too little memory\n", "")
+    assert fresh.start(code, tmp_path).communicate() == ("there is too little memory\n", "")
 
 
 @pytest.mark.parametrize(
