@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def spare_hydra() -> None:
-    """Commands start in two thirds of the time."""
+    """Commands start in two thirds of the time; `whole_hydra` undoes what errors could depend on."""
     import yaml
     from hydra._internal.hydra import Hydra
 
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser, of the same results
-    Hydra.get_mode = lambda *_, **__: None  # it composes all once before, to look for hydra.mode, which nothing here sets
+    # It composes all once before, to look for hydra.mode, which nothing here sets.
+    Hydra.get_mode = wraps(Hydra.get_mode)(lambda *_, **__: None)
+
+
+@pytest.fixture
+def whole_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process do all that they do for a user."""
+    from hydra._internal.hydra import Hydra
+
+    monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode.__wrapped__)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

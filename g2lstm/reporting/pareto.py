@@ -94,8 +94,10 @@ def _gate(axes: Axes, rows: list[Row], at: str, colour: str, marker: str, number
             axes.plot(x, y, OTHERS[engine][1], color=colour, markersize=9, markeredgecolor="black", markeredgewidth=0.7)
         else:
             axes.plot(x, y, marker, color=colour, markersize=4)
-            place = {"xytext": (-4 if left else 4, 0), "ha": "right" if left else "left", "va": "center"}
-            axes.annotate(str(numbers[engine]), (x, y), textcoords="offset points", fontsize=7, color=colour, **place)
+            axes.annotate(
+                str(numbers[engine]), (x, y), (-4 if left else 4, 0), textcoords="offset points", fontsize=7, color=colour,
+                ha="right" if left else "left", va="center",
+            )  # fmt: skip
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

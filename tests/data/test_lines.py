@@ -160,8 +160,7 @@ def test_moses_tokens_are_undone_again():
     assert tokenize(["", "😀"], "en") == ["", "😀"]
 
 
-@pytest.mark.filterwarnings("ignore:.fork. start method")
-def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch, forked_joblib: None):
+def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lines, "_BLOCK", 10)
     monkeypatch.setattr(lines, "_MOST_PROCESSES", 2)
     raw = [f"Number {n}, please." for n in range(57)]

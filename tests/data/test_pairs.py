@@ -42,8 +42,7 @@ def test_files_hold_what_memory_holds(tmp_path: Path):
     assert len(outside.shards) == 4
 
 
-@pytest.mark.filterwarnings("ignore:.fork. start method")
-def test_several_processes_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_joblib: None):
+def test_several_processes_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "SHARD", 9)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     subwords = Subwords.train(["a"], ["b"], size=8, joint=True)

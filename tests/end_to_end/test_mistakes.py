@@ -72,7 +72,7 @@ def kept(tiny, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _there(kept, tmp_path, monkeypatch):
+def _there(kept, tmp_path, monkeypatch, whole_hydra):
     shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
