@@ -164,4 +164,5 @@ def _name(notes: Mapping[str, Any]) -> str:
     """As the speed table calls it: "dense", "svd:64+bits:8, rest int8"."""
     parts = [notes["method"].replace(ORIGINAL, DENSE)]
     parts += [f"rest {notes['rest']}"] if notes["rest"] != "float32" else []
-    return ", ".join([*parts, "tuned"] if "tuned" in notes else parts)
+    parts += [f"tuned for {notes['tuned']['passes']:g} passes"] if "tuned" in notes else []
+    return ", ".join(parts)

@@ -69,7 +69,7 @@ def test_a_fine_tuned_model_stands_beside_its_run(undrawn) -> None:
     command = ["forms=original/int8", "seconds=1", "limit=3", "models=tuned.g2", "out=tuned"]
     assert pareto(["runs=sigmoid,gumbel", *command]) == 0
     rows = json.loads(Path("tuned/pareto.json").read_text())
-    assert [row["run"] for row in rows if row["engine"] == "ternary, rest int8, tuned"] == ["gumbel"]
+    assert [row["run"] for row in rows if row["engine"] == "ternary, rest int8, tuned for 0.5 passes"] == ["gumbel"]
     assert cli.guarded(lambda: pareto(["runs=sigmoid", *command])) == 2
 
 
