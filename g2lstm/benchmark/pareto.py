@@ -164,5 +164,7 @@ def _name(notes: Mapping[str, Any]) -> str:
     """As the speed table calls it: "dense", "svd:64+bits:8, rest int8"."""
     parts = [notes["method"].replace(ORIGINAL, DENSE)]
     parts += [f"rest {notes['rest']}"] if notes["rest"] != "float32" else []
-    parts += [f"tuned for {notes['tuned']['passes']:g} passes"] if "tuned" in notes else []
+    if "tuned" in notes:
+        passes = notes["tuned"]["passes"]
+        parts.append(f"tuned for {passes:g} pass{'' if passes == 1 else 'es'}")
     return ", ".join(parts)

@@ -42,7 +42,8 @@ struct Kernels {
   bool (*available)();
   // out (rows, 16) at `stride` = products of the rows with the block; with `add` they are added to what stands there
   void (*product)(const Matrix& matrix, int block, const Rows& x, int rows, float* out, size_t stride, bool add);
-  // of one of the rows: codes = x / scale to the nearest, scale = max |x| / 127, not a number where x has something that is none
+  // of one of the rows: codes = x / scale to the nearest, scale = max |x| / 127; not a number where x has something that is
+  // none
   void (*quantize)(const Rows& rows, int row, int row_count, int columns);
   // count <= 16 units of an LSTM: pre-activations i, f, g, o at `gate_stride` -> c, and o * tanh(c)
   void (*gates)(const float* pre, size_t gate_stride, float* c, float* h, int count);

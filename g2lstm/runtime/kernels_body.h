@@ -60,6 +60,8 @@ static void gates(const float* pre, size_t gate_stride, float* c, float* h, int 
   }
 }
 
+static_assert(GROUP == 1 || GROUP == MOST_ROWS, "a tile of rows is a group of them");
+
 static void quantize(const Rows& rows, int row, int row_count, int count) {
   const bool together = row < row_count / GROUP * GROUP;
   const float* x = rows.values + row * rows.stride;

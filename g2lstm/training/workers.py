@@ -54,8 +54,8 @@ def joined() -> Iterator[None]:
         raise UserError(
             f"the workers don't find each other ({reason}): start them with torchrun, on one machine with --standalone"
         ) from None
-    # To the end of the process: what destroys the group waits for its threads, and those for the interpreter. Python gives
-    # way to them then, the reducer of DistributedDataParallel does not, and must not be the last that knows the group.
+    # Kept to the end of the process: who drops the last reference joins the group's threads, of which one may be waiting for
+    # the GIL to drop a tensor. Python's reference releases the GIL meanwhile; DistributedDataParallel's reducer does not.
     _group = dist.group.WORLD
     try:
         yield
