@@ -35,7 +35,7 @@ def speed(arguments: list[str]) -> int:
     for done, group in enumerate(groups * options.passes, 1):  # whole passes: what slows the machine for a while is a range
         if options.quick and time.monotonic() - started > QUICK_SECONDS * options.passes:
             break
-        fresh = measure(group, device, quick=options.quick)
+        fresh = measure(group, device, quick=options.quick, seconds=options.seconds)
         file.add(group, fresh)
         console.print(group_table(group.title, fresh))
         say(console, f"{done}/{total}  ETA {duration((time.monotonic() - started) / done * (total - done))}\n")
@@ -51,6 +51,7 @@ def _parser() -> cli.OptionParser:
     parser.add_argument("--json", type=cli.file, metavar="FILE", help="write what was measured")
     parser.add_argument("--quick", action="store_true", help="a minute on two cores: fewer sizes and repeats")
     parser.add_argument("--passes", type=cli.positive, default=1, metavar="N", help="measure everything so many times")
+    parser.add_argument("--seconds", type=cli.positive, metavar="S", help="for each group in a pass; 4 without it")
     parser.add_argument("--threads", type=cli.threads, metavar="N", help="CPU threads; 2 without it")
     parser.add_argument("--sections", default=",".join(SECTIONS), metavar="LIST", help="%(default)s")
     parser.add_argument("--sizes", metavar="TxBxDxH,...", help="of the recurrence; five without it")

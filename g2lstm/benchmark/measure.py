@@ -26,9 +26,9 @@ MOST_ROUNDS = 300
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 
 
-def measure(group: Group, device: torch.device, *, quick: bool = False) -> list[Row]:
-    """The rows of a group; with `quick` fewer repeats, and no peak memory."""
-    times = alternate(group.cases, device, seconds=0.5 if quick else 4.0, least=3 if quick else 4)
+def measure(group: Group, device: torch.device, *, quick: bool = False, seconds: float | None = None) -> list[Row]:
+    """The rows of a group; with `quick` fewer repeats, and no peak memory. It is measured for so many `seconds`."""
+    times = alternate(group.cases, device, seconds=seconds or (0.5 if quick else 4.0), least=3 if quick else 4)
     weighed = [case.mode == "train" and case.engine not in ("reference", LOOP) and not quick for case in group.cases]
     memory = [peak_memory(case, device) if yes else None for case, yes in zip(group.cases, weighed, strict=True)]
     files = [file_bytes(case) if case.task == "deploy" else None for case in group.cases]
