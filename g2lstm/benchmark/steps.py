@@ -54,7 +54,7 @@ def _layer_step(case: Case, device: torch.device) -> Step:
     layer = _layer(case.engine, inputs, hidden).to(device).train(training)
     x = torch.randn(time, batch, inputs, device=device, requires_grad=training)
     grad = torch.randn(time, batch, hidden, device=device)
-    grads = {dtype: grad.to(dtype) for dtype in cases.DTYPES.values()}
+    grads = {dtype: grad.to(dtype) for dtype in (*cases.DTYPES.values(), torch.float16)}  # cuDNN's under any autocast
 
     def step() -> None:
         with torch.set_grad_enabled(training), _autocast(case, device):
