@@ -12,7 +12,7 @@ float32), which is at most 5e-4 of its size. Noise that is 0 stays 0.
 In float16 and bfloat16 the framework also keeps the cell state in that dtype from step to step: only a module of that dtype
 that is evaluated as an LSTM runs here.
 
-Speed with noise is unmeasured on a GPU; the numbers are tested on the CPU too.
+The numbers are tested on a GPU and on the CPU; docs/performance.md has the speed with noise.
 
 T time, B batch, D input, H hidden units, P projection or H, K noisy columns.
 """

@@ -6,8 +6,8 @@ Products run in the dtype of the pre-activations. Those in float32 follow torch.
 TF32 is off by default; nn.LSTM's follow the setting of torch.backends.cudnn, where it is on. Inside a CUDA graph that the
 caller captures, the seed of a recipe is captured too: each replay draws the same noise.
 
-Speed is unmeasured on a GPU; the numbers are tested in Triton's interpreter. A persistent kernel, which keeps W_hh on the
-chip for all steps, would take the place of `Steps.run`: tables and buffers hold all that it needs.
+The numbers are tested on a GPU and in Triton's interpreter; docs/performance.md has the speed. A persistent kernel, which
+keeps W_hh on the chip for all steps, would take the place of `Steps.run`: tables and buffers hold all that it needs.
 
 T time, B batch, H hidden units, Hp = H rounded up to a multiple of 8, rows = B rounded up to a multiple of 8. Products
 want both; the zeros in between are exact.

@@ -14,6 +14,7 @@ from g2lstm.reporting.run_tables import Groups, metric_of
 from g2lstm.runs.run import Run
 
 MOST_POINTS = 150  # of a curve of training; beyond it neighbours are joined
+MOST_INSIDE = 6  # names among the lines; more stand beside them
 Points = list[tuple[float, float]]
 
 
@@ -55,7 +56,8 @@ def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is
     every = [[value for _, value in points] for lines in shown.values() for points in lines]
     if max(map(len, every), default=0) < 2:
         return None
-    figure, ((axes,),) = grid(1, 1, (7, 4))
+    beside = len(shown) > MOST_INSIDE
+    figure, ((axes,),) = grid(1, 1, (11 if beside else 7, max(4.0, 0.4 * len(shown)) if beside else 4))
     for name, (colour, marker) in looks(shown).items():
         for index, points in enumerate(shown[name]):
             axes.plot(
@@ -69,5 +71,8 @@ def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.3)
-    axes.legend()
+    if beside:
+        figure.legend(loc="outside right upper", frameon=False)
+    else:
+        axes.legend()
     return figure

@@ -1,5 +1,6 @@
 """The paper's three gates beside each other, paired by seed: test metric, what compression costs, how binary gates are."""
 
+from collections.abc import Collection
 from pathlib import Path
 from statistics import mean
 
@@ -7,7 +8,7 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
 from g2lstm.reporting.comparison import mean_interval
-from g2lstm.reporting.figures import NAMES, gate_label
+from g2lstm.reporting.figures import NAMES, gate_kind, gate_label
 from g2lstm.reporting.run_tables import BASELINE, ONE_SEED, columns, metric_of, recorded_runs, values
 from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import interval, markdown, number
@@ -50,10 +51,21 @@ def _difference(found: list[float], digits: int) -> str:
     return f"{number(mean(found), digits, '+')} ({interval(*span, digits, '+') if span else ONE_SEED})"
 
 
+def _of_each(names: Collection[str]) -> dict[str, str]:
+    """The gates by name, those without options; in place of one that has none, its only variant."""
+    found: dict[str, str] = {}
+    for kind in NAMES:
+        variants = [name for name in dict.fromkeys(names) if gate_kind(name) == kind]
+        if kind in variants or len(variants) == 1:
+            found[kind if kind in variants else variants[0]] = kind
+    return found
+
+
 def _scores(folder: Path) -> Measured:
     """The test metric, in each variant of its evaluation."""
     found: Measured = {}
-    groups = {gate: runs for gate, runs in recorded_runs(folder).items() if gate in NAMES}
+    every = recorded_runs(folder)
+    groups = {kind: every[gate] for gate, kind in _of_each(every).items()}
     for title, key in columns(groups).items() if groups else ():
         if title.startswith("test") and ":" not in title:
             metric = metric_of(groups)
@@ -67,20 +79,24 @@ def _losses(folder: Path, *, compressed: bool) -> Measured:
     """What each setting costs on all of test; also the metric of the `compressed` models."""
     losses, scores = Measured(), Measured()
     rows = [row for row in sweep.open_store(folder / "sweep.json").all() if row["split"] == "test" and not row.get("limit")]
-    for row in sweep.of_one_target(rows) if rows else ():
-        if row["gate"] in NAMES and row["setting"] != ORIGINAL and not row["variant"]:
+    rows = sweep.of_one_target(rows) if rows else []
+    gates = _of_each([row["gate"] for row in rows])
+    for row in rows:
+        if (gate := gates.get(row["gate"])) and row["setting"] != ORIGINAL and not row["variant"]:
             label, digits = Method.parse(row["setting"]).label, row.get("digits", 2)
             loss = row["difference"] if lower_is_better(row) else -row["difference"]
-            losses.setdefault((f"loss under {label}", digits), {}).setdefault(row["gate"], {})[row["seed"]] = loss
+            losses.setdefault((f"loss under {label}", digits), {}).setdefault(gate, {})[row["seed"]] = loss
             score = scores.setdefault((f"{row['metric'].replace('_', ' ')} under {label}", digits), {})
-            score.setdefault(row["gate"], {})[row["seed"]] = row["value"]
+            score.setdefault(gate, {})[row["seed"]] = row["value"]
     return losses | scores if compressed else losses
 
 
 def _gates(folder: Path) -> Measured:
     """Binary shares, and what cutting gates to 0 or 1 changes."""
     found: Measured = {}
-    rows = [row for row in of_one_text(recorded_rows(folder, "gates", "metric")) if row["gate"] in NAMES]
+    rows = of_one_text(recorded_rows(folder, "gates", "metric"))
+    gates = _of_each([row["gate"] for row in rows])
+    rows = [row | {"gate": gates[row["gate"]]} for row in rows if row["gate"] in gates]
     in_test = {(row["gate"], row["seed"]): row["value"] for row in rows if (row["kind"], row["mode"]) == ("metric", "test")}
     for row in rows:
         if row["kind"] == "metric" and row["mode"] == "hard":

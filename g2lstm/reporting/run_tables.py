@@ -116,7 +116,10 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     hardware = _all_of((f"{s.get('hardware', '-')}, torch {s.get('torch', '-')}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     scores = f"{metric_title(metric.name)}{' in valid and test' if metric.beside else ''}"
-    return markdown(lines, f"{scores}{over}; measured on {hardware}.")
+    moved = sum(bool(s.get("resumed_on_another_environment")) for s in summaries)
+    text = f"{scores}{over}; measured on {hardware}."
+    text += f" {moved} of the {len(summaries)} runs went on in another environment (`environment.json`)." if moved else ""
+    return markdown(lines, text)
 
 
 def difference_table(groups: Groups) -> str:
@@ -212,13 +215,15 @@ def _bleu_table(found: list[tuple[Path, dict[str, np.ndarray]]]) -> str:
 
 
 def _differences(groups: Groups) -> dict[str, dict[str, list[float]]]:
-    """Of each other gate and title, from the plain LSTM of the same seed; of the same variant where there is one."""
+    """Of each other gate and title, from the plain LSTM of the same seed: its same variant, or the one that there is."""
     found: dict[str, dict[str, list[float]]] = {}
     for name, runs in groups.items():
         folder, slash, rest = name.rpartition("/")
         plain = f"{folder}{slash}{BASELINE}"
         variant = plain + rest[len(gate_kind(name)) :]
-        baseline = {run.seed: run for run in groups.get(variant, groups.get(plain, []))}
+        every = [peer for peer in groups if peer.startswith(plain)]
+        name_of_peer = next(filter(groups.__contains__, (variant, plain, *(every if len(every) == 1 else ()))), "")
+        baseline = {run.seed: run for run in groups.get(name_of_peer, [])}
         for title, key in columns(groups).items() if gate_kind(name) != BASELINE else ():
             both = [values([run, baseline[run.seed]], key) for run in runs if run.seed in baseline]
             if differences := [pair[0] - pair[1] for pair in both if len(pair) == 2]:

@@ -31,12 +31,14 @@ LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 class Measured:
     """One run."""
 
+    gate: str  # with its options, as "gumbel-tau0.5"
     seed: int
     # noise probability and temperature of its gates; 0 and 1 of a plain LSTM
     p: float
     tau: float
     metric: str  # as "perplexity", of the test split
     losses: bool  # whether a difference is given as what the metric gets lower
+    valid: dict[str, float]  # the metric on valid by mode of the gates, "test" and "hard" among them
     # by panel of the figure and column of the table: the metric without compression; how much worse it is by setting, and
     # that on valid where gates are cut to 0 or 1; % of values below 0.1 or above 0.9 over all layers
     panels: dict[str, dict[str, float]]
@@ -84,7 +86,8 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     }
     panels = {f"test {metric}": {f"test {metric}": original}, f"loss of {metric}": losses}
     panels["gate values outside [0.1, 0.9], %"] = shares
-    return Measured(swept[0]["seed"], gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0, metric, sign < 0, panels)
+    gate, seed, p, tau = swept[0]["gate"], swept[0]["seed"], gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0
+    return Measured(gate, seed, p, tau, metric, sign < 0, valid, panels)
 
 
 def _shown(runs: list[Measured]) -> dict[str, list[str]]:

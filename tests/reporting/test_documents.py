@@ -55,6 +55,22 @@ def test_a_variant_is_compared_with_the_plain_lstm_of_its_kind(record_run, tmp_p
     assert "+1.00 (one seed" in line
 
 
+def test_without_its_own_variant_a_gate_is_compared_with_the_only_plain_lstm(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid", MORE, test_perplexity=80.0)
+    record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=1", test_perplexity=84.0)
+    (line,) = (line for line in table(tmp_path / "x").split("\n\n")[2].splitlines() if "G2" in line)
+    assert "+4.00 (one seed" in line
+    record_run(tmp_path / "x", 1, "gate=sigmoid", "model.dropout_scale=3", test_perplexity=80.0)
+    assert "paired by seed" not in table(tmp_path / "x")  # two plain LSTMs, neither of its kind
+
+
+def test_runs_that_went_on_elsewhere_are_counted(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid")
+    assert "environment.json" not in table(tmp_path / "x")
+    record_run(tmp_path / "x", 2, "gate=sigmoid", resumed_on_another_environment=True)
+    assert " 1 of the 2 runs went on in another environment (`environment.json`)." in table(tmp_path / "x")
+
+
 def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatch) -> None:
     metric = {"valid_bleu": 30.0, "test_bleu": 29.0, "test_bleu_beam": 31.0, "test_bleu_recorded_weights": 1.0}
     record_run(tmp_path / "x", 1, "gate=gumbel", **metric, words_per_second=None, pixels_per_second=7.0)

@@ -101,7 +101,7 @@ def test_without_other_temperatures_there_is_one_column(tmp_path) -> None:
 
 
 def test_the_command_writes_table_and_figure(tmp_path, capsys) -> None:
-    assert command.study(["name=x", f"results={written(tmp_path, STUDY)}"]) == 0
+    assert command.run_study(["name=x", f"results={written(tmp_path, STUDY)}"]) == 0
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"study.md", "study.png", "study.svg"}
     assert capsys.readouterr().out == (tmp_path / "x" / "study.md").read_text()
 
@@ -123,6 +123,6 @@ def test_a_file_that_does_not_fit_is_one_line(file, content, message, tmp_path, 
     if content == "without metrics":
         content = json.dumps([row for row in json.loads(path.read_text()) if row["kind"] == "gates"])
     path.unlink() if content is None else path.write_text(content)
-    assert cli.guarded(lambda: command.study(["name=x", f"results={tmp_path}"])) == 2
+    assert cli.guarded(lambda: command.run_study(["name=x", f"results={tmp_path}"])) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
