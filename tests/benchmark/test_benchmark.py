@@ -199,3 +199,12 @@ def test_another_file_is_no_measurement(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"x\.json .*: choose another file"):
         rows_of_before(tmp_path / "x.json", about)
+
+
+def test_a_layer_may_return_float16_as_cudnns_does_under_autocast(monkeypatch):
+    class Halved(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).half(), None
+
+    monkeypatch.setattr(steps, "_layer", lambda _, inputs, hidden: Halved(inputs, hidden))
+    prepare(Case("recurrence", "layer", (3, 2, 4, 6), "bfloat16", "train", LSTM), CPU)()
