@@ -1,6 +1,6 @@
 """What noise probability and temperature do, as a table and a figure: python experiments/study.py name=ptb_study.
 
-Runs that these two don't tell apart are shown by their options, beside the plain LSTM (name=ptb_binary).
+Runs that differ in more than these are shown by their options, beside the plain LSTM (name=ptb_binary).
 Before it: train.py -m, then compression_sweep.py and gate_histograms.py on the same runs.
 """
 
@@ -22,7 +22,8 @@ def run_study(arguments: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="%(default)s")
     chosen = parser.parse_options(arguments)
     runs = study.read(chosen.results, chosen.name)
-    shown, folder = options if options.differ(runs) else study, chosen.results / chosen.name
+    shown = options if options.need(runs) else study
+    folder = chosen.results / chosen.name
     text = shown.table(runs)
     write_atomically(folder / "study.md", text + "\n")
     print(text)

@@ -26,8 +26,10 @@ MORE_LINES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", 
 
 
 def looks(gates: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each: the paper's three have their own, others the rest of the palette in turn."""
-    more = cycle(MORE_LINES)
+    """Colour and marker of each: the paper's three have their own, others the rest in turn, then mixed."""
+    colours, markers = zip(*MORE_LINES, strict=True)
+    count = len(MORE_LINES)
+    more = cycle((colours[n % count], markers[(n + n // count) % count]) for n in range(count * count))
     return {gate: (COLOURS[gate], MARKERS[gate]) if gate in COLOURS else next(more) for gate in gates}
 
 

@@ -1,11 +1,11 @@
 """The paper's three gates beside each other, paired by seed: test metric, what compression costs, how binary gates are."""
 
-from collections.abc import Collection
 from pathlib import Path
 from statistics import mean
 
 from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
+from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
 from g2lstm.reporting.comparison import mean_interval
 from g2lstm.reporting.figures import NAMES, gate_kind, gate_label
@@ -32,40 +32,38 @@ def recorded(name: str, results: Path) -> str:
 
 def table(measured: Measured) -> str:
     """A line for each title; a column for each gate, and for G2-LSTM's differences from the others."""
-    gates = [gate for gate in NAMES if any(gate in of_gate for of_gate in measured.values())]
-    peers = [gate for gate in PEERS if gate in gates and OURS in gates]
-    lines = [["", *map(gate_label, gates), *(f"{gate_label(OURS)} less {gate_label(peer)}" for peer in peers), "n"]]
-    for (title, digits), of_gate in measured.items():
-        seeds = sorted(set.intersection(*(set(of_gate.get(gate, ())) for gate in gates)))
-        if seeds:
+    names = _of_each([gate for of_gate in measured.values() for gate in of_gate])
+    peers = [names[kind] for kind in PEERS if kind in names and OURS in names]
+    ours, gates = names.get(OURS, ""), list(names.values())
+    lines = [["", *map(gate_label, gates), *(f"{gate_label(ours)} less {gate_label(peer)}" for peer in peers), "n"]]
+    for (title, digits), of_gate in measured.items() if peers else ():
+        if seeds := sorted(set.intersection(*(set(of_gate.get(gate, ())) for gate in gates))):
             cells = [number(mean(of_gate[gate][seed] for seed in seeds), digits) for gate in gates]
-            cells += [_difference([of_gate[OURS][n] - of_gate[peer][n] for n in seeds], digits) for peer in peers]
+            cells += [difference([of_gate[ours][n] - of_gate[peer][n] for n in seeds], digits) for peer in peers]
             lines.append([title, *cells, str(len(seeds))])
     used = {line[0].partition(" ")[0] for line in lines}
     terms = [f"{term.capitalize()}: {text}." for term, text in TERMS.items() if term in used]
     return markdown(lines, " ".join([FOOTNOTE, *terms])) if lines[1:] else "(nothing is measured of all gates yet)"
 
 
-def _difference(found: list[float], digits: int) -> str:
+def difference(found: list[float], digits: int) -> str:
+    """The mean of paired differences with its 95% t-interval."""
     span = mean_interval(found)
     return f"{number(mean(found), digits, '+')} ({interval(*span, digits, '+') if span else ONE_SEED})"
 
 
-def _of_each(names: Collection[str]) -> dict[str, str]:
-    """The gates by name, those without options; in place of one that has none, its only variant."""
-    found: dict[str, str] = {}
-    for kind in NAMES:
-        variants = [name for name in dict.fromkeys(names) if gate_kind(name) == kind]
-        if kind in variants or len(variants) == 1:
-            found[kind if kind in variants else variants[0]] = kind
-    return found
+def _of_each(names: list[str]) -> dict[str, str]:
+    """The name of each of the three gates: without options or, where only one variant of it is there, with its options."""
+    variants = {kind: [name for name in dict.fromkeys(names) if gate_kind(name) == kind] for kind in NAMES}
+    return {
+        kind: kind if kind in found else found[0] for kind, found in variants.items() if kind in found or len(found) == 1
+    }
 
 
 def _scores(folder: Path) -> Measured:
     """The test metric, in each variant of its evaluation."""
     found: Measured = {}
-    every = recorded_runs(folder)
-    groups = {kind: every[gate] for gate, kind in _of_each(every).items()}
+    groups = recorded_runs(folder)
     for title, key in columns(groups).items() if groups else ():
         if title.startswith("test") and ":" not in title:
             metric = metric_of(groups)
@@ -79,15 +77,15 @@ def _losses(folder: Path, *, compressed: bool) -> Measured:
     """What each setting costs on all of test; also the metric of the `compressed` models."""
     losses, scores = Measured(), Measured()
     rows = [row for row in sweep.open_store(folder / "sweep.json").all() if row["split"] == "test" and not row.get("limit")]
-    rows = sweep.of_one_target(rows) if rows else []
-    gates = _of_each([row["gate"] for row in rows])
-    for row in rows:
-        if (gate := gates.get(row["gate"])) and row["setting"] != ORIGINAL and not row["variant"]:
+    for row in sweep.of_one_target(rows) if rows else ():
+        if row["setting"] != ORIGINAL and not row["variant"]:
+            if row["difference"] is None:
+                raise UserError(f"{folder / 'sweep.json'} lacks the uncompressed {row['run']}: repeat the sweep")
             label, digits = Method.parse(row["setting"]).label, row.get("digits", 2)
             loss = row["difference"] if lower_is_better(row) else -row["difference"]
-            losses.setdefault((f"loss under {label}", digits), {}).setdefault(gate, {})[row["seed"]] = loss
+            losses.setdefault((f"loss under {label}", digits), {}).setdefault(row["gate"], {})[row["seed"]] = loss
             score = scores.setdefault((f"{row['metric'].replace('_', ' ')} under {label}", digits), {})
-            score.setdefault(gate, {})[row["seed"]] = row["value"]
+            score.setdefault(row["gate"], {})[row["seed"]] = row["value"]
     return losses | scores if compressed else losses
 
 
@@ -95,8 +93,6 @@ def _gates(folder: Path) -> Measured:
     """Binary shares, and what cutting gates to 0 or 1 changes."""
     found: Measured = {}
     rows = of_one_text(recorded_rows(folder, "gates", "metric"))
-    gates = _of_each([row["gate"] for row in rows])
-    rows = [row | {"gate": gates[row["gate"]]} for row in rows if row["gate"] in gates]
     in_test = {(row["gate"], row["seed"]): row["value"] for row in rows if (row["kind"], row["mode"]) == ("metric", "test")}
     for row in rows:
         if row["kind"] == "metric" and row["mode"] == "hard":

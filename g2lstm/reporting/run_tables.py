@@ -108,17 +108,18 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
         for key in keys.values():
             cells.append(spread(values(runs, key), metric.digits))
             cells += [number(known[name].get(key), 1)] if key in paper else []
-        size, minutes = _mean(runs, "parameters", 1e6), _mean(runs, "seconds", 60)
+        here = [run for run in runs if not run.summary.get("resumed_on_another_environment")]  # what time means there
+        size, minutes = _mean(runs, "parameters", 1e6), _mean(here, "seconds", 60)
         cells += [str(len(runs)), f"{number(size)}M", _all_of(run.summary.get("threads", "-") for run in runs)]
-        cells += [number(minutes, 0), number(_mean(runs, f"{metric.unit}_per_second"), 0)]
+        cells += [number(minutes, 0), number(_mean(here, f"{metric.unit}_per_second"), 0)]
         lines.append([gate_label(name), *cells])
     summaries = [run.summary for runs in groups.values() for run in runs if run.summary]
     hardware = _all_of((f"{s.get('hardware', '-')}, torch {s.get('torch', '-')}" for s in summaries), "; ")
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     scores = f"{metric_title(metric.name)}{' in valid and test' if metric.beside else ''}"
-    moved = sum(bool(s.get("resumed_on_another_environment")) for s in summaries)
     text = f"{scores}{over}; measured on {hardware}."
-    text += f" {moved} of the {len(summaries)} runs went on in another environment (`environment.json`)." if moved else ""
+    if moved := sum(bool(s.get("resumed_on_another_environment")) for s in summaries):
+        text += f" {moved} of the {len(summaries)} runs went on elsewhere (`environment.json`); their time means nothing."
     return markdown(lines, text)
 
 
@@ -133,7 +134,7 @@ def difference_table(groups: Groups) -> str:
     lines = [["difference from the plain LSTM, paired by seed", *titles, "n"]]
     for name, of_gate in found.items():
         cells = ["{1} ({3})".format(*_cells(of_gate[title], digits, "+")) if title in of_gate else "-" for title in titles]
-        lines.append([gate_label(name), *cells, str(max(map(len, of_gate.values())))])
+        lines.append([name, *cells, str(max(map(len, of_gate.values())))])
     return markdown(lines, "Mean over n seeds, in brackets its 95% t-interval.") if found else ""
 
 
@@ -156,7 +157,8 @@ def statistics_table(groups: Groups, margin: float | None = None) -> str:
     for name, of_gate in _differences(groups).items():
         for title, d in of_gate.items():
             tested = [f"{test(d):.3g}" for test in tests.values()] if len(d) > 1 else untested
-            lines.append([f"{gate_label(name)} less plain LSTM, by seed", title, *_cells(d, digits, "+"), *tested])
+            label = name if " less " in name else f"{name} less plain LSTM"
+            lines.append([f"{label}, by seed", title, *_cells(d, digits, "+"), *tested])
     return markdown(lines, footnote, texts=2)
 
 
@@ -215,20 +217,31 @@ def _bleu_table(found: list[tuple[Path, dict[str, np.ndarray]]]) -> str:
 
 
 def _differences(groups: Groups) -> dict[str, dict[str, list[float]]]:
-    """Of each other gate and title, from the plain LSTM of the same seed: its same variant, or the one that there is."""
+    """Of each other gate and title, from the plain LSTM of the same seed, by what the gate is called."""
     found: dict[str, dict[str, list[float]]] = {}
     for name, runs in groups.items():
-        folder, slash, rest = name.rpartition("/")
-        plain = f"{folder}{slash}{BASELINE}"
-        variant = plain + rest[len(gate_kind(name)) :]
-        every = [peer for peer in groups if peer.startswith(plain)]
-        name_of_peer = next(filter(groups.__contains__, (variant, plain, *(every if len(every) == 1 else ()))), "")
-        baseline = {run.seed: run for run in groups.get(name_of_peer, [])}
-        for title, key in columns(groups).items() if gate_kind(name) != BASELINE else ():
+        if gate_kind(name) == BASELINE or (peer := _peer(groups, name)) is None:
+            continue
+        label = gate_label(name) if _options(peer) in ("", _options(name)) else f"{gate_label(name)} less {gate_label(peer)}"
+        baseline = {run.seed: run for run in groups[peer]}
+        for title, key in columns(groups).items():
             both = [values([run, baseline[run.seed]], key) for run in runs if run.seed in baseline]
             if differences := [pair[0] - pair[1] for pair in both if len(pair) == 2]:
-                found.setdefault(name, {})[title] = differences
+                found.setdefault(label, {})[title] = differences
     return found
+
+
+def _peer(groups: Groups, name: str) -> str | None:
+    """The plain LSTM that a gate is compared with: of its options, of none, or the only one in its folder."""
+    folder = name.rpartition("/")[0]
+    plain = [peer for peer in groups if peer.rpartition("/")[0] == folder and gate_kind(peer) == BASELINE]
+    alike = [peer for options in (_options(name), "") for peer in plain if _options(peer) == options]
+    return next(iter(alike or (plain if len(plain) == 1 else ())), None)
+
+
+def _options(name: str) -> str:
+    """ "x/gumbel-p0.5" -> "-p0.5"."""
+    return name.rpartition("/")[2].removeprefix(gate_kind(name))
 
 
 def _cells(values: Sequence[float], digits: int, sign: str = "") -> list[str]:

@@ -59,6 +59,7 @@ def test_without_its_own_variant_a_gate_is_compared_with_the_only_plain_lstm(rec
     record_run(tmp_path / "x", 1, "gate=sigmoid", MORE, test_perplexity=80.0)
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=1", test_perplexity=84.0)
     (line,) = (line for line in table(tmp_path / "x").split("\n\n")[2].splitlines() if "G2" in line)
+    assert line.startswith("| G2-LSTM (dropout1) less plain LSTM (dropout2) |")
     assert "+4.00 (one seed" in line
     record_run(tmp_path / "x", 1, "gate=sigmoid", "model.dropout_scale=3", test_perplexity=80.0)
     assert "paired by seed" not in table(tmp_path / "x")  # two plain LSTMs, neither of its kind
@@ -67,8 +68,11 @@ def test_without_its_own_variant_a_gate_is_compared_with_the_only_plain_lstm(rec
 def test_runs_that_went_on_elsewhere_are_counted(record_run, tmp_path) -> None:
     record_run(tmp_path / "x", 1, "gate=sigmoid")
     assert "environment.json" not in table(tmp_path / "x")
-    record_run(tmp_path / "x", 2, "gate=sigmoid", resumed_on_another_environment=True)
-    assert " 1 of the 2 runs went on in another environment (`environment.json`)." in table(tmp_path / "x")
+    before = table(tmp_path / "x").splitlines()[2].split(" | ")[-2:]
+    record_run(tmp_path / "x", 2, "gate=sigmoid", resumed_on_another_environment=True, seconds=1e9, words_per_second=1e9)
+    found = table(tmp_path / "x")
+    assert " 1 of the 2 runs went on elsewhere (`environment.json`); their time means nothing." in found
+    assert found.splitlines()[2].split(" | ")[-2:] == before  # minutes and words/s of the other
 
 
 def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatch) -> None:

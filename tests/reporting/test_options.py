@@ -1,9 +1,11 @@
 """What options of the gates do: beside the plain LSTM of the same seed, as it is and with gates cut."""
 
+from dataclasses import replace
+
 import pytest
 import study as command
 
-from g2lstm.reporting.options import differ, draw, table
+from g2lstm.reporting.options import draw, need, table
 from g2lstm.reporting.study import Measured
 
 
@@ -23,9 +25,13 @@ HARD = [measured("gumbel-hardtrue", seed, 103.0 + seed, 1.1 * (100 + seed)) for 
 def test_each_gate_has_a_line_and_its_differences_from_the_plain_lstm_of_the_same_seed():
     lines = table([*HARD, measured("gumbel-hardtrue", 3, 1.0, 1.0), *PLAIN]).splitlines()
     assert lines[0] == (
-        "| gate | test perplexity | valid perplexity | valid perplexity, cut | input gate binary | loss, SVD H/16 | n |"
+        "| gate | test perplexity | valid perplexity | valid perplexity, cut | valid perplexity, at its last temperature"
+        " | input gate binary | loss, SVD H/16 | n |"
     )
-    assert lines[2] == "| plain LSTM | 100.50 ± 0.71 | 101.50 ± 0.71 | 140.00 ± 0.00 | 30.0 ± 0.0 | +38.50 ± 0.71 | 2 |"
+    assert (
+        lines[2]
+        == "| plain LSTM | 100.50 ± 0.71 | 101.50 ± 0.71 | 140.00 ± 0.00 | 101.50 ± 0.71 | 30.0 ± 0.0 | +38.50 ± 0.71 | 2 |"
+    )
     assert lines[3].startswith("| G2-LSTM (hardtrue) |")
     assert lines[3].endswith("| 3 |")
     difference = next(line for line in lines[4:] if line.startswith("| G2-LSTM (hardtrue)"))
@@ -39,25 +45,46 @@ def test_without_a_plain_lstm_nothing_is_paired():
 
 
 @pytest.mark.parametrize(
-    ("runs", "told_apart"),
+    ("gates", "needed"),
     [
-        ([measured("gumbel", 1, 9, 9), measured("gumbel-tau0.5", 1, 9, 9, tau=0.5)], False),
-        ([measured("gumbel", 1, 9, 9), measured("gumbel-hardtrue", 1, 9, 9)], True),  # the same p and tau
-        ([measured("gumbel", 1, 9, 9, tau=0.301), measured("gumbel", 2, 9, 9, tau=0.302)], True),
+        (["gumbel", "gumbel-p0.5", "gumbel-tau0.5", "gumbel-p0-tau1e-3", "sigmoid"], False),
+        (["sigmoid", "gumbel-hardtrue"], True),
+        (["gumbel-tau1-tau_end0.2"], True),
+        (["sigmoid-dropout2", "gumbel"], True),
     ],
-    ids=["by tau", "by hard", "tau at the end differs by seed"],
 )
-def test_options_are_shown_where_p_and_tau_dont_tell_runs_apart(runs, told_apart):
-    assert differ(runs) == told_apart
+def test_options_are_shown_where_names_say_more_than_p_and_tau(gates, needed):
+    assert need([measured(gate, 1, 9.0, 9.0) for gate in gates]) == needed
+
+
+def test_the_only_plain_lstm_is_the_peer_whatever_its_options():
+    plain = [replace(run, gate="sigmoid-dropout2") for run in PLAIN]
+    assert "| +10.0 (+10.0 to +10.0) |" in table([*plain, *HARD])
+    assert "paired" not in table([*plain, *(replace(run, gate="sigmoid-dropout3") for run in PLAIN), *HARD])
+
+
+def test_a_metric_of_zero_has_no_percentage():
+    plain = [replace(run, valid={"test": 0.0, "hard": 0.0}) for run in PLAIN]
+    assert "%" not in table([*plain, *HARD]).split("paired by seed")[1].splitlines()[0]
+
+
+def test_a_score_that_gets_lower_is_sorted_from_the_top():
+    runs = [replace(run, losses=True) for run in (*HARD, *PLAIN)]
+    assert draw(runs).axes[0].get_yticklabels()[0].get_text() == "plain LSTM"  # 140 when cut, against 112
 
 
 def test_the_figure_has_a_line_for_each_gate_and_what_is_close_to_the_plain_lstm():
     axes = draw([*HARD, *PLAIN]).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["plain LSTM", "G2-LSTM (hardtrue)"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "G2-LSTM (hardtrue)",
+        "plain LSTM",
+    ]  # best when cut first
     band = axes.patches[0].get_bbox()
     assert (band.x0, band.x1) == pytest.approx((101.5 * 0.99, 101.5 * 1.01))
 
 
-def test_the_command_says_which_file_is_missing(tmp_path, capsys):
-    with pytest.raises(Exception, match=r"sweep\.json"):
-        command.run_study([f"results={tmp_path}", "name=x"])
+def test_the_command_shows_runs_by_their_options(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command.study, "read", lambda *_: [*HARD, *PLAIN])
+    assert command.run_study([f"results={tmp_path}", "name=x"]) == 0
+    assert "| G2-LSTM (hardtrue) |" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"study.md", "study.png", "study.svg"}
