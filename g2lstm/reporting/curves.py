@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from g2lstm.reporting.figures import COLOURS, DASHES, gate_label, grid, looks
+from g2lstm.reporting.figures import COLOURS, DASHES, gate_kind, gate_label, grid, looks
 from g2lstm.reporting.run_tables import Groups, metric_of
 from g2lstm.runs.run import Run
 
@@ -61,7 +61,7 @@ def _drawn(curves: dict[str, list[Points]], x: str, y: str, title: str, lower_is
     for name, (colour, marker) in looks(shown).items():
         for index, points in enumerate(shown[name]):
             axes.plot(
-                *zip(*points, strict=True), color=colour, linestyle=DASHES.get(name, "-"), markersize=4,
+                *zip(*points, strict=True), color=colour, linestyle=DASHES.get(gate_kind(name), "-"), markersize=4,
                 marker=("." if name in COLOURS else marker) if len(points) < 40 else None,
                 label=fill(gate_label(name), 44) if index == 0 else None,
             )  # fmt: skip

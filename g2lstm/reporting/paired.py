@@ -74,14 +74,17 @@ def _scores(folder: Path) -> Measured:
 
 
 def _losses(folder: Path, *, compressed: bool) -> Measured:
-    """What each setting costs on all of test; also the metric of the `compressed` models."""
+    """What each setting costs on test, on its beginning where no more was read; also the metric of `compressed` models."""
     losses, scores = Measured(), Measured()
-    rows = [row for row in sweep.open_store(folder / "sweep.json").all() if row["split"] == "test" and not row.get("limit")]
+    rows = [row for row in sweep.open_store(folder / "sweep.json").all() if row["split"] == "test"]
+    limits: set[int] = {row.get("limit") or 0 for row in rows}
+    limit = 0 if 0 in limits else max(limits, default=0)
+    rows, part = [row for row in rows if (row.get("limit") or 0) == limit], f", first {limit:,}" if limit else ""
     for row in sweep.of_one_target(rows) if rows else ():
         if row["setting"] != ORIGINAL and not row["variant"]:
             if row["difference"] is None:
                 raise UserError(f"{folder / 'sweep.json'} lacks the uncompressed {row['run']}: repeat the sweep")
-            label, digits = Method.parse(row["setting"]).label, row.get("digits", 2)
+            label, digits = Method.parse(row["setting"]).label + part, row.get("digits", 2)
             loss = row["difference"] if lower_is_better(row) else -row["difference"]
             losses.setdefault((f"loss under {label}", digits), {}).setdefault(row["gate"], {})[row["seed"]] = loss
             score = scores.setdefault((f"{row['metric'].replace('_', ' ')} under {label}", digits), {})

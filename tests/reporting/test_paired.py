@@ -67,3 +67,12 @@ def test_the_only_variant_of_a_gate_stands_for_it(record_run, tmp_path) -> None:
     assert "| test perplexity | 80.00 | 84.00 | +4.00 (one seed: no interval) | 1 |" in found
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=2", test_perplexity=70.0)
     assert recorded("x", tmp_path) == "(nothing is measured of all gates yet)"  # of several none is chosen
+
+
+def test_a_sweep_of_the_beginning_of_test_is_called_one(results) -> None:
+    path = results / "compression" / "x" / "sweep.json"
+    rows = [row for row in json.loads(path.read_text()) if row["split"] == "test"]
+    path.write_text(json.dumps([row | {"limit": 1000} for row in rows if row["limit"] is None]))
+    found = recorded("compression/x", results)
+    assert "| loss under SVD 64, first 1,000 | 89.00 | 89.50 | +0.50 (" in found
+    assert "| loss under SVD 64 |" not in found
