@@ -92,7 +92,7 @@ def draw(runs: list[Measured]) -> Figure:
 def _groups(runs: list[Measured]) -> Groups:
     """Runs by gate and seed, the plain LSTM first."""
     found: Groups = {}
-    for run in sorted(runs, key=lambda run: (gate_kind(run.gate) != BASELINE, gate_order(run.gate), run.seed)):
+    for run in sorted(runs, key=lambda run: (gate_order(run.gate), run.seed)):
         found.setdefault(run.gate, {})[run.seed] = run
     return found
 
