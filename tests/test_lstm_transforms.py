@@ -91,8 +91,8 @@ ONE_LAYER = {"num_layers": 1, "bidirectional": False, "dropout": 0.0}  # compile
 def test_a_training_pass_is_one_graph_with_the_same_numbers(gate, engine, options, layers_can_be_compiled):
     if engine == "native" and compiled.problem() is not None:
         pytest.skip("no kernel")
-    if torch.__version__.startswith("2.9.") and engine == "native" and isinstance(gate, GumbelGate):
-        pytest.skip("a graph of torch 2.9 draws other noise")
+    if torch.__version__.startswith(("2.9.", "2.11.")) and engine == "native" and isinstance(gate, GumbelGate):
+        pytest.skip("a graph of torch 2.9 and 2.11 draws other noise")
     shape = {"num_layers": 2, "bidirectional": True, "dropout": 0.2}
     rnn = G2LSTM(D, H, gate=gate, engine=engine, weight_dropout=0.3, **(shape | options))
     graph = torch.compile(rnn, backend="aot_eager", fullgraph=True)

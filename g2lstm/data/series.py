@@ -223,7 +223,7 @@ class _Table:
             way = "correct it, or set data.time to another column, or to none"
             name, line = self.names[place], self.lines[wrong]
             raise UserError(f"{self.path}, line {line}: {name} is {cells[wrong]!r}, which is no time: {way}")
-        return next((times for times in found if (np.diff(times) > np.timedelta64(0)).all()), found[0])
+        return next((times for times in found if (np.diff(times) > np.timedelta64(0, "us")).all()), found[0])
 
     def numbers(self, place: int, decimal: str, *, asked: bool) -> np.ndarray | None:
         """A column with nan where a cell is empty; None where most is text and nobody asked for it."""

@@ -28,7 +28,8 @@ def task_of(*options: str, files=None) -> SeriesTask:
 
 
 def write(path, values, header="when,a,b", first="2024-01-01") -> str:
-    lines = [f"{np.datetime64(first) + place},{','.join(map(str, row))}" for place, row in enumerate(values)]
+    first, day = np.datetime64(first), np.timedelta64(1, "D")
+    lines = [f"{first + place * day},{','.join(map(str, row))}" for place, row in enumerate(values)]
     path.write_text("\n".join([header, *lines]) + "\n")
     return f"data.file={path}"
 
