@@ -162,16 +162,16 @@ def composed(*overrides: str) -> dict[str, Any]:
 def small_task(
     small_options: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Any, "torch.nn.Module"]]:
-    """Builds a task of `small_options` and its model: small_task("ptb", "gate=sigmoid")."""
+    """Builds a task of `small_options` and its model: small_task("ptb", "gate=sigmoid", device="cpu")."""
     import torch
 
     from g2lstm.runs.config import Config
 
     monkeypatch.syspath_prepend(OWN_TASK)
 
-    def build(name: str, *more: str) -> tuple[Any, "torch.nn.Module"]:
+    def build(name: str, *more: str, device: str = "cpu") -> tuple[Any, "torch.nn.Module"]:
         torch.manual_seed(0)
-        task = Config.parse(deepcopy(composed(*small_options(name), *more))).build_task(torch.device("cpu"))
-        return task, task.build_model()
+        task = Config.parse(deepcopy(composed(*small_options(name), *more))).build_task(torch.device(device))
+        return task, task.build_model().to(device)
 
     return build

@@ -154,10 +154,31 @@ def test_the_frameworks_lstm_equals_itself_on_the_cpu(dtype, reverse, full, proj
     expected = results(framework, tensors, **options, lengths=lengths)
     lengths = None if full else lengths.cuda()
     found = results(framework, on_cuda(9, 4, 16, dtype, projected=projected), **options, lengths=lengths)
-    assert_same({name: part.cpu() for name, part in found.items()}, expected, 2e-5)  # 1.2e-5 on an H200
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}[dtype]  # 2.1e-5 was seen on an H100
+    assert_same({name: part.cpu() for name, part in found.items()}, expected, tolerance)
 
 
 def test_evaluation_is_nn_lstms_on_cuda() -> None:
     rnn = G2LSTM(8, 16, 2, bidirectional=True).cuda().eval()
     x = torch.randn(5, 3, 8, device="cuda")
     assert torch.equal(rnn(x)[0], rnn.to_lstm()(x)[0])
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "sharpened", "gumbel"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("text", []), ("mnist", []), ("series", []),
+        ("parallel", []), ("parallel", ["model.decoder=stacked", "model.attention=dot"]),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "-".join(part),
+)  # fmt: skip
+def test_every_task_trains_and_is_evaluated_on_cuda_as_on_the_cpu(small_task, name, options, gate, no_tf32):
+    losses = []
+    for device in ("cpu", "cuda"):
+        task, model = small_task(name, *options, f"gate={gate}", device=device)
+        losses.append(task.evaluate(model.eval(), "valid").losses.cpu())
+        items = task.plan(torch.Generator().manual_seed(0))
+        task.loss(model.train(), next(iter(items)), None).objective.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)

@@ -7,6 +7,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -278,3 +279,25 @@ def test_an_output_changed_in_place_raises_as_backward_needs_it():
         y = output(rnn)
         y.mul_(2)
         y.sum().backward()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_states_may_be_views_though_cudnn_takes_none(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict(lstm: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            hx = next(part for part in arguments if isinstance(part, tuple | list) and len(part) == 2)
+            assert all(part.is_contiguous() for part in hx)
+            seen.append(hx)
+            return lstm(*arguments)
+
+        return called
+
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.nn.modules.rnn._VF, "lstm", strict(torch._VF.lstm))
+    monkeypatch.setattr(torch, "lstm", strict(torch.lstm))
+    rnn, x = G2LSTM(3, 4, gate=SigmoidGate()).train(training), torch.randn(5, 2, 3)
+    h, c = torch.randn(2, 2, 4).unbind(1)  # (2, 4) each, not contiguous
+    views, copies = ((part.unsqueeze(0) for part in pair) for pair in ((h, c), (h.clone(), c.clone())))
+    with nullcontext() if training else torch.no_grad():
+        assert torch.equal(rnn(x, tuple(views))[0], rnn(x, tuple(copies))[0])
+    assert seen or training

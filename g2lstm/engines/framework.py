@@ -85,7 +85,7 @@ def _lstm(
     x: Tensor, options: Options, state: State, weights: list[Tensor], *, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The framework's LSTM, forwards, on sequences that are turned round before and after where `reverse`."""
-    lengths, hx = options.lengths, [part.unsqueeze(0) for part in state]
+    lengths, hx = options.lengths, [part.unsqueeze(0).contiguous() for part in state]  # cuDNN takes no others
     arguments = has_bias, 1, 0.0, torch.is_grad_enabled(), False  # layers, dropout, training (keeps for backward), two ways
     x = _turned(x, lengths) if options.reverse else x
     with _quiet() if x.is_cuda else contextlib.nullcontext():

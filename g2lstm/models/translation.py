@@ -212,7 +212,8 @@ class Translator(nn.Module):
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first word: h = tanh of the projected mean of the memory, c = 0."""
-        h = self.initial(memory.mean()).tanh().chunk(1 + len(self.upper_decoder), -1)  # (B, H) each
+        h = self.initial(memory.mean()).tanh().chunk(1 + len(self.upper_decoder), -1)
+        h = [part.contiguous() for part in h]  # (B, H) each; nn.LSTM takes no others on CUDA
         c = torch.zeros_like(h[0], dtype=accumulation_dtype(h[0].dtype))
         fed = (h[0].new_zeros(len(c), self.decoder_weight.shape[1]),) if self.input_feeding else ()
         return tuple((part, c) for part in h), fed

@@ -3,6 +3,8 @@
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
 paper:NUMBER for a table of the paper beside ours (`conf/reproduction.yaml`),
 NAME:paired for its three gates beside each other (compression/NAME:paired, gates/NAME:paired: that part of it),
+NAME:paired:A/B,C/D for other ones, where A/B is what is called A, as gumbel-dropout1, less what is called B,
+NAME:tests:MARGIN:A/B,C/D for how sure these differences of test are,
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
 shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/step_trace.py copied,
 compression/NAME:sweep, NAME:study, gradient_flow:norms or deployment/NAME:pareto for what experiments/compression_sweep.py,
@@ -26,18 +28,26 @@ def filled(document: str, results: Path) -> str:
 
 def quoted(name: str, results: Path) -> str:
     """The table of this name."""
-    folder, _, kind = name.partition(":")
+    folder, kind, *options = name.split(":") if ":" in name else (name, "")
     if not kind:
         return run_tables.recorded(results / folder)
     if folder == "paper":
         return paper_tables.recorded(kind, results)
     if kind == "paired":
-        return paired.recorded(folder, results)
+        return paired.recorded(folder, results, _pairs(*options))
+    if kind == "tests":
+        margin, pairs = options
+        return paired.tests(folder, results, float(margin), _pairs(pairs))
     for tables in (gate_tables, speed_tables, shapes, profiles):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)
     path = results / folder / f"{kind}.md"
     return path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"(no {kind} is recorded yet)"
+
+
+def _pairs(text: str = "") -> list[paired.Pair]:
+    """ "A/B,C/D" -> [("A", "B"), ("C", "D")]"""
+    return [(one, other) for one, _, other in (pair.partition("/") for pair in text.split(",") if pair)]
 
 
 def fill(documents: Iterable[Path], results: Path, *, write: bool) -> list[Path]:

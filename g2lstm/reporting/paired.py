@@ -1,5 +1,6 @@
-"""The paper's three gates beside each other, paired by seed: test metric, what compression costs, how binary gates are."""
+"""Gates beside each other, paired by seed: test metric, what compression costs, how binary gates are."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -7,8 +8,8 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
-from g2lstm.reporting.comparison import mean_interval
-from g2lstm.reporting.figures import NAMES, gate_kind, gate_label
+from g2lstm.reporting.comparison import equivalence_test, mean_interval, sign_flip_test
+from g2lstm.reporting.figures import NAMES, gate_kind, gate_label, gate_order
 from g2lstm.reporting.run_tables import BASELINE, ONE_SEED, columns, metric_of, recorded_runs, values
 from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import interval, markdown, number
@@ -16,40 +17,79 @@ from g2lstm.reporting.tables import interval, markdown, number
 OURS, PEERS = "gumbel", (BASELINE, "sharpened")
 FOOTNOTE = "Means over the n seeds that all gates have; of differences, paired by seed, also the 95% t-interval."
 TERMS = {"loss": "how much worse test gets under compression", "binary": "below 0.1 or above 0.9 in test, all layers"}
+NOTHING = "(nothing is measured of all gates yet)"
+Pair = tuple[str, str]  # of gates: one less the other
 Measured = dict[tuple[str, int], dict[str, dict[int, float]]]  # by title and its digits, gate and seed
 
 
-def recorded(name: str, results: Path) -> str:
-    """The table of an experiment; of "compression/NAME" and "gates/NAME" that part alone, the first in more detail."""
+def recorded(name: str, results: Path, pairs: Sequence[Pair] = ()) -> str:
+    """The table of an experiment; of "compression/NAME" and "gates/NAME" that part alone, the first in more detail.
+
+    Args:
+        name: of the experiment, or of that part.
+        results: the folder of recorded runs.
+        pairs: which of its gates are compared, by what their runs are called; the paper's three without it.
+    """
     part, _, experiment = name.rpartition("/")
     found = {} if part else _scores(results / experiment)
     if part in ("", "compression"):
         found |= _losses(results / "compression" / experiment, compressed=bool(part))
     if part in ("", "gates"):
         found |= _gates(results / "gates" / experiment)
-    return table(found)
+    return table(found, pairs)
 
 
-def table(measured: Measured) -> str:
-    """A line for each title; a column for each gate, and for G2-LSTM's differences from the others."""
-    names = _of_each([gate for of_gate in measured.values() for gate in of_gate])
-    peers = [names[kind] for kind in PEERS if kind in names and OURS in names]
-    ours, gates = names.get(OURS, ""), list(names.values())
-    lines = [["", *map(gate_label, gates), *(f"{gate_label(ours)} less {gate_label(peer)}" for peer in peers), "n"]]
-    for (title, digits), of_gate in measured.items() if peers else ():
+def tests(name: str, results: Path, margin: float, pairs: Sequence[Pair]) -> str:
+    """Test metrics of `pairs` with what says how sure their differences are, one of `margin` or more included."""
+    lines = [["", "difference paired by seed", "95% t-interval", "sign-flip p", f"p of {margin:g} or more", "n"]]
+    for (title, digits), of_gate in _scores(results / name).items():
+        for one, other in pairs:
+            found = _differences(of_gate, (one, other))
+            if (span := mean_interval(found)) is not None:
+                cells = [number(mean(found), digits, "+"), interval(*span, digits, "+")]
+                cells += [f"{p:.3f}" for p in (sign_flip_test(found), equivalence_test(found, margin))]
+                lines.append([f"{title}, {_less(one, other)}", *cells, str(len(found))])
+    text = (
+        f"p of {margin:g} or more: two one-sided t-tests; below 0.025 the interval lies within -{margin:g} to +{margin:g}. "
+        "The sign-flip p of n pairs is 2/2^n at least."
+    )
+    return markdown(lines, text) if lines[1:] else NOTHING
+
+
+def table(measured: Measured, pairs: Sequence[Pair] = ()) -> str:
+    """A line for each title; a column for each gate, and for the differences of `pairs`, or of G2-LSTM from the others."""
+    pairs = pairs or _of_ours(_of_each([gate for of_gate in measured.values() for gate in of_gate]))
+    gates = sorted({gate for pair in pairs for gate in pair}, key=gate_order)
+    lines = [["", *map(gate_label, gates), *(_less(*pair) for pair in pairs), "n"]]
+    for (title, digits), of_gate in measured.items() if pairs else ():
         if seeds := sorted(set.intersection(*(set(of_gate.get(gate, ())) for gate in gates))):
-            cells = [number(mean(of_gate[gate][seed] for seed in seeds), digits) for gate in gates]
-            cells += [difference([of_gate[ours][n] - of_gate[peer][n] for n in seeds], digits) for peer in peers]
+            kept = {gate: {seed: of_gate[gate][seed] for seed in seeds} for gate in gates}
+            cells = [number(mean(kept[gate].values()), digits) for gate in gates]
+            cells += [difference(_differences(kept, pair), digits) for pair in pairs]
             lines.append([title, *cells, str(len(seeds))])
     used = {line[0].partition(" ")[0] for line in lines}
     terms = [f"{term.capitalize()}: {text}." for term, text in TERMS.items() if term in used]
-    return markdown(lines, " ".join([FOOTNOTE, *terms])) if lines[1:] else "(nothing is measured of all gates yet)"
+    return markdown(lines, " ".join([FOOTNOTE, *terms])) if lines[1:] else NOTHING
 
 
 def difference(found: list[float], digits: int) -> str:
     """The mean of paired differences with its 95% t-interval."""
     span = mean_interval(found)
     return f"{number(mean(found), digits, '+')} ({interval(*span, digits, '+') if span else ONE_SEED})"
+
+
+def _differences(of_gate: Mapping[str, Mapping[int, float]], pair: Pair) -> list[float]:
+    """One less the other, by seed, of the seeds that both have."""
+    one, other = (of_gate.get(gate, {}) for gate in pair)
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def _less(one: str, other: str) -> str:
+    return f"{gate_label(one)} less {gate_label(other)}"
+
+
+def _of_ours(names: Mapping[str, str]) -> list[Pair]:
+    return [(names[OURS], names[kind]) for kind in PEERS if kind in names and OURS in names]
 
 
 def _of_each(names: list[str]) -> dict[str, str]:

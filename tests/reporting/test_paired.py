@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from statistics import stdev
 
 import pytest
+from scipy.stats import t
 
 from g2lstm.inspection.measure import ALL
 from g2lstm.reporting.documents import filled
@@ -67,6 +69,28 @@ def test_the_only_variant_of_a_gate_stands_for_it(record_run, tmp_path) -> None:
     assert "| test perplexity | 80.00 | 84.00 | +4.00 (one seed: no interval) | 1 |" in found
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=2", test_perplexity=70.0)
     assert recorded("x", tmp_path) == "(nothing is measured of all gates yet)"  # of several none is chosen
+
+
+def test_a_document_names_the_pairs_that_it_compares(record_run, tmp_path) -> None:
+    differences = (1.0, 2.0, 4.0)
+    for seed, less in enumerate(differences, 1):
+        record_run(tmp_path / "x", seed, "gate=sigmoid", "model.dropout_scale=1", test_perplexity=90.0)
+        record_run(tmp_path / "x", seed, "gate=sigmoid", "model.dropout_scale=2", test_perplexity=80.0)
+        record_run(tmp_path / "x", seed, "gate=gumbel", "model.dropout_scale=1", test_perplexity=80.0 + less)
+    pairs = "gumbel-dropout1/sigmoid-dropout2,gumbel-dropout1/sigmoid-dropout1"
+    found = filled(f"<!-- table: x:paired:{pairs} -->\n<!-- end of table -->", tmp_path)
+    span = "({:+.2f} to {:+.2f})"
+    half = 4.30265273 * stdev(differences) / 3**0.5  # t with two degrees of freedom
+    low, high = 7 / 3 - half, 7 / 3 + half
+    first, second = (f"{7 / 3 - less:+.2f} {span.format(low - less, high - less)}" for less in (0, 10))
+    assert f"| test perplexity | 90.00 | 80.00 | 82.33 | {first} | {second} | 3 |" in found
+    tests = filled(f"<!-- table: x:tests:5:{pairs} -->\n<!-- end of table -->", tmp_path)
+    title = "| test perplexity, G2-LSTM (dropout1) less plain LSTM (dropout2) |"
+    (line,) = (line for line in tests.splitlines() if line.startswith(title))
+    p = t.sf((5 - 7 / 3) / (stdev(differences) / 3**0.5), 2)
+    assert line == f"{title} +2.33 | {low:+.2f} to {high:+.2f} | 0.250 | {p:.3f} | 3 |"
+    assert "p of 5 or more" in tests
+    assert "nothing is measured" in filled("<!-- table: x:tests:1:a/b -->\n<!-- end of table -->", tmp_path)
 
 
 def test_a_sweep_of_the_beginning_of_test_is_called_one(results) -> None:
