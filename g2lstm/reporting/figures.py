@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -23,6 +24,8 @@ DASHES = {"sigmoid": "--", "sharpened": ":", "gumbel": "-"}
 MARKERS = {"sigmoid": "o", "sharpened": "s", "gumbel": "^"}
 # Colour and marker of what is no gate, and of variants of one: the rest of the palette.
 MORE_LINES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
+
+LEGEND_INCHES, LETTERS_AN_INCH = 0.7, 13  # of a text in a legend: beside its letters, and how wide these are
 
 
 def looks(gates: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -62,6 +65,19 @@ def lacking(texts: Iterable[str]) -> str:
 def grid(lines: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
     """A figure of so many inches, and its (lines, columns) axes."""
     return plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+
+
+def legend_below(figure: Figure, handles: Iterable[Any], texts: Iterable[str], most: int) -> None:
+    """A legend under all panels, of `most` columns, or as many as have room."""
+    texts, columns = list(texts), most
+    while columns > 1 and _legend_inches(texts, columns) > figure.get_figwidth():
+        columns -= 1
+    figure.legend(list(handles), texts, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _legend_inches(texts: list[str], columns: int) -> float:
+    lengths = [max(map(len, part)) for part in np.array_split(texts, min(columns, len(texts)))]  # column by column
+    return sum(LEGEND_INCHES + length / LETTERS_AN_INCH for length in lengths)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from g2lstm.inspection.measure import BLOCK_NAMES, joined
-from g2lstm.reporting.figures import gate_label, grid
+from g2lstm.reporting.figures import gate_label, grid, legend_below
 from g2lstm.reporting.gate_tables import text_read
 from g2lstm.runs.store import Row
 
@@ -57,8 +57,7 @@ def draw_modes(rows: list[Row], layer: str) -> Figure | None:
     for axes in panels:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
-    handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=1 if len(titles) < 2 else 3, frameon=False)
+    legend_below(figure, *panels[0].get_legend_handles_labels(), 3)
     figure.suptitle(f"Gate values of {layer}, 50 bins\n{text_read(rows[0])}", fontsize="medium")
     return figure
 

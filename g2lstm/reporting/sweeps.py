@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from g2lstm.compression.methods import ORIGINAL, Method
-from g2lstm.reporting.figures import gate_label, gate_order, grid, looks, save_figure
+from g2lstm.reporting.figures import gate_label, gate_order, grid, legend_below, looks, save_figure
 from g2lstm.reporting.tables import SPREAD, markdown, number, spread
 from g2lstm.runs.store import Row
 
@@ -129,7 +129,7 @@ def _figure(rows: list[Row], axis: str) -> Figure:
     for axes in panels.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)  # the line comes before the hollow marks
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, handles.values(), handles.keys(), 4)
     return figure
 
 

@@ -5,6 +5,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from compression_sweep import compression_sweep
@@ -14,7 +15,7 @@ from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
 from g2lstm.compression import Method, Target, compressed_copy
 from g2lstm.compression import sweep as sweeping
 from g2lstm.models.language_model import LanguageModel
-from g2lstm.reporting.sweeps import tables
+from g2lstm.reporting.sweeps import figures, tables
 from g2lstm.runs.compose import compose
 from g2lstm.runs.run import Run, default_folder
 from g2lstm.runs.start import start
@@ -310,3 +311,21 @@ def test_a_recorded_run_without_weights_is_one_line(capsys) -> None:
     run = ROOT / "results" / "ptb_50_steps" / "sigmoid-seed1"
     assert cli.guarded(lambda: compression_sweep([f"runs={run}"])) == 2
     assert "has no weights (best.safetensors)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "names", [["sigmoid", "gumbel"], ["sigmoid-dropout1", "sigmoid-dropout2", "gumbel-dropout1", "gumbel-dropout2"]]
+)
+def test_the_legend_fits_its_figure(names: list[str]) -> None:
+    about = {"metric": "perplexity", "variant": "", "split": "test", "limit": None, "lower_is_better": True, "seed": 1}
+    rows = [
+        about | {"gate": gate, "run": gate, "setting": setting, "value": 80.0, "rank": rank, "bits_per_gate_parameter": rank}
+        for gate in names for setting, rank in (("original", 32), ("svd:8", 8), ("svd:4", 4))
+    ]  # fmt: skip
+    for figure in figures(rows).values():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        plt.close(figure)

@@ -81,6 +81,17 @@ def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
     assert draw_modes([row for row in rows if row["gate"] == "sigmoid"], "layers.0") is None
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_legend_fits_its_figure(count: int) -> None:
+    rows = [row | {"gate": f"gumbel-dropout{n}"} for n in range(count) for row in measured() if row["gate"] != "sigmoid"]
+    figure = draw_modes(rows, "layers.0")
+    assert figure is not None
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_long_names_are_broken_into_lines() -> None:
     rows = [row | {"gate": f"gumbel-tau0.{n}-noise_p0.5-weight_dropout0.25"} for n in range(3) for row in measured()]
     figure = draw_histograms(rows, "layers.0", 10)
