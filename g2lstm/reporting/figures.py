@@ -1,6 +1,7 @@
 """How tables and figures show gates, their names, order and looks, and how a figure is written."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from itertools import cycle
@@ -25,6 +26,9 @@ MARKERS = {"sigmoid": "o", "sharpened": "s", "gumbel": "^"}
 # Colour and marker of what is no gate, and of variants of one: the rest of the palette.
 MORE_LINES = (("#CC79A7", "v"), ("#56B4E9", "D"), ("#D55E00", "P"), ("#000000", "X"), ("#F0E442", "*"))
 
+# Options of which runs are named whose values are words, and what others are called.
+WORDED = ("noise_p_schedule", "noise_scope", "tau_schedule", "hard", "gates", "order")
+OPTIONS = {"dropout": "dropouts x"}
 LEGEND_INCHES, LETTERS_AN_INCH = 0.7, 13  # of a text in a legend: beside its letters, and how wide these are
 
 
@@ -48,11 +52,20 @@ def gate_order(gate: str) -> tuple[int, str]:
 
 
 def gate_label(gate: str) -> str:
-    """ "gumbel-p0.5" -> "G2-LSTM (p0.5)"."""
+    """ "gumbel-tau1-tau_schedulecosine" -> "G2-LSTM (tau 1, tau_schedule cosine)"."""
     kind = gate_kind(gate)
     prefix, _, rest = gate.partition(kind)
-    extra = ", ".join(part for part in (prefix.strip("/"), rest.strip("-")) if part)
+    options = [_spaced(part) for part in re.split("-(?=[a-z])", rest.strip("-")) if part]  # "lr1e-3" is one
+    extra = ", ".join(part for part in (prefix.strip("/"), *options) if part)
     return NAMES.get(kind, kind) + (f" ({extra})" if extra else "")
+
+
+def _spaced(option: str) -> str:
+    """An option as a run's name has it, "p0.5" -> "p 0.5"."""
+    key, value = re.fullmatch(f"((?:{'|'.join(WORDED)})(?=.)|[a-z_]+(?=[-+.]?[0-9])|)(.*)", option, re.DOTALL).groups()  # type: ignore[union-attr]
+    if key in WORDED:
+        value = value.replace("_", " ")
+    return f"{OPTIONS.get(key, key)} {value}".strip()
 
 
 def lacking(texts: Iterable[str]) -> str:

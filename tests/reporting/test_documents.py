@@ -27,7 +27,7 @@ def test_a_table_has_a_row_for_each_gate_with_mean_and_deviation_over_seeds(reco
     record_run(tmp_path / "x", 1, "gate=gumbel", "gate.noise_p=0.5", test_perplexity=86.0)
     rows = table(tmp_path / "x").split("\n\n| difference")[0].splitlines()
     assert rows[2].startswith("| plain LSTM | 92.00 ± 0.00 | 89.00 ± 1.41 |")
-    assert rows[3].startswith("| G2-LSTM (p0.5) | 92.00 | 86.00 |")
+    assert rows[3].startswith("| G2-LSTM (p 0.5) | 92.00 | 86.00 |")
     assert "a machine, torch 2.13" in rows[-1]
 
 
@@ -59,7 +59,7 @@ def test_without_its_own_variant_a_gate_is_compared_with_the_only_plain_lstm(rec
     record_run(tmp_path / "x", 1, "gate=sigmoid", MORE, test_perplexity=80.0)
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=1", test_perplexity=84.0)
     (line,) = (line for line in table(tmp_path / "x").split("\n\n")[2].splitlines() if "G2" in line)
-    assert line.startswith("| G2-LSTM (dropout1) less plain LSTM (dropout2) |")
+    assert line.startswith("| G2-LSTM (dropouts x 1) less plain LSTM (dropouts x 2) |")
     assert "+4.00 (one seed" in line
     record_run(tmp_path / "x", 1, "gate=sigmoid", "model.dropout_scale=3", test_perplexity=80.0)
     assert "paired by seed" not in table(tmp_path / "x")  # two plain LSTMs, neither of its kind

@@ -10,7 +10,7 @@ import pytest
 
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL
-from g2lstm.reporting.figures import lacking, save_figure
+from g2lstm.reporting.figures import gate_label, lacking, save_figure
 from g2lstm.reporting.gate_tables import recorded, word_table
 from g2lstm.reporting.histograms import draw_histograms, draw_modes
 
@@ -39,7 +39,7 @@ def test_tables_have_mean_and_deviation_over_seeds(tmp_path) -> None:
     assert lines[0].startswith("| gate in test | layers.0, input gate: binary | layers.0, input gate: entropy, bits |")
     assert lines[2].startswith("| plain LSTM | 40.0 ± 14.1% | 0.250 ± 0.000 |")
     assert lines[2].endswith("| 2 |")
-    assert lines[3].startswith("| G2-LSTM (p0.5) | 80.0% | 0.250 |")
+    assert lines[3].startswith("| G2-LSTM (p 0.5) | 80.0% | 0.250 |")
     lines = recorded(tmp_path, "modes").splitlines()
     assert lines[2].startswith("| plain LSTM | test | 0.400 ± 0.000 | 40.0 ± 14.1% |")
     assert [line.split(" | ")[1] for line in lines[4:8]] == [
@@ -68,7 +68,7 @@ def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
         figure = draw_histograms(rows, "layers.0", bins)
         assert "First 1,000 sentences of train" in figure.get_suptitle()
         titles = [axes.get_title() for axes in figure.axes]
-        assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p0.5)", "", ""]
+        assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p 0.5)", "", ""]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
         assert len(figure.axes[0].patches[0].get_data().values) == bins
     files = save_figure(figure, tmp_path, "histograms")
@@ -76,9 +76,26 @@ def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
     modes = draw_modes(rows, "layers.0")
     assert modes is not None
     assert "First 1,000 sentences of train" in modes.get_suptitle()
-    assert [axes.get_title() for axes in modes.axes] == ["G2-LSTM\n(p0.5)", ""]
+    assert [axes.get_title() for axes in modes.axes] == ["G2-LSTM\n(p 0.5)", ""]
     assert [len(axes.patches) for axes in modes.axes] == [3, 3]
     assert draw_modes([row for row in rows if row["gate"] == "sigmoid"], "layers.0") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("sigmoid", "plain LSTM"),
+        ("a", "a"),
+        ("x/gumbel", "G2-LSTM (x)"),
+        ("x/gumbel-dropout2", "G2-LSTM (x, dropouts x 2)"),
+        ("sharpened-lr1e-3-p0.5", "sharpened sigmoid (lr 1e-3, p 0.5)"),
+        ("gumbel-tau_end0.2-tau_schedulecosine", "G2-LSTM (tau_end 0.2, tau_schedule cosine)"),
+        ("gumbel-hardtrue-gatesi_f_o", "G2-LSTM (hard true, gates i f o)"),
+        ("gumbel-order-other", "G2-LSTM (order, other)"),
+    ],
+)  # fmt: skip
+def test_options_in_a_name_are_told_from_their_values(name: str, label: str) -> None:
+    assert gate_label(name) == label
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

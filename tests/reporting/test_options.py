@@ -32,9 +32,9 @@ def test_each_gate_has_a_line_and_its_differences_from_the_plain_lstm_of_the_sam
         lines[2]
         == "| plain LSTM | 100.50 ± 0.71 | 101.50 ± 0.71 | 140.00 ± 0.00 | 101.50 ± 0.71 | 30.0 ± 0.0 | +38.50 ± 0.71 | 2 |"
     )
-    assert lines[3].startswith("| G2-LSTM (hardtrue) |")
+    assert lines[3].startswith("| G2-LSTM (hard true) |")
     assert lines[3].endswith("| 3 |")
-    difference = next(line for line in lines[4:] if line.startswith("| G2-LSTM (hardtrue)"))
+    difference = next(line for line in lines[4:] if line.startswith("| G2-LSTM (hard true)"))
     # 10% above the plain LSTM as it is, and 3 above it where gates are not cut, in both seeds; the third has no peer
     assert "| +10.0 (+10.0 to +10.0) | +3.00 (+3.00 to +3.00) | +3.00 (+3.00 to +3.00) | -28.35 (" in difference
     assert difference.endswith("| 2 |")
@@ -76,7 +76,7 @@ def test_a_score_that_gets_lower_is_sorted_from_the_top():
 def test_the_figure_has_a_line_for_each_gate_and_what_is_close_to_the_plain_lstm():
     axes = draw([*HARD, *PLAIN]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "G2-LSTM (hardtrue)",
+        "G2-LSTM (hard true)",
         "plain LSTM",
     ]  # best when cut first
     band = axes.patches[0].get_bbox()
@@ -86,5 +86,5 @@ def test_the_figure_has_a_line_for_each_gate_and_what_is_close_to_the_plain_lstm
 def test_the_command_shows_runs_by_their_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command.study, "read", lambda *_: [*HARD, *PLAIN])
     assert command.run_study([f"results={tmp_path}", "name=x"]) == 0
-    assert "| G2-LSTM (hardtrue) |" in capsys.readouterr().out
+    assert "| G2-LSTM (hard true) |" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"study.md", "study.png", "study.svg"}

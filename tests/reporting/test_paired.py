@@ -63,9 +63,8 @@ def test_the_only_variant_of_a_gate_stands_for_it(record_run, tmp_path) -> None:
     record_run(tmp_path / "x", 1, "gate=sigmoid", "model.dropout_scale=2", test_perplexity=80.0)
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=1", test_perplexity=84.0)
     found = recorded("x", tmp_path)
-    assert found.startswith(
-        "|  | plain LSTM (dropout2) | G2-LSTM (dropout1) | G2-LSTM (dropout1) less plain LSTM (dropout2) | n |"
-    )
+    ours, plain = "G2-LSTM (dropouts x 1)", "plain LSTM (dropouts x 2)"
+    assert found.startswith(f"|  | {plain} | {ours} | {ours} less {plain} | n |")
     assert "| test perplexity | 80.00 | 84.00 | +4.00 (one seed: no interval) | 1 |" in found
     record_run(tmp_path / "x", 1, "gate=gumbel", "model.dropout_scale=2", test_perplexity=70.0)
     assert recorded("x", tmp_path) == "(nothing is measured of all gates yet)"  # of several none is chosen
@@ -85,7 +84,7 @@ def test_a_document_names_the_pairs_that_it_compares(record_run, tmp_path) -> No
     first, second = (f"{7 / 3 - less:+.2f} {span.format(low - less, high - less)}" for less in (0, 10))
     assert f"| test perplexity | 90.00 | 80.00 | 82.33 | {first} | {second} | 3 |" in found
     tests = filled(f"<!-- table: x:tests:5:{pairs} -->\n<!-- end of table -->", tmp_path)
-    title = "| test perplexity, G2-LSTM (dropout1) less plain LSTM (dropout2) |"
+    title = "| test perplexity, G2-LSTM (dropouts x 1) less plain LSTM (dropouts x 2) |"
     (line,) = (line for line in tests.splitlines() if line.startswith(title))
     p = t.sf((5 - 7 / 3) / (stdev(differences) / 3**0.5), 2)
     assert line == f"{title} +2.33 | {low:+.2f} to {high:+.2f} | 0.250 | {p:.3f} | 3 |"
