@@ -1,6 +1,7 @@
 """Documents that quote tables of what was recorded.
 
 A document quotes a table between the lines `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is a folder of results/,
+NAME:runs for its runs without their differences,
 paper:NUMBER for a table of the paper beside ours (`conf/reproduction.yaml`),
 NAME:paired for its three gates beside each other (compression/NAME:paired, gates/NAME:paired: that part of it),
 NAME:paired:A/B,C/D for other ones, where A/B is what is called A, as gumbel-dropout1, less what is called B,
@@ -33,6 +34,8 @@ def quoted(name: str, results: Path) -> str:
         return run_tables.recorded(results / folder)
     if folder == "paper":
         return paper_tables.recorded(kind, results)
+    if kind == "runs":
+        return run_tables.run_table(run_tables.recorded_runs(results / folder))
     if kind == "paired":
         return paired.recorded(folder, results, _pairs(*options))
     if kind == "tests":

@@ -10,13 +10,15 @@ from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
 from g2lstm.reporting.comparison import equivalence_test, mean_interval, sign_flip_test
 from g2lstm.reporting.figures import NAMES, gate_kind, gate_label, gate_order
+from g2lstm.reporting.gate_tables import text_read
 from g2lstm.reporting.run_tables import BASELINE, ONE_SEED, columns, metric_of, recorded_runs, values
 from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import interval, markdown, number
+from g2lstm.runs.store import Row
 
 OURS, PEERS = "gumbel", (BASELINE, "sharpened")
 FOOTNOTE = "Means over the n seeds that all gates have; of differences, paired by seed, also the 95% t-interval."
-TERMS = {"loss": "how much worse test gets under compression", "binary": "below 0.1 or above 0.9 in test, all layers"}
+TERMS = {"loss": "how much worse test gets under compression", "binary": "below 0.1 or above 0.9 without noise, all layers"}
 NOTHING = "(nothing is measured of all gates yet)"
 Pair = tuple[str, str]  # of gates: one less the other
 Measured = dict[tuple[str, int], dict[str, dict[int, float]]]  # by title and its digits, gate and seed
@@ -34,14 +36,16 @@ def recorded(name: str, results: Path, pairs: Sequence[Pair] = ()) -> str:
     found = {} if part else _scores(results / experiment)
     if part in ("", "compression"):
         found |= _losses(results / "compression" / experiment, compressed=bool(part))
+    rows: list[Row] = []
     if part in ("", "gates"):
-        found |= _gates(results / "gates" / experiment)
-    return table(found, pairs)
+        rows = of_one_text(recorded_rows(results / "gates" / experiment, "gates", "metric"))
+        found |= _gates(rows)
+    return table(found, pairs, *(text_read(row) for row in rows[:1]))
 
 
 def tests(name: str, results: Path, margin: float, pairs: Sequence[Pair]) -> str:
-    """Test metrics of `pairs` with what says how sure their differences are, one of `margin` or more included."""
-    lines = [["", "difference paired by seed", "95% t-interval", "sign-flip p", f"p of {margin:g} or more", "n"]]
+    """Test metrics of `pairs` with what says how sure their differences are, and that they are within `margin`."""
+    lines = [["", "difference paired by seed", "95% t-interval", "sign-flip p", f"p, beyond ±{margin:g}", "n"]]
     for (title, digits), of_gate in _scores(results / name).items():
         for one, other in pairs:
             found = _differences(of_gate, (one, other))
@@ -50,14 +54,17 @@ def tests(name: str, results: Path, margin: float, pairs: Sequence[Pair]) -> str
                 cells += [f"{p:.3f}" for p in (sign_flip_test(found), equivalence_test(found, margin))]
                 lines.append([f"{title}, {_less(one, other)}", *cells, str(len(found))])
     text = (
-        f"p of {margin:g} or more: two one-sided t-tests; below 0.025 the interval lies within -{margin:g} to +{margin:g}. "
-        "The sign-flip p of n pairs is 2/2^n at least."
+        f"p, beyond ±{margin:g}: two one-sided t-tests; below 0.025 the interval lies within -{margin:g} to +{margin:g}. "
+        "The sign-flip p of n pairs is 2/2^n at least. Not corrected for the number of intervals."
     )
     return markdown(lines, text) if lines[1:] else NOTHING
 
 
-def table(measured: Measured, pairs: Sequence[Pair] = ()) -> str:
-    """A line for each title; a column for each gate, and for the differences of `pairs`, or of G2-LSTM from the others."""
+def table(measured: Measured, pairs: Sequence[Pair] = (), text: str = "") -> str:
+    """A line for each title; a column for each gate, and for the differences of `pairs`, or of G2-LSTM from the others.
+
+    `text` is what gates were measured on.
+    """
     pairs = pairs or _of_ours(_of_each([gate for of_gate in measured.values() for gate in of_gate]))
     gates = sorted({gate for pair in pairs for gate in pair}, key=gate_order)
     lines = [["", *map(gate_label, gates), *(_less(*pair) for pair in pairs), "n"]]
@@ -68,7 +75,8 @@ def table(measured: Measured, pairs: Sequence[Pair] = ()) -> str:
             cells += [difference(_differences(kept, pair), digits) for pair in pairs]
             lines.append([title, *cells, str(len(seeds))])
     used = {line[0].partition(" ")[0] for line in lines}
-    terms = [f"{term.capitalize()}: {text}." for term, text in TERMS.items() if term in used]
+    terms = [f"{term.capitalize()}: {meaning}." for term, meaning in TERMS.items() if term in used]
+    terms += [f"Gates: {text[0].lower()}{text[1:]}."] if text and "binary" in used else []
     return markdown(lines, " ".join([FOOTNOTE, *terms])) if lines[1:] else NOTHING
 
 
@@ -132,10 +140,9 @@ def _losses(folder: Path, *, compressed: bool) -> Measured:
     return losses | scores if compressed else losses
 
 
-def _gates(folder: Path) -> Measured:
+def _gates(rows: list[Row]) -> Measured:
     """Binary shares, and what cutting gates to 0 or 1 changes."""
     found: Measured = {}
-    rows = of_one_text(recorded_rows(folder, "gates", "metric"))
     in_test = {(row["gate"], row["seed"]): row["value"] for row in rows if (row["kind"], row["mode"]) == ("metric", "test")}
     for row in rows:
         if row["kind"] == "metric" and row["mode"] == "hard":

@@ -106,6 +106,9 @@ def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -
     if about.smaller_than and compression is None:
         mine, theirs = (_options(tuple(chosen.options)) for chosen in (about, plan.experiments[about.smaller_than]))
         differ = [f"`{name}` {value} for {theirs.get(name)}" for name, value in mine.items() if theirs.get(name) != value]
+        for run in runs[:1]:  # of one text
+            if (whole := run.summary.get("train_pairs_of_whole")) is not None:
+                differ.append(f"{run.summary['train_pairs']:,} training pairs for the {whole:,} of the whole text")
         text += f" Unlike the paper's size: {', '.join(differ)}."
     return text
 

@@ -48,6 +48,14 @@ def test_differences_are_paired_by_seed(record_run, tmp_path) -> None:
     assert "mean ± standard deviation over seeds" in table(tmp_path / "x")
 
 
+def test_runs_are_quoted_without_their_differences(record_run, tmp_path) -> None:
+    for gate in ("sigmoid", "gumbel"):
+        record_run(tmp_path / "x", 1, f"gate={gate}", test_perplexity=88.0)
+    quoted = filled("<!-- table: x:runs -->\n<!-- end of table -->", tmp_path)
+    assert "| G2-LSTM | 92.00 | 88.00 |" in quoted
+    assert "difference" not in quoted
+
+
 def test_a_variant_is_compared_with_the_plain_lstm_of_its_kind(record_run, tmp_path) -> None:
     for overrides, value in ((["gate=sigmoid"], 88.0), (["gate=sigmoid", MORE], 80.0), (["gate=gumbel", MORE], 81.0)):
         record_run(tmp_path / "x", 1, *overrides, test_perplexity=value)

@@ -26,7 +26,14 @@ def results(record_run, tmp_path) -> Path:
         for setting, less in (("original", 0.0), ("svd:64", value)):
             swept.append(run | about | {"setting": setting, "value": 500.0 - less, "difference": -less})
         swept += [swept[-1] | {"split": "valid", "difference": 0.0}, swept[-1] | {"limit": 5, "difference": 0.0}]
-        run |= {"noise_p": None, "tau": None, "split": "valid", "size": "all", "metric": "perplexity", "variant": ""}
+        run |= {
+            "noise_p": None,
+            "tau": None,
+            "split": "valid",
+            "size": "9 sentences (90 words)",
+            "metric": "perplexity",
+            "variant": "",
+        }
         for mode, metric in (("test", 10.0), ("hard", 10.0 + value)):
             gates.append(run | {"kind": "metric", "mode": mode, "value": metric})
         for layer, share in ((ALL, value / 100), ("layers.0", 0.0)):
@@ -49,6 +56,7 @@ def test_means_and_differences_are_of_the_seeds_that_all_gates_have(results) -> 
     assert f"| change of valid perplexity by cutting gates to 0 or 1 | {two}" in lines
     assert any(line.startswith("| binary values of the forget gate, % | 89.0 | 89.5 | +0.5 (") for line in lines)
     assert not any("accuracy" in line for line in lines)
+    assert lines[-1].endswith("without noise, all layers. Gates: first 9 sentences of valid (90 words).")
 
 
 def test_a_part_is_quoted_by_itself(results) -> None:
@@ -88,7 +96,7 @@ def test_a_document_names_the_pairs_that_it_compares(record_run, tmp_path) -> No
     (line,) = (line for line in tests.splitlines() if line.startswith(title))
     p = t.sf((5 - 7 / 3) / (stdev(differences) / 3**0.5), 2)
     assert line == f"{title} +2.33 | {low:+.2f} to {high:+.2f} | 0.250 | {p:.3f} | 3 |"
-    assert "p of 5 or more" in tests
+    assert "p, beyond ±5" in tests
     assert "nothing is measured" in filled("<!-- table: x:tests:1:a/b -->\n<!-- end of table -->", tmp_path)
 
 

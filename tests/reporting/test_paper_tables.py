@@ -38,6 +38,14 @@ def test_ours_stand_beside_the_papers_with_paired_differences(runs) -> None:
     assert measured_cells(Plan.load(), "1", "ptb_cpu", runs) == (16, 24)
 
 
+def test_what_a_partial_text_has_is_told(runs) -> None:
+    path = runs / "ptb_cpu" / "sigmoid-seed1" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"train_pairs": 1234, "train_pairs_of_whole": 5678}))
+    gumbel = runs / "ptb_cpu" / "gumbel-seed1"
+    gumbel.rename(runs / "elsewhere")
+    assert "1,234 training pairs for the 5,678 of the whole text." in recorded("1", runs)
+
+
 def test_a_run_that_went_on_from_rounded_weights_is_told(runs) -> None:
     assert "rounded" not in recorded("1", runs)
     (runs / "ptb_cpu" / "gumbel-seed1" / "environment.json").write_text('{"rounded": [{"step": 3}]}')
