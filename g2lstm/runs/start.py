@@ -19,7 +19,7 @@ from g2lstm.files import write_atomically
 from g2lstm.lstm import engines_of
 from g2lstm.runs.config import Config, experiment_name, given, run_name, value_of
 from g2lstm.runs.device import build_device, set_threads
-from g2lstm.runs.record import evaluate_model, is_recorded, metric_key, record, recorded_folder
+from g2lstm.runs.record import LARGEST_RECORDED_MODEL, evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
 from g2lstm.training import workers
 from g2lstm.training.environment import check_committed, environment, processor_has_bfloat16
@@ -364,7 +364,10 @@ def _record(run: RunFolder, config: Config, task: Any, model: nn.Module, console
         text = f"{recorded_folder(config, RESULTS)} holds an earlier record, which stays; to replace it, remove it and run: "
         say(console, f"{text}python train.py resume={run.path} record=true")
     else:
-        say(console, f"recorded in {record(run, config, task, model, RESULTS)}")
+        folder = record(run, config, task, model, RESULTS)
+        lacks = config.run.record_weights and not RunFolder(folder).best.is_file()
+        largest = f"{LARGEST_RECORDED_MODEL / 1e6:g}M parameters"
+        say(console, f"recorded in {folder}" + (f", without weights: the model has more than {largest}" if lacks else ""))
 
 
 def _record_later(run: Run, config: Config, console: Console) -> None:

@@ -55,12 +55,14 @@ def test_a_record_has_all_that_later_tools_read(short, text_dir):
 
 
 @pytest.mark.parametrize("option", ["record_weights=false", "record_weights=true"])
-def test_weights_are_left_out_where_asked_and_of_a_large_model(short, monkeypatch, option):
+def test_weights_are_left_out_where_asked_and_of_a_large_model(short, monkeypatch, capsys, option):
     monkeypatch.setattr("g2lstm.runs.record.LARGEST_RECORDED_MODEL", 100 if option.endswith("true") else 10**9)
     assert command(*short, "record=true", option, "run_dir=run") == 0
     assert Path("run/best.safetensors").is_file()
     assert not list(Path("results").rglob("best.safetensors"))
     assert recorded()["finished"]
+    told = "without weights: the model has more than" in " ".join(capsys.readouterr().out.split())
+    assert told == option.endswith("true")
 
 
 def test_only_a_finished_run_is_recorded_and_it_can_be_later(short):
