@@ -25,7 +25,7 @@ def speed(arguments: list[str]) -> int:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's LSTM has it from the start
     groups = planned(sections, device, options.sizes and parse_sizes(options.sizes), quick=options.quick)
-    file = SpeedFile(options.json, groups, left_out(sections, quick=options.quick), device, quick=options.quick)
+    file = SpeedFile(options.json, groups, left_out(sections, device, quick=options.quick), device, quick=options.quick)
     content = file.content
     about = f"{content['hardware']}, torch {content['torch']}, {content['threads']} threads"
     say(console, f"{about}; {len(groups)} groups")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from g2lstm import G2LSTM, GumbelGate, SharpenedGate, SigmoidGate
+from tests.processor import needs_bfloat16
 
 T, B, D, H = 12, 4, 16, 24
 LENGTHS = torch.tensor([3, 12, 7, 1])
@@ -101,6 +102,7 @@ def test_autocast_refuses_the_input_that_nn_lstm_refuses(dtype):
     assert messages[0] == messages[1]
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("with_state", [False, True])
 def test_evaluation_under_autocast_keeps_the_cell_in_single_precision_and_stays_near_nn_lstm(packed, with_state):

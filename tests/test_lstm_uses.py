@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, stateless
 from torch.optim.swa_utils import AveragedModel
 
 from g2lstm import G2LSTM, GumbelGate, SigmoidGate
+from tests.processor import needs_bfloat16
 
 T, B, D, H = 5, 3, 4, 6
 
@@ -252,7 +253,13 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert ours == theirs
 
 
-@pytest.mark.parametrize("use", [*USES, *EVALUATION_USES])
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(pytest.param(use, marks=[needs_bfloat16] if use == "half under autocast" else []) for use in USES),
+        *EVALUATION_USES,
+    ],
+)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:Anomaly", "ignore:The tensor", "ignore:`torch.jit")
 def test_a_layer_is_used_as_nn_lstm(use, training):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from g2lstm.engines import ENGINES, Request
+from g2lstm.engines.products import fast_dtype
 from g2lstm.errors import UserError
 
 Size = tuple[int, int, int, int]
@@ -126,7 +127,8 @@ def planned(
         if one.section not in sections or (quick and not one.quick):
             continue
         here = one.sizes if one.section != "recurrence" else sizes or (QUICK_SIZES if quick else one.sizes)
-        for size, dtypes, mode in product(here, one.dtypes, one.modes):
+        for size, named, mode in product(here, one.dtypes, one.modes):
+            dtypes = [dtype for dtype in named if _has(DTYPES[dtype], device)]
             every = (Case(one.section, one.task, size, dtype, mode, who) for who, dtype in product(one.engines, dtypes))
             cases = tuple(case for case in every if _runs(case, device) and not (quick and case.engine == "reference"))
             peers = tuple(case for case in cases if case.engine in one.peers and case.dtype == dtypes[0])
@@ -136,14 +138,20 @@ def planned(
     return sorted(groups, key=lambda group: prod(group.cases[0].size)) if quick else groups
 
 
-def left_out(sections: Sequence[str], *, quick: bool) -> list[str]:
+def left_out(sections: Sequence[str], device: torch.device, *, quick: bool) -> list[str]:
     """What is planned nowhere."""
+    low = [] if _has(torch.bfloat16, device) else ["bfloat16, which oneDNN doesn't have on this processor"]
     onnx = ["onnxruntime, which is not installed"] if "deploy" in sections and not _has_onnx() else []
-    return onnx + ([f"by --quick {', '.join(QUICK_LEAVES_OUT)}"] if quick else [])
+    return low + onnx + ([f"by --quick {', '.join(QUICK_LEAVES_OUT)}"] if quick else [])
 
 
 def _has_onnx() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
+def _has(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether nn.LSTM runs under autocast to a dtype: without oneDNN's products it ends in an error on a CPU."""
+    return device.type != "cpu" or dtype == torch.float32 or fast_dtype(dtype)
 
 
 def _runs(case: Case, device: torch.device) -> bool:

@@ -100,7 +100,7 @@ class RunConfig:
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)]
     device: str
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]  # a run that has started has no "auto"
     epochs: Count
     finetune: bool
     finetune_epochs: Count

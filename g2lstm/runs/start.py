@@ -22,7 +22,7 @@ from g2lstm.runs.device import build_device, set_threads
 from g2lstm.runs.record import LARGEST_RECORDED_MODEL, evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
 from g2lstm.training import workers
-from g2lstm.training.environment import check_committed, environment, processor_has_bfloat16
+from g2lstm.training.environment import check_committed, environment, multiplies_bfloat16
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Position, Trainer
@@ -132,7 +132,7 @@ def resume(arguments: list[str], console: Console) -> float:
 
 
 def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Config:
-    """The config with what its run is called; that an experiment is recorded holds for the experiment's own task."""
+    """The config with its precision and what its run is called; that an experiment is recorded holds for its own task."""
     config, chosen = Config.parse(values), given(overrides)
     experiment = experiment_name(config.run.task.name, overrides)
     names: dict[str, Any] = {"experiment_name": experiment, "overrides": list(overrides)}
@@ -140,6 +140,11 @@ def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Co
     if config.run.record and "record" not in chosen and chosen.get("experiment", "null") not in ("null", experiment):
         say(console, f"not recorded, as experiment={chosen['experiment']} on its own task would be: record=true records it")
         names["record"] = False
+    if config.run.precision == "auto":
+        device = build_device(config.run.device)
+        names["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
+        if names["precision"] == "float32":
+            say(console, f"precision=float32, as there are no bfloat16 instructions on {device.type}")
     return Config.parse(config.values | names)
 
 
@@ -207,8 +212,11 @@ def _load(
     """
     set_threads(config.run.threads)
     device, bfloat16 = build_device(config.run.device), config.run.precision == "bfloat16"
-    if bfloat16 and device.type == "cpu" and not processor_has_bfloat16():
-        say(console, "this processor has no bfloat16 instructions: precision=float32 may be faster")
+    if bfloat16 and not multiplies_bfloat16(device):
+        say(
+            console,
+            f"no bfloat16 instructions on {device.type}, which can be many times slower: precision=float32 is meant for it",
+        )
     task = config.build_task(device, files)
     with torch.device("meta"):
         model = task.build_model()

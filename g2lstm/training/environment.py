@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from g2lstm.engines.products import fast_dtype
 from g2lstm.errors import UserError
 from g2lstm.training import workers
 from g2lstm.version import __version__
@@ -37,10 +38,13 @@ def hardware(device: torch.device) -> str:
     return f"{os.cpu_count()}-core {name}" + (f", {features}" if features else "")
 
 
-def processor_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; True where that can't be told."""
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; of a CPU that can't be looked into, whether torch says so."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = _processor()[1]
-    return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    known = not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return device.type == "cpu" and known and fast_dtype(torch.bfloat16)
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from g2lstm import G2LSTM, GumbelGate
-from g2lstm.benchmark import measure, steps
+from g2lstm.benchmark import cases, measure, steps
 from g2lstm.benchmark.cases import (
     AUTO,
     CHUNKED_LOSS,
@@ -19,12 +19,14 @@ from g2lstm.benchmark.cases import (
     SECTIONS,
     Case,
     Group,
+    left_out,
     planned,
 )
 from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.benchmark.rows import over_passes, rows_of, rows_of_before, summary
 from g2lstm.benchmark.steps import prepare
 from g2lstm.errors import UserError
+from tests.processor import needs_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -72,7 +74,8 @@ def test_the_peer_drops_recurrent_weights_and_trains_them():
     torch.testing.assert_close(dropped.eval()(x)[0], dropped.lstm(x)[0])
 
 
-def test_all_sections_are_planned():
+def test_all_sections_are_planned(monkeypatch):
+    monkeypatch.setattr(cases, "fast_dtype", lambda _: True)
     groups = planned(SECTIONS, CPU)
     sections = [group.cases[0].section for group in groups]
     assert [sections.count(name) for name in SECTIONS] == [20, 1, 4, 1, 2, 10]
@@ -89,6 +92,17 @@ def test_all_sections_are_planned():
     assert on_gpu == {LSTM}
 
 
+def test_what_onednn_lacks_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr(cases, "fast_dtype", lambda dtype: dtype == torch.float32)
+    groups = planned(SECTIONS, CPU)
+    assert {case.dtype for group in groups for case in group.cases} == {"float32"}
+    assert {case.section for group in groups for case in group.cases} == set(SECTIONS)
+    assert not any("bfloat16" in group.title for group in groups)
+    assert left_out(["recurrence"], CPU, quick=False) == ["bfloat16, which oneDNN doesn't have on this processor"]
+    assert left_out(["recurrence"], torch.device("cuda"), quick=False) == []
+    assert any(case.dtype == "bfloat16" for group in planned(["recurrence"], torch.device("cuda")) for case in group.cases)
+
+
 @pytest.mark.parametrize("task", ["loss", "ptb"])
 def test_every_step_of_the_other_sections_runs_twice(task):
     for group in planned(["output_layer", "end_to_end"], CPU):
@@ -98,7 +112,7 @@ def test_every_step_of_the_other_sections_runs_twice(task):
             step()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("engine", [LSTM, AUTO, "bptt", "reference", LOOP])
 def test_every_engine_runs_in_every_mode(engine, mode, dtype):
@@ -157,7 +171,8 @@ def test_a_training_step_of_the_model_is_given_in_words():
     assert row["words_per_second"] == 12.0
 
 
-def test_the_output_layers_peer_is_the_plain_one_in_float32():
+def test_the_output_layers_peer_is_the_plain_one_in_float32(monkeypatch):
+    monkeypatch.setattr(cases, "fast_dtype", lambda _: True)
     (group,) = planned(["output_layer"], CPU)
     rows = rows_of(group, [[100.0], [50.0], [40.0], [30.0]], [None] * 4, [None] * 4)
     found = {(row["engine"], row["dtype"]): row["ratio"] for row in rows}

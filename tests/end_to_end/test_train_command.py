@@ -344,3 +344,16 @@ def test_a_mistake_removes_no_folder_that_was_there(tiny, tmp_path, capsys):
     assert command(*tiny, "seed=-1", f"hydra.run.dir={tmp_path}/empty/run") == 2
     assert one_line(capsys) == "error: seed must be at least 0, got -1"
     assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
+def test_precision_auto_is_settled_by_the_hardware_when_a_run_starts(tiny, capsys, monkeypatch):
+    for has, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _, has=has: has)
+        short = [*tiny, "precision=auto", f"run_dir={precision}"]
+        assert command(*short, "max_steps=2") == 0
+        assert ("precision=float32, as there are no bfloat16 instructions on cpu" in capsys.readouterr().out) is not has
+        assert summary(precision)["precision"] == OmegaConf.load(f"{precision}/config.yaml").precision == precision
+        monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _, has=has: not has)
+        assert command(f"resume={precision}", "max_steps=4") == 0  # what was settled stays, wherever it goes on
+        assert summary(precision)["precision"] == precision
+        assert ("no bfloat16 instructions" in capsys.readouterr().out) is has

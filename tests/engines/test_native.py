@@ -14,6 +14,7 @@ from g2lstm.layout import Weights
 from tests.engines import fresh
 from tests.engines.problems import MASKS, assert_same, leaves, masks, problem, results, run
 from tests.engines.test_bptt import MASKED_TOLERANCE, TOLERANCE
+from tests.processor import FLOAT32_AND_BFLOAT16
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(compiled.problem() is not None, reason=f"the native engine {compiled.problem()}")
@@ -27,7 +28,7 @@ def tensors_of(sizes, dtype, noise=0):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT32_AND_BFLOAT16, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 @pytest.mark.parametrize("scale", [None, (1 / 0.9, 5.0, 1.0, 1.0)], ids=["unscaled", "scaled"])
 @pytest.mark.parametrize("noise", [0, 2, 4], ids=["quiet", "noise on i f", "noise on all"])
@@ -44,7 +45,7 @@ def test_hard_gates_equal_the_reference(sizes, hard):
     assert_same(results(native, tensors, **options), results(reference, tensors, **options), 1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT32_AND_BFLOAT16, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_finished_sequences_keep_their_state(dtype, reverse):
     tensors = tensors_of((6, 5, 50), dtype, 2)
@@ -54,7 +55,7 @@ def test_finished_sequences_keep_their_state(dtype, reverse):
 
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT32_AND_BFLOAT16, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 def test_masks_equal_the_reference(name, sizes, dtype, reverse):
     (time, batch, size), tensors = sizes, tensors_of(sizes, dtype, 2)
@@ -84,7 +85,7 @@ def test_bernoulli_draws_its_share_independently():
     assert not torch.equal(mask, torch.ops.g2lstm.bernoulli(size, torch.tensor(7), p, 2.0, -1.0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT32_AND_BFLOAT16, ids=str)
 def test_a_wide_batch_equals_the_reference(dtype):
     tensors = tensors_of((3, 130, 20), dtype, 2)
     assert_same(results(native, tensors), results(reference, tensors), TOLERANCE[dtype])

@@ -1,5 +1,7 @@
 """Gate values recomputed from a layer's inputs and outputs are those of the recurrence."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from g2lstm import G2LSTM, G2LSTMCell, GumbelGate, HardGate, SharpenedGate, SigmoidGate
 from g2lstm.inspection.gates import GateRecord, binary_share, lstm_layers, recorded_gates
+from tests.processor import needs_bfloat16
 
 LENGTHS = [4, 7, 1, 5]
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -172,8 +175,14 @@ def test_watching_leaves_the_layer_and_its_output_as_they_are() -> None:
     inside.sum().backward()
 
 
-@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
-@pytest.mark.parametrize("cls", [nn.LSTM, G2LSTM])
+@pytest.mark.parametrize(
+    ("cls", "how"),
+    [
+        *product([nn.LSTM, G2LSTM], ["bfloat16"]),
+        pytest.param(nn.LSTM, "autocast", marks=needs_bfloat16),
+        (G2LSTM, "autocast"),
+    ],
+)
 def test_half_precision_is_recorded_in_float32(cls, how) -> None:
     torch.manual_seed(5)
     whole, x = cls(3, 5, 2, bidirectional=True).eval().bfloat16().float(), torch.randn(4, 2, 3).bfloat16().float()

@@ -161,7 +161,7 @@ MISTAKES = [
     ("model.zoneout=0.1", "model.zoneout must be a list, got 0.1"),
     ("model.recurrent_dropout_kind=c", "model.recurrent_dropout_kind must be one of h, g, g_sequence, got 'c'"),
     ("eval.cache.lambda=1.5", "eval.cache.lambda must be less than 1, got 1.5"),
-    ("precision=half", "precision must be one of float32, bfloat16, got 'half'"),
+    ("precision=half", "precision must be one of auto, float32, bfloat16, got 'half'"),
     ("gate.name=hard", "gate.name must be one of"),
 ]
 
