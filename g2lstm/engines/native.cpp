@@ -1,7 +1,7 @@
 // The recurrence on a CPU: one product and one point-wise pass a step, on weights that are packed once for all steps. And the
 // loss of a row of logits with its gradient, which takes much of a small language model's time.
 //
-// T time, B batch, H hidden units, W = 16 units that one vector holds. Gate blocks in the order i, f, g, o.
+// T time, B batch, H hidden units, W units that one vector holds, 16 or 8. Gate blocks in the order i, f, g, o.
 // Columns are dealt to threads in blocks of W units. A block's product goes into a scratch that stays in the cache, and the
 // point-wise pass reads it there. The recurrence sums in the same order for any number of threads.
 
@@ -15,7 +15,7 @@
 #include <ATen/record_function.h>
 #include <torch/library.h>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -39,7 +39,11 @@ namespace {
 using at::BFloat16;
 using at::Tensor;
 
+#ifdef __AVX512F__
 constexpr int64_t W = 16;
+#else
+constexpr int64_t W = 8;
+#endif
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
 typedef uint32_t Words __attribute__((vector_size(4 * W)));
@@ -250,6 +254,11 @@ inline void multiply(Words a, uint32_t b, Words& high, Words& low) {
   const __m512i even = _mm512_mul_epu32(words, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(words, 32), factor);
   high = (Words)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
   low = (Words)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+#elif defined(__AVX2__)
+  const __m256i factor = _mm256_set1_epi64x(b), words = (__m256i)a;
+  const __m256i even = _mm256_mul_epu32(words, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(words, 32), factor);
+  high = (Words)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  low = (Words)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
 #else
   typedef uint64_t LongWords __attribute__((vector_size(8 * W)));
   LongWords product = __builtin_convertvector(a, LongWords) * (uint64_t)b;
@@ -552,7 +561,7 @@ void backward_loop(
     const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
     const Masks& masks, bool reverse, Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
-  const int64_t units = H >= 512 ? 4 : 1;  // blocks a panel holds
+  const int64_t units = H >= 512 ? 64 / W : W == 8 ? 4 : 1;  // blocks a panel holds
   const Panels<S> packed = pack_backward<S>(weight.const_data_ptr<float>(), H, units * W);
   const int64_t panels = at::divup(H, units * W);
   const Walk walk{T, reverse};
@@ -773,18 +782,20 @@ Tensor softmax_loss(Tensor logits, const Tensor& targets, bool gradient, std::op
   return losses;
 }
 
-// A mask of independent entries, `low` with probability p, else `high`: draws of 32 bits, each counter's words one after another.
+// A mask of independent entries, `low` with probability p, else `high`: draws of 32 bits. Of 16 counters those of the first word
+// come first, then those of the second: the same mask for any W.
 Tensor bernoulli(at::IntArrayRef size, const Tensor& seed, double p, double low, double high) {
   Tensor mask = empty(size, at::kFloat);
   const uint64_t key = (uint64_t)seed.item<int64_t>();
   const Words threshold = Words{} + (uint32_t)(p * 4294967296.0);
   const int64_t N = mask.numel();
   float* data = mask.data_ptr<float>();
-  at::parallel_for(0, at::divup(N, 4 * W), 256, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
+  constexpr int64_t counters = 16;
+  at::parallel_for(0, at::divup(N, 4 * counters), 256, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * counters; first < end * counters; first += W) {
       Words words[4];
-      philox(key, (uint64_t)(block * W), words);
-      for (int64_t k = 0, n = block * 4 * W; k < 4 && n < N; ++k, n += W)
+      philox(key, (uint64_t)first, words);
+      for (int64_t k = 0, n = first / counters * 4 * counters + first % counters; k < 4 && n < N; ++k, n += counters)
         store(data + n, words[k] < threshold ? all((float)low) : all((float)high), std::min(W, N - n));
     }
   });
