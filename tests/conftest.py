@@ -136,7 +136,7 @@ def small_options(text_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         ],
         "mnist": [
             "data.counts=null", "mnist.valid=10", f"data.dir={write_mnist(tmp_path_factory.mktemp('mnist'))}",
-            "batch_size=8", "model.hidden_size=8",
+            "batch_size=8", "model.hidden_size=8", "precision=float32",
         ],
     }  # fmt: skip
 

@@ -140,7 +140,8 @@ def planned(
 
 def left_out(sections: Sequence[str], device: torch.device, *, quick: bool) -> list[str]:
     """What is planned nowhere."""
-    low = [] if _has(torch.bfloat16, device) else ["bfloat16, which oneDNN doesn't have on this processor"]
+    asked = {DTYPES[dtype] for one in COMPARISONS if one.section in sections for named in one.dtypes for dtype in named}
+    low = [] if all(_has(dtype, device) for dtype in asked) else ["bfloat16, which oneDNN doesn't have on this processor"]
     onnx = ["onnxruntime, which is not installed"] if "deploy" in sections and not _has_onnx() else []
     return low + onnx + ([f"by --quick {', '.join(QUICK_LEAVES_OUT)}"] if quick else [])
 

@@ -125,7 +125,9 @@ def find_pairs(
     if data_dir and files:
         raise UserError("data.dir and data.files both name the text: set one to null")
     if extra and split != "mixer":
-        raise UserError(f"data.extra=true with data.split={split}, which tests on that text: set data.split=mixer")
+        raise UserError(
+            f"data.extra=true with data.split={split}, which tests on that text: set data.extra=false, or data.split=mixer"
+        )
     if files:
         absent = [key for key in SPLITS if not files.get(key)]
         if absent:
@@ -135,14 +137,19 @@ def find_pairs(
     names = source.files.get(split if len(source.files) > 1 else "")
     if names is None:
         raise UserError(f"data.split={split} is no split of {name}: choose one of {', '.join(source.files)}")
-    folder = _folder(name, split, names, languages, data_dir, download)
+    folder = _folder(name, split, names, languages, data_dir, download, extra)
     texts = {key: _open(name, split, folder, stem, languages) for key, stem in zip(SPLITS, names, strict=True)}
-    known = COUNTS.get(name)
-    counts = {"train_pairs_of_whole": known[split]["train"][0]} if known else {}
-    if extra:
-        before = texts["train"].pairs
+    whole, found = _whole(name, split), texts["train"].pairs
+    counts = {"train_pairs_of_whole": whole} if whole else {}
+    if extra and found < (1 - APART) * whole:
+        if not find_text(folder, EXTRA, languages):
+            raise UserError(
+                f"data.extra=true adds {EXTRA}.{languages[0]} and .{languages[1]} to a part of the training text, "
+                f"and {folder} has none: put them there, or set data.extra=false"
+            )
         texts["train"] = _with_extra(texts, _open(name, "fairseq", folder, EXTRA, languages))
-        counts["train_pairs_extra"] = texts["train"].pairs - before
+    if extra:
+        counts["train_pairs_extra"] = texts["train"].pairs - found
     return texts, f"{name} under {folder}", counts
 
 
@@ -152,9 +159,17 @@ def known_source(name: str) -> ParallelSource:
     return SOURCES[name]
 
 
+def _whole(name: str, split: str) -> int:
+    """Pairs of the whole training text; 0 where that is not known."""
+    if name in COUNTS:
+        return COUNTS[name][split]["train"][0]
+    return HUB_COUNTS.get(name, {}).get("train", 0)
+
+
 def _folder(
-    name: str, split: str, stems: Sequence[str], languages: tuple[str, str], data_dir: str | Path | None, download: bool
-) -> Path:
+    name: str, split: str, stems: Sequence[str], languages: tuple[str, str], data_dir: str | Path | None, download: bool,
+    extra: bool,
+) -> Path:  # fmt: skip
     """The first folder that has all files; else one that they are written to from the network."""
     source, tried, instead = known_source(name), [], ""
     folders = [Path(data_dir).expanduser()] if data_dir else local_folders(name)
@@ -176,7 +191,8 @@ def _folder(
             lacking = " or ".join(sorted({*stems} - {*source.hub.data_files}))
             tried.append(f"{source.hub.path} on the Hub (has no {lacking})")
             there = [other for other, names in source.files.items() if set(names) <= set(source.hub.data_files)]
-            instead = "".join(f"; or set data.split={other}, which the Hub has" for other in there)
+            less = " data.extra=false" if extra else ""
+            instead = "".join(f"; or set data.split={other}{less}, which the Hub has" for other in there)
     if source.archive and online:
         try:
             return _from_archive(name, split, source.archive, stems)

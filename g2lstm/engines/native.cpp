@@ -50,7 +50,7 @@ typedef uint32_t Words __attribute__((vector_size(4 * W)));
 
 // ---- vectors ----
 
-// Arithmetic is the compiler's own on vectors, for any processor; what AVX-512 does better is spelled out beside it.
+// Arithmetic is the compiler's own on vectors, for any processor; what AVX-512 or AVX2 does better is spelled out beside it.
 
 inline Floats all(float x) { return x - Floats{}; }
 
@@ -332,7 +332,7 @@ struct Masks {
 
 // ---- packing ----
 
-// Products read their right factor in panels of 4W or fewer columns, bfloat16 with two neighbouring rows interleaved.
+// Products read their right factor in panels of 64 or fewer columns, bfloat16 with two neighbouring rows interleaved.
 template <typename S>
 constexpr int64_t interleave = sizeof(S) == 2 ? 2 : 1;
 
@@ -395,7 +395,7 @@ Panels<S> pack_backward(const float* weight, int64_t H, int64_t columns) {
   return packed;
 }
 
-// Rows of the right factor that one call reads: with 4W columns they stay in the cache for all rows of the left one.
+// Rows of the right factor that one call reads: with 64 columns they stay in the cache for all rows of the left one.
 constexpr int64_t PRODUCT_ROWS = 1024;
 
 template <typename S>
@@ -561,7 +561,7 @@ void backward_loop(
     const std::vector<double>& scale, const std::optional<Tensor>& lengths, const std::vector<int64_t>& hard,
     const Masks& masks, bool reverse, Tensor& d_pre, Tensor& d_h0, Tensor& d_c) {
   const int64_t T = gates.size(0), B = gates.size(1), H = gates.size(3), blocks = at::divup(H, W);
-  const int64_t units = H >= 512 ? 64 / W : W == 8 ? 4 : 1;  // blocks a panel holds
+  const int64_t units = H >= 512 ? 64 / W : W == 8 ? 4 : 1;  // blocks a panel holds; 8 columns alone are too few for a product
   const Panels<S> packed = pack_backward<S>(weight.const_data_ptr<float>(), H, units * W);
   const int64_t panels = at::divup(H, units * W);
   const Walk walk{T, reverse};

@@ -6,6 +6,7 @@ paper:NUMBER for a table of the paper beside ours (`conf/reproduction.yaml`),
 NAME:paired for its three gates beside each other (compression/NAME:paired, gates/NAME:paired: that part of it),
 NAME:paired:A/B,C/D for other ones, where A/B is what is called A, as gumbel-dropout1, less what is called B,
 NAME:tests:MARGIN:A/B,C/D for how sure these differences of test are,
+NAME:losses:SEED for how its other gates differ from the plain LSTM, over resampled words or sentences of one seed's runs,
 speed:KIND for a table of what experiments/speed.py measured, gates/NAME:KIND of what experiments/gate_*.py measured,
 shapes/NAME:KIND of what experiments/explain.py saw, profiles/NAME:KIND of a trace that experiments/step_trace.py copied,
 compression/NAME:sweep, NAME:study, gradient_flow:norms or deployment/NAME:pareto for what experiments/compression_sweep.py,
@@ -41,6 +42,8 @@ def quoted(name: str, results: Path) -> str:
     if kind == "tests":
         margin, pairs = options
         return paired.tests(folder, results, float(margin), _pairs(pairs))
+    if kind == "losses":
+        return run_tables.recorded_losses(results, folder, int(*options))
     for tables in (gate_tables, speed_tables, shapes, profiles):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)

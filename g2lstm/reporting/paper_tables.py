@@ -105,6 +105,7 @@ def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -
     about = plan.experiments[experiment]
     if about.smaller_than and compression is None:
         mine, theirs = (_options(tuple(chosen.options)) for chosen in (about, plan.experiments[about.smaller_than]))
+        mine |= {"precision": " and ".join(sorted({run.config.run.precision for run in runs}))}  # not "auto"
         differ = [f"`{name}` {value} for {theirs.get(name)}" for name, value in mine.items() if theirs.get(name) != value]
         for run in runs[:1]:  # of one text
             if (whole := run.summary.get("train_pairs_of_whole")) is not None:

@@ -118,6 +118,8 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     over = f", {SPREAD} over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     scores = f"{metric_title(metric.name)}{' in valid and test' if metric.beside else ''}"
     text = f"{scores}{over}; measured on {hardware}."
+    if len(precisions := {s["precision"] for s in summaries if "precision" in s}) > 1:
+        text += f" Trained with products in {' and '.join(sorted(precisions))}."
     if moved := sum(bool(s.get("resumed_on_another_environment")) for s in summaries):
         text += f" {moved} of the {len(summaries)} runs went on elsewhere (`environment.json`); their time means nothing."
     return markdown(lines, text)
@@ -162,13 +164,27 @@ def statistics_table(groups: Groups, margin: float | None = None) -> str:
     return markdown(lines, footnote, texts=2)
 
 
-def loss_table(runs: Sequence[Run]) -> str:
+def recorded_losses(results: Path, name: str, seed: int) -> str:
+    """The `loss_table` of an experiment's runs with one seed, the plain LSTM first."""
+    groups = recorded_runs(results / name)
+    runs = [run for of_gate in groups.values() for run in of_gate if run.seed == seed]
+    return (
+        loss_table(runs, [Path(run.path.name) for run in runs])
+        if len(runs) > 1 and gate_kind(runs[0].path.name) == BASELINE
+        else NONE
+    )
+
+
+def loss_table(runs: Sequence[Run], names: Sequence[Path] = ()) -> str:
     """Each run's loss of every token less the first run's, for each kind of evaluation that both keep; BLEU of translations.
+
+    Runs are called by `names`, by their paths without them.
 
     Raises:
         UserError: a run keeps no losses, or of another text.
     """
-    first, *others = [(run.path, _losses(run.folder.losses)) for run in runs]
+    named = zip(names or [run.path for run in runs], runs, strict=True)
+    first, *others = [(name, _losses(run.folder.losses)) for name, run in named]
     if all(run.config.task_class.metric.name == "bleu" for run in runs):
         return _bleu_table([first, *others])
     lines = [["run", "split", "tokens", "loss difference a token", "95% interval", "its exponential", "95% interval"]]

@@ -203,6 +203,8 @@ class Config:
     def settings(self) -> Settings:
         """How the loop trains."""
         run = self.run
+        if run.precision == "auto":
+            raise UserError("precision=auto is settled by a run that starts: name float32 or bfloat16 here")
         values = values_of(run) | values_of(run.optimizer) | {"optimizer": run.optimizer.name}
         values |= {"finetune_epochs": run.finetune_epochs if run.finetune else 0, "temperature": self.temperature}
         values |= {"bfloat16": run.precision == "bfloat16", "noise_p": getattr(self.gate, "noise_p", None)}

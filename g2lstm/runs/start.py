@@ -90,6 +90,7 @@ def _start(config: Config, folder: Path, console: Console, *, several: bool) -> 
         if _to_record(config, finished=bool(earlier.summary.get("finished"))) and not is_recorded(config, RESULTS):
             _record_later(earlier, config, console)
         return _metric(earlier.summary, config)
+    config = _settled(config, console)
     device, task, found = _load(config, console)
     with _free(folder) as run:
         try:
@@ -132,7 +133,7 @@ def resume(arguments: list[str], console: Console) -> float:
 
 
 def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Config:
-    """The config with its precision and what its run is called; that an experiment is recorded holds for its own task."""
+    """The config with what its run is called; that an experiment is recorded holds for the experiment's own task."""
     config, chosen = Config.parse(values), given(overrides)
     experiment = experiment_name(config.run.task.name, overrides)
     names: dict[str, Any] = {"experiment_name": experiment, "overrides": list(overrides)}
@@ -140,18 +141,26 @@ def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Co
     if config.run.record and "record" not in chosen and chosen.get("experiment", "null") not in ("null", experiment):
         say(console, f"not recorded, as experiment={chosen['experiment']} on its own task would be: record=true records it")
         names["record"] = False
-    if config.run.precision == "auto":
-        device = build_device(config.run.device)
-        names["precision"] = "bfloat16" if multiplies_bfloat16(device) else "float32"
-        if names["precision"] == "float32":
-            say(console, f"precision=float32, as there are no bfloat16 instructions on {device.type}")
     return Config.parse(config.values | names)
 
 
+def _settled(config: Config, console: Console) -> Config:
+    """The config with what precision=auto is on this device."""
+    if config.run.precision != "auto":
+        return config
+    device = build_device(config.run.device)
+    precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
+    if precision == "float32":
+        say(console, f"precision=float32, as bfloat16 is not known to be fast on this {device.type}")
+    return Config.parse(config.values | {"precision": precision})
+
+
 def _same_run(config: Config, folder: Path) -> Run | None:
-    """The run in `folder` if it is of the same config."""
+    """The run in `folder` if it is of the same config; precision=auto is what it was settled as when that run started."""
     with contextlib.suppress(UserError):
         run = Run.open(folder)
+        if config.run.precision == "auto":
+            config = Config.parse(config.values | {"precision": run.own_config.run.precision})
         same = run.own_config.identity({}) == config.identity({}) and run.own_config.run.max_steps == config.run.max_steps
         return run if same else None
     return None
@@ -212,11 +221,8 @@ def _load(
     """
     set_threads(config.run.threads)
     device, bfloat16 = build_device(config.run.device), config.run.precision == "bfloat16"
-    if bfloat16 and not multiplies_bfloat16(device):
-        say(
-            console,
-            f"no bfloat16 instructions on {device.type}, which can be many times slower: precision=float32 is meant for it",
-        )
+    if bfloat16 and device.type in ("cpu", "cuda") and not multiplies_bfloat16(device):
+        say(console, f"this {device.type} doesn't multiply bfloat16 itself: a run with precision=float32 is probably faster")
     task = config.build_task(device, files)
     with torch.device("meta"):
         model = task.build_model()

@@ -39,12 +39,12 @@ def hardware(device: torch.device) -> str:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; of a CPU that can't be looked into, whether torch says so."""
+    """Whether a GPU or CPU multiplies bfloat16 itself; of a CPU that does not say, whether torch has such products."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     flags = _processor()[1]
-    known = not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    return device.type == "cpu" and known and fast_dtype(torch.bfloat16)
+    said = not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return device.type == "cpu" and said and fast_dtype(torch.bfloat16)
 
 
 def _processor() -> tuple[str, set[str]]:
@@ -53,7 +53,9 @@ def _processor() -> tuple[str, set[str]]:
     except OSError:
         return platform.processor() or platform.machine(), set()
     lines = {name.strip(): value.strip() for name, _, value in pairs}
-    return lines.get("model name", platform.machine()), set(lines.get("flags", "").split())
+    return lines.get("model name", platform.machine()), set(
+        lines.get("flags", lines.get("Features", "")).split()
+    )  # x86, ARM
 
 
 def check_committed(path: Path) -> None:

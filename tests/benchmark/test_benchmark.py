@@ -99,6 +99,7 @@ def test_what_onednn_lacks_is_left_out_and_said(monkeypatch):
     assert {case.section for group in groups for case in group.cases} == set(SECTIONS)
     assert not any("bfloat16" in group.title for group in groups)
     assert left_out(["recurrence"], CPU, quick=False) == ["bfloat16, which oneDNN doesn't have on this processor"]
+    assert left_out(["evaluation"], CPU, quick=False) == []  # in float32 alone
     assert left_out(["recurrence"], torch.device("cuda"), quick=False) == []
     assert any(case.dtype == "bfloat16" for group in planned(["recurrence"], torch.device("cuda")) for case in group.cases)
 

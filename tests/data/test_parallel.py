@@ -124,7 +124,10 @@ def test_raw_text_is_tokenised_and_its_lines_stay_as_they_were_found(tmp_path: P
         ({"data_dir": "nowhere"}, ["looked in nowhere", "no such folder", "train.source and .target", "or .tsv"]),
         ({}, ["no parallel corpus", "data.dir="]),
         ({"name": "iwslt14", "split": "mine"}, ["data.split=mine", "mixer, fairseq"]),
-        ({"name": "iwslt14", "split": "fairseq", "extra": True}, ["data.extra=true", "set data.split=mixer"]),
+        (
+            {"name": "iwslt14", "split": "fairseq", "extra": True},
+            ["data.extra=true", "set data.extra=false, or data.split=mixer"],
+        ),
         ({"name": "numbers", "data_dir": "x"}, ["task=numbers", "task=parallel"]),
         ({"name": "numbers", "lowercase": True}, ["data.lowercase=True", "task=numbers"]),
         ({"files": {"train": ["a", "b"]}}, ["data.files has no valid, test"]),
@@ -185,6 +188,31 @@ def test_extra_pairs_are_those_that_no_split_holds(iwslt14: Path):
     assert corpus.counts["train_pairs_extra"] == 1
     assert corpus.subwords.decode(corpus.train.target(300).tolist()) == "new"
     assert corpus.digests["train"] != load("iwslt14", tokenised=True).digests["train"]
+
+
+def test_extra_pairs_are_for_a_part_of_the_training_text(iwslt14: Path, monkeypatch: pytest.MonkeyPatch):
+    for language in ("de", "en"):
+        (iwslt14 / f"valid-fairseq.{language}").unlink()
+    with refused("data.extra=true adds valid-fairseq.de and .en", str(iwslt14), "or set data.extra=false"):
+        load("iwslt14", extra=True, tokenised=True)
+    monkeypatch.setitem(pair_sources.COUNTS["iwslt14"]["mixer"], "train", (300,))
+    whole = load("iwslt14", extra=True, tokenised=True)
+    assert (whole.counts["train_pairs"], whole.counts["train_pairs_extra"]) == (300, 0)
+    assert whole.digests["train"] == load("iwslt14", tokenised=True).digests["train"]
+
+
+def test_a_part_of_wmt14_is_known_as_a_part(tmp_path: Path):
+    folder = write(tmp_path / "wmt", SPLITS, ("en", "de"))
+    assert load("wmt14", data_dir=folder, tokenised=True).counts["train_pairs_of_whole"] == 4_508_785
+
+
+def test_what_the_hub_has_is_named_with_all_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unavailable(*_: object) -> Path:
+        raise download.UnavailableError("the archive (nothing there)")
+
+    monkeypatch.setattr(pair_sources, "_from_archive", unavailable)
+    with refused("or set data.split=fairseq data.extra=false, which the Hub has"):
+        load("iwslt14", extra=True, download=True)
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

@@ -77,6 +77,25 @@ def test_a_beam_as_wide_as_needed_is_brute_force(decoder, count):
             assert best[column][0].tokens == expected[0][0], (a, b)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_five_words_and_all_sequences_of_them(seed):
+    """A beam of all sequences finds the best, by length normalisation; a narrow one finds nothing better."""
+    m, (source, lengths) = model(seed, words=9), sources([0, 2])
+    longest = 3
+    words = [UNK, *range(EOS + 1, EOS + 6)]
+    every = [list(tokens) for length in range(longest + 1) for tokens in product(words, repeat=length)]
+    for column, length in enumerate(lengths.tolist()):
+        worths = [score(tokens, *worth([m], source[:length, column], tokens)) for tokens in every]
+        best = max(range(len(every)), key=worths.__getitem__)
+        of_all, of_two = (
+            beam_search([m], source, lengths, beam=beam, max_length=longest)[column][0] for beam in (len(every), 2)
+        )
+        assert of_all.tokens == every[best]
+        assert of_all.score == pytest.approx(worths[best], abs=1e-4)
+        assert of_two.score <= of_all.score + 1e-4
+        assert of_two.score == pytest.approx(worths[every.index(of_two.tokens)], abs=1e-4)
+
+
 def greedy(m: Translator, source: Tensor, longest: int) -> list[int]:
     tokens: list[int] = []
     while len(tokens) < longest:

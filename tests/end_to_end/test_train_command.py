@@ -351,9 +351,27 @@ def test_precision_auto_is_settled_by_the_hardware_when_a_run_starts(tiny, capsy
         monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _, has=has: has)
         short = [*tiny, "precision=auto", f"run_dir={precision}"]
         assert command(*short, "max_steps=2") == 0
-        assert ("precision=float32, as there are no bfloat16 instructions on cpu" in capsys.readouterr().out) is not has
+        assert ("precision=float32, as bfloat16 is not known to be fast on this cpu" in capsys.readouterr().out) is not has
         assert summary(precision)["precision"] == OmegaConf.load(f"{precision}/config.yaml").precision == precision
         monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _, has=has: not has)
         assert command(f"resume={precision}", "max_steps=4") == 0  # what was settled stays, wherever it goes on
-        assert summary(precision)["precision"] == precision
-        assert ("no bfloat16 instructions" in capsys.readouterr().out) is has
+        assert (summary(precision)["precision"], summary(precision)["steps"]) == (precision, 4)
+        assert ("precision=float32 is probably faster" in capsys.readouterr().out) is has
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_the_same_command_finds_its_run_where_auto_would_be_another_precision(tiny, capsys, monkeypatch, sweep):
+    short = [*sweep, *tiny, "precision=auto", "epochs=1", "finetune=false", "eval.cache.enabled=false"]
+    monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _: True)
+    assert command(*short) == 0
+    (run,) = Path("runs/text").iterdir()
+    before = summary(str(run))
+    monkeypatch.setattr("g2lstm.runs.start.multiplies_bfloat16", lambda _: False)
+    if sweep:
+        assert command(*short) == 0
+        assert f"{run} has finished before" in capsys.readouterr().out
+    (run / "summary.json").unlink()  # as of a run that was killed
+    assert command(*short) == 0
+    assert "an unfinished run of the same options: going on with it" in capsys.readouterr().out
+    assert (summary(str(run))["precision"], summary(str(run))["steps"]) == ("bfloat16", before["steps"])
+    assert list(Path("runs/text").iterdir()) == [run]

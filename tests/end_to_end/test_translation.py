@@ -56,7 +56,10 @@ def runs(commands_in, options, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(runs, monkeypatch, capsys):
-    """Runs a command in this process, in the folder of the runs: its output, or of one that fails the line it says."""
+    """Runs a command in this process, in the folder of the runs: its output, or of one that fails the line it says.
+
+    `command.said` is what the last one wrote to the standard error, `command.written` what it wrote to the standard output.
+    """
     monkeypatch.chdir(runs)
 
     def command(name: str, *arguments: str, status: int = 0, given: bytes | io.BytesIO = b"") -> str:
@@ -66,6 +69,7 @@ def here(runs, monkeypatch, capsys):
         found = cli.guarded(lambda: function(list(arguments)))
         output = capsys.readouterr()
         assert found == status, output.err
+        command.written, command.said = output
         return output.err if status == 2 else output.out
 
     return command
@@ -167,7 +171,7 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
 
 
 def test_lines_in_are_lines_out(here):
-    given = "da de\n\n   \nbo\u2028bi\r\n\U0001f600 da\nda".encode()
+    given = "da de\n\n   \nbo\u2028bi\u0085bo\r\n\U0001f600 da\nda".encode()
     found = here("translate", "run=stacked", given=given)
     assert len(found.split("\n")) == 7
     assert found.split("\n")[1:3] == ["", ""]
@@ -184,6 +188,7 @@ def test_lines_in_are_lines_out(here):
 def test_what_was_read_before_a_mistake_is_translated(here, capsys):
     found = here("translate", "run=stacked", status=2, given=b"da de\nb\xff\n")
     assert "is not UTF-8: byte 0xff at byte 2 of line 2" in found
+    assert here.written == here("translate", "run=stacked", given=b"da de\n")
 
 
 def test_what_was_read_before_an_interruption_is_translated(here):
@@ -198,10 +203,23 @@ def test_what_was_read_before_an_interruption_is_translated(here):
     assert here("translate", "run=stacked", "batch=2", status=130, given=Interrupted(b"da de\nbo\ndu")) == whole
 
 
+def test_lines_are_translated_as_they_come(here, capsys):
+    seen = []
+
+    class Slow(io.BytesIO):
+        def __next__(self) -> bytes:
+            seen.append(capsys.readouterr().out)
+            return super().__next__()
+
+    here("translate", "run=stacked", "batch=1", given=Slow(b"da de\nbo\ndu\n"))
+    assert [text.count("\n") for text in seen] == [0, 1, 1, 1]
+
+
 def test_a_line_of_ten_thousand_words_is_left_empty_and_said(here):
     found = here("translate", "run=stacked", "beam=1", status=1, given=b"da\n" + b"da " * 10_000 + b"\nde\n")
     assert len(found.splitlines()) == 3
     assert found.splitlines()[1] == ""
+    assert "line 2 is too long and has an empty translation: split it" in here.said
 
 
 def test_the_last_epochs_are_averaged(here):
@@ -218,6 +236,7 @@ def test_the_last_epochs_are_averaged(here):
 def test_attention_is_drawn(here):
     here("translate", "run=conditional", "attention=seen", given=b"da de bo\n" + b"da " * 90 + b"\ndu\n")
     assert [Path("seen", f"attention-{line}.png").is_file() for line in (1, 2, 3)] == [True, False, True]
+    assert "line 2 is too long to draw its attention" in here.said
 
 
 def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):

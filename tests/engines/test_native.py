@@ -9,7 +9,7 @@ from torch import nn
 
 from g2lstm import G2LSTM, GumbelGate
 from g2lstm.engines import Options, Request, bptt, choose, compiled, native, reference
-from g2lstm.engines.noise import NoiseRecipe
+from g2lstm.engines.noise import NoiseRecipe, philox
 from g2lstm.layout import Weights
 from tests.engines import fresh
 from tests.engines.problems import MASKS, assert_same, leaves, masks, problem, results, run
@@ -75,6 +75,14 @@ def test_masks_of_hard_gates_without_gradients_give_the_same_numbers():
     torch.testing.assert_close(found, run(reference, tensors, **options), rtol=1e-4, atol=1e-5)
 
 
+def test_a_mask_takes_the_words_of_sixteen_counters_one_after_another() -> None:
+    """Whatever number of units a vector holds."""
+    seed, p, size = 2**62 + 5, 0.3, 200
+    words = torch.stack(philox(seed, torch.arange(64))).view(4, 4, 16).transpose(0, 1)  # counters in blocks of 16
+    expected = (words.flatten()[:size] < int(p * 2**32)).float()
+    assert torch.equal(torch.ops.g2lstm.bernoulli([size], torch.tensor(seed), p, 1.0, 0.0), expected)
+
+
 def test_bernoulli_draws_its_share_independently():
     size, p = (50, 40, 33), 0.3
     mask = torch.ops.g2lstm.bernoulli(size, torch.tensor(2**62 + 5), p, 2.0, -1.0)
@@ -109,8 +117,6 @@ def test_a_recipe_equals_its_noise_as_a_tensor(blocks):
 
 
 def test_counters_beyond_32_bits_carry():
-    from g2lstm.engines.noise import philox
-
     counters = torch.tensor([2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1])
     words = torch.stack(philox(7, counters))
     assert len(set(words.flatten().tolist())) == words.numel()

@@ -89,6 +89,11 @@ def test_settings_carry_every_value():
     assert settings.temperature(0.7) == 0.9
 
 
+def test_there_are_no_settings_before_the_precision_is_known():
+    with pytest.raises(UserError, match="precision=auto is settled by a run that starts"):
+        _ = config_of("precision=auto").settings
+
+
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 # A plain gate has no option, and so refuses what an experiment sets of a gate.
 PAIRS = [*((name, "sigmoid") for name in EXPERIMENTS), ("ptb_cpu", "sharpened"), ("ptb_cpu", "gumbel")]
@@ -99,7 +104,7 @@ def test_every_experiment_goes_with_every_gate(experiment, gate):
     overrides = [f"experiment={experiment}", f"gate={gate}"]
     config = config_of(*overrides)
     assert config.gate == GATES[gate]()
-    assert config.settings.epochs >= 1
+    assert config.with_values({"precision": "float32"}).settings.epochs >= 1
     assert experiment_name(config.run.task.name, overrides) == experiment
     assert run_name(gate, config.run.seed, overrides) == f"{gate}-seed1"
 

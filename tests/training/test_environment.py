@@ -1,5 +1,7 @@
 """What is found out about the hardware."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -27,13 +29,19 @@ def test_bfloat16_is_for_processors_that_multiply_it(flags, products, expected, 
     assert multiplies_bfloat16(CPU) is expected
 
 
-@pytest.mark.parametrize("supported", [True, False])
-def test_a_gpu_is_asked_without_emulation(supported, monkeypatch):
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_the_gpu_that_is_named_is_asked(capability, expected, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: asked.append(options) or supported)
-    assert multiplies_bfloat16(torch.device("cuda")) is supported
-    assert asked == [{"including_emulation": False}]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    assert multiplies_bfloat16(torch.device("cuda:1")) is expected
+    assert asked == [torch.device("cuda:1")]
     assert not multiplies_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("flags", "fpu avx512_bf16"), ("Features", "fp bf16")])
+def test_flags_are_read_of_x86_and_of_arm(name, value, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda _: f"processor\t: 0\n{name}\t: {value}\n")
+    assert environment._processor()[1] == set(value.split())
 
 
 def test_hardware_is_named_with_what_matters_for_speed(monkeypatch):
