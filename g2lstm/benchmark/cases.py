@@ -43,15 +43,18 @@ EVALUATION, EVALUATION_WITH_CACHE = "evaluation", "evaluation with cache"
 # What no evaluation of a single stream can do without: its products, those with W_hh one after the other
 RECURRENT_PRODUCTS, RECURRENT_PRODUCTS_ONEDNN = "recurrent products alone, torch.mv", "recurrent products alone, oneDNN"
 ALL_PRODUCTS = "all products alone, oneDNN"
-SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy", "recurrent_dropout")
+IN_ONE_CALL, STEP_BY_STEP = "all steps in one call", "step by step"  # how a stacked decoder runs
+SECTIONS = ("recurrence", "output_layer", "end_to_end", "evaluation", "deploy", "recurrent_dropout", "translation")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("float32", "bfloat16"),)
 QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
 SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
 DEPLOY_SIZES: tuple[Size, ...] = ((1, 1, 400, 1150), (1, 16, 400, 1150))
+TRANSLATION_SIZE: Size = (25, 60, 256, 256)  # a batch of experiment=iwslt14_cpu
 VOCABULARY = 10_000  # words of the Penn Treebank
+SUBWORDS = 4_000  # of experiment=iwslt14_cpu
 QUICK_LEAVES_OUT = (
-    "large sizes", "the reference engine", "task=ptb", "compressed models", "recurrent dropout", "peak memory"
+    "large sizes", "the reference engine", "task=ptb", "compressed models", "recurrent dropout", "translation", "peak memory"
 )  # fmt: skip
 
 
@@ -61,13 +64,15 @@ class Case:
 
     section: str  # one of `SECTIONS`
     # what a step does: "layer" one layer, "loss" an output layer and its loss, "ptb" a training step of `task=ptb`,
-    # "evaluation" an evaluation of `task=ptb`, "deploy" the paper's three layers, one token after the other
+    # "evaluation" an evaluation of `task=ptb`, "deploy" the paper's three layers, one token after the other, "translation"
+    # a training step of `experiment=iwslt14_cpu`
     task: str
     size: Size  # (T, B, D, H); V in the place of H for the output layer
     dtype: str  # "float32", or "bfloat16" for autocast over float32 weights
     mode: str  # "train", forward and backward, or "eval", without gradients
     # who does it: "auto" or an engine of `G2LSTM`, `LSTM`, `LSTM_WITHOUT_ONEDNN`, `LOOP`, a loss, `EVALUATION`,
-    # `EVALUATION_WITH_CACHE`, products alone, a name in `DEPLOYED` or `MASKED`, or of `ONNX_ENGINES`
+    # `EVALUATION_WITH_CACHE`, products alone, `IN_ONE_CALL`, `STEP_BY_STEP`, a name in `DEPLOYED` or `MASKED`, or of
+    # `ONNX_ENGINES`
     engine: str
 
 
@@ -112,6 +117,8 @@ COMPARISONS = (
                DEPLOYMENTS, (DENSE,), FLOAT32, quick=False),
     Comparison("recurrent_dropout", "recurrent dropout and zoneout, one layer", "layer", SIZES, ("train",), (AUTO, *MASKED),
                (AUTO,), quick=False),
+    Comparison("translation", "training step of experiment=iwslt14_cpu", "translation", (TRANSLATION_SIZE,), ("train",),
+               (STEP_BY_STEP, IN_ONE_CALL), (STEP_BY_STEP,), quick=False),
 )  # fmt: skip
 
 

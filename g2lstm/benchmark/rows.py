@@ -29,7 +29,7 @@ def rows_of(
         row |= {"memory_mb": _share(mb, 1, 2), "memory_ratio": _share(mb or None, memory[peer])}
         row |= {"peer": f"{group.cases[peer].engine} {group.cases[peer].dtype}"}
         row |= {"repeats": len(values), "spread": round(_spread(values), 4)}
-        if case.task in ("ptb", "evaluation"):
+        if case.task in ("ptb", "evaluation", "translation"):
             row["words_per_second"] = round(1000 * case.size[0] * case.size[1] / ms, 1)
         if case.task == "deploy":
             row |= {"file_mb": _share(size, 1e6, 3), "file_ratio": _share(size, files[0])}

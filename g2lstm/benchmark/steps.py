@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from g2lstm.benchmark import cases
 from g2lstm.benchmark.cases import LOOP, LSTM, LSTM_WITHOUT_ONEDNN, Case
@@ -19,8 +19,11 @@ from g2lstm.gates import GumbelGate
 from g2lstm.layers.output import linear_cross_entropy
 from g2lstm.lstm import G2LSTM
 from g2lstm.models.language_model import LanguageModel
+from g2lstm.models.translation import EOS as END
+from g2lstm.models.translation import Translator
 from g2lstm.runs.compose import compose
 from g2lstm.runs.config import Config
+from g2lstm.schema import values_of
 from g2lstm.tasks.language_model import LanguageModelTask
 from g2lstm.training.optim import build_optimizer
 
@@ -122,6 +125,35 @@ def _ptb_step(case: Case, device: torch.device) -> Step:
     return step
 
 
+def _translation_step(case: Case, device: torch.device) -> Step:
+    """A training step of `experiment=iwslt14_cpu` on random sub-words, T on both sides of B pairs."""
+    time, batch, embedding, hidden = case.size
+    options = [f"precision={case.dtype}", f"model.embedding_size={embedding}", f"model.hidden_size={hidden}"]
+    config = Config.parse(compose(["experiment=iwslt14_cpu", "gate=gumbel", *options]))
+    settings, chosen = config.settings, values_of(config.task.model)
+    model = Translator(cases.SUBWORDS, cases.SUBWORDS, **chosen, gate=config.gate).to(device).train()
+    optimizer = build_optimizer(settings.optimizer, model, lr=settings.lr, weight_decay=settings.weight_decay)
+    source, inputs, targets = torch.randint(END + 1, cases.SUBWORDS, (3, time, batch), device=device)
+    lengths = torch.full((batch,), time)
+    parts = inputs.split(1 if case.engine == cases.STEP_BY_STEP else time)
+
+    def step() -> None:
+        features: list[Tensor] = []
+        with _autocast(case, device):
+            memory = model.encode(source, lengths)
+            state = model.start(memory)
+            for part in parts:
+                found, _, state = model.decode(part, state, memory)
+                features.append(found)
+            loss = model.loss(torch.cat(features), targets, smoothing=config.task.label_smoothing)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
 def _evaluation_step(case: Case, device: torch.device) -> Step:
     """An evaluation of T words in each of B streams, or the products in it alone."""
     config, task = _ptb(case, device)
@@ -173,4 +205,7 @@ def _autocast(case: Case, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
 
-STEPS = {"layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "evaluation": _evaluation_step, "deploy": deployed_step}
+STEPS = {
+    "layer": _layer_step, "loss": _loss_step, "ptb": _ptb_step, "evaluation": _evaluation_step, "deploy": deployed_step,
+    "translation": _translation_step,
+}  # fmt: skip

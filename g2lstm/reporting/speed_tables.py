@@ -104,14 +104,14 @@ def _footnote(content: dict[str, Any], kind: str, rows: list[Row]) -> str:
 
 
 _MS, _RATIO = partial(_measured, name="ms"), partial(_measured, name="ratio")
-_ENGINES: Columns = {
-    "engine": itemgetter("engine"),
+_STEPS: Columns = {
     "dtype": itemgetter("dtype"),
     "ms": _MS,
     "ratio": _RATIO,
     "peak memory, ratio": partial(_measured, name="memory_ratio"),
     "words/s": partial(_measured, name="words_per_second", digits=0),
 }
+_ENGINES: Columns = {"engine": itemgetter("engine"), **_STEPS}
 _WORK: Columns = {"what": lambda row: _TASKS[row["task"]], **_ENGINES}
 _COLUMNS: dict[str, Columns] = {
     "output_layer": _WORK,
@@ -129,6 +129,11 @@ _COLUMNS: dict[str, Columns] = {
         "times as fast as dense": _faster,
         "file, MB": lambda row: number(row["file_mb"], 1),
         "of the float32 file": lambda row: number(row["file_ratio"], 3),
+    },
+    "translation": {
+        "decoder": itemgetter("engine"),
+        **_STEPS,
+        "peak memory, MB": partial(_measured, name="memory_mb", digits=0),
     },
 }
 TABLES = (*WIDE, *_COLUMNS)

@@ -78,7 +78,7 @@ def test_all_sections_are_planned(monkeypatch):
     monkeypatch.setattr(cases, "fast_dtype", lambda _: True)
     groups = planned(SECTIONS, CPU)
     sections = [group.cases[0].section for group in groups]
-    assert [sections.count(name) for name in SECTIONS] == [20, 1, 4, 1, 2, 10]
+    assert [sections.count(name) for name in SECTIONS] == [20, 1, 4, 1, 2, 10, 2]
     for group in groups[:20]:
         assert [case.engine for case in group.peers] == [LSTM]
         assert {LSTM, AUTO, "bptt", "reference", LOOP} <= {case.engine for case in group.cases}
@@ -104,9 +104,9 @@ def test_what_onednn_lacks_is_left_out_and_said(monkeypatch):
     assert any(case.dtype == "bfloat16" for group in planned(["recurrence"], torch.device("cuda")) for case in group.cases)
 
 
-@pytest.mark.parametrize("task", ["loss", "ptb"])
+@pytest.mark.parametrize("task", ["loss", "ptb", "translation"])
 def test_every_step_of_the_other_sections_runs_twice(task):
-    for group in planned(["output_layer", "end_to_end"], CPU):
+    for group in planned(["output_layer", "end_to_end", "translation"], CPU):
         for case in (case for case in group.cases if case.task == task):
             step = prepare(replace(case, size=(3, 2, 4, 6)), CPU)
             step()
