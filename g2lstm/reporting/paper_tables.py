@@ -104,9 +104,16 @@ def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -
         text += f" {rounded} of the {len(runs)} runs went on from rounded weights (their environment.json says how)."
     about = plan.experiments[experiment]
     if about.smaller_than and compression is None:
-        mine, theirs = (_options(tuple(chosen.options)) for chosen in (about, plan.experiments[about.smaller_than]))
-        mine |= {"precision": " and ".join(sorted({run.config.run.precision for run in runs}))}  # not "auto"
-        differ = [f"`{name}` {value} for {theirs.get(name)}" for name, value in mine.items() if theirs.get(name) != value]
+        theirs = _options(tuple(plan.experiments[about.smaller_than].options))
+        values: dict[str, list[Any]] = {}  # the runs' own, which conf/ may have changed since
+        for run in runs:
+            for name, value in _numbers(run.own_config.values).items():
+                values[name] = [*values.get(name, []), *([value] if value not in values.get(name, []) else [])]
+        differ = [
+            f"`{name}` {' or '.join(map(str, of_runs))} for {theirs[name]}"
+            for name, of_runs in values.items()
+            if name in theirs and of_runs != [theirs[name]]
+        ]
         for run in runs[:1]:  # of one text
             if (whole := run.summary.get("train_pairs_of_whole")) is not None:
                 differ.append(f"{run.summary['train_pairs']:,} training pairs for the {whole:,} of the whole text")
@@ -116,8 +123,15 @@ def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -
 
 @cache
 def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """All that change a number."""
-    found = leaves(compose(list(overrides)))
+    """What a command line asks for of what changes a number."""
+    return _numbers(compose(list(overrides)))
+
+
+def _numbers(config: dict[str, Any]) -> dict[str, Any]:
+    """Options by name: all that change a number but the seed and what the gate is."""
+    left_out = (*NO_NUMBERS, "seed", "run_name", "overrides", "experiment_name")
     return {
-        name: value for name, value in found.items() if name not in NO_NUMBERS and not name.startswith(("task.", "tracker."))
+        name: value
+        for name, value in leaves(config).items()
+        if name not in left_out and not name.startswith(("task.", "tracker.", "gate."))
     }
