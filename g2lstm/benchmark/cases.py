@@ -50,7 +50,7 @@ FLOAT32, APART, TOGETHER = (("float32",),), (("float32",), ("bfloat16",)), (("fl
 QUICK_SIZES: tuple[Size, ...] = ((70, 20, 400, 1150), (40, 64, 256, 256), (35, 20, 200, 200))
 SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 1150), *QUICK_SIZES[1:])
 DEPLOY_SIZES: tuple[Size, ...] = ((1, 1, 400, 1150), (1, 16, 400, 1150))
-TRANSLATION_SIZE: Size = (25, 60, 256, 256)  # a batch of experiment=iwslt14_cpu
+TRANSLATION_SIZE: Size = (25, 60, 256, 256)  # as many sub-words as a batch of experiment=iwslt14_cpu
 VOCABULARY = 10_000  # words of the Penn Treebank
 SUBWORDS = 4_000  # of experiment=iwslt14_cpu
 QUICK_LEAVES_OUT = (

@@ -100,7 +100,7 @@ def load_parallel(
         files: for train, valid and test a source and a target file, or one with both in columns; instead of a folder.
         languages: source and target, as the files end; by default the corpus's own.
         split: of iwslt14, `mixer` or `fairseq`.
-        extra: of iwslt14 with `mixer`, trains on fairseq's valid too, less what another split holds.
+        extra: of iwslt14 with `mixer`, trains on fairseq's valid too where train is a part, less what another split holds.
         tokenised: whether the text has Moses' tokens; by default looked up in valid. Other text is tokenised.
         lowercase: whether the text is used in lower case; by default as the corpus is.
         vocabulary_size: sub-words, of both languages if `joint`, else of each.

@@ -43,7 +43,8 @@ def quoted(name: str, results: Path) -> str:
         margin, pairs = options
         return paired.tests(folder, results, float(margin), _pairs(pairs))
     if kind == "losses":
-        return run_tables.recorded_losses(results, folder, int(*options))
+        (seed,) = options
+        return run_tables.recorded_losses(results, folder, int(seed))
     for tables in (gate_tables, speed_tables, shapes, profiles):
         if kind in tables.TABLES:
             return tables.recorded(results / folder, kind)

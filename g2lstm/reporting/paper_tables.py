@@ -1,11 +1,13 @@
 """The paper's tables beside what is recorded of the runs that stand for them, as `conf/reproduction.yaml` says."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from g2lstm.compression import sweep
+from g2lstm.data.pair_sources import APART
 from g2lstm.reporting.comparison import mean_interval, sign_flip_test
 from g2lstm.reporting.figures import gate_label
 from g2lstm.reporting.run_tables import BASELINE, ONE_SEED
@@ -104,21 +106,33 @@ def _note(plan: Plan, experiment: str, results: Path, compression: str | None) -
         text += f" {rounded} of the {len(runs)} runs went on from rounded weights (their environment.json says how)."
     about = plan.experiments[experiment]
     if about.smaller_than and compression is None:
-        theirs = _options(tuple(plan.experiments[about.smaller_than].options))
-        values: dict[str, list[Any]] = {}  # the runs' own, which conf/ may have changed since
-        for run in runs:
-            for name, value in _numbers(run.own_config.values).items():
-                values[name] = [*values.get(name, []), *([value] if value not in values.get(name, []) else [])]
-        differ = [
-            f"`{name}` {' or '.join(map(str, of_runs))} for {theirs[name]}"
-            for name, of_runs in values.items()
-            if name in theirs and of_runs != [theirs[name]]
-        ]
-        for run in runs[:1]:  # of one text
-            if (whole := run.summary.get("train_pairs_of_whole")) is not None:
-                differ.append(f"{run.summary['train_pairs']:,} training pairs for the {whole:,} of the whole text")
+        differ = _unlike(runs, _options(tuple(plan.experiments[about.smaller_than].options)))
+        differ += sorted({part for run in runs if (part := _part(run))})
         text += f" Unlike the paper's size: {', '.join(differ)}."
     return text
+
+
+def _unlike(runs: Sequence[Run], theirs: dict[str, Any]) -> list[str]:
+    """Options in which runs differ from others, as their own configs have them: conf/ may have changed since."""
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for name, value in _numbers(run.own_config.values).items():
+            seen = values.setdefault(name, [])
+            if value not in seen:
+                seen.append(value)
+    return [
+        f"`{name}` {' or '.join(map(str, seen))} for {theirs[name]}"
+        for name, seen in values.items()
+        if name in theirs and seen != [theirs[name]]
+    ]
+
+
+def _part(run: Run) -> str | None:
+    """How much of a training text a run had, where it was a part."""
+    known, whole = run.summary, run.summary.get("train_pairs_of_whole", 0)
+    if sum(known.get(key, 0) for key in ("train_pairs", "dropped_long", "dropped_empty")) >= (1 - APART) * whole:
+        return None
+    return f"{known['train_pairs']:,} training pairs for the {whole:,} of the whole text"
 
 
 @cache
@@ -128,7 +142,7 @@ def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _numbers(config: dict[str, Any]) -> dict[str, Any]:
-    """Options by name: all that change a number but the seed and what the gate is."""
+    """Options by name: all that change a number but the seed and those of the gate."""
     left_out = (*NO_NUMBERS, "seed", "run_name", "overrides", "experiment_name")
     return {
         name: value

@@ -120,6 +120,8 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
     text = f"{scores}{over}; measured on {hardware}."
     if len(precisions := {s["precision"] for s in summaries if "precision" in s}) > 1:
         text += f" Trained with products in {' and '.join(sorted(precisions))}."
+    if len(texts := {s["train_pairs"] for s in summaries if "train_pairs" in s}) > 1:
+        text += f" Trained on {' and '.join(f'{pairs:,}' for pairs in sorted(texts))} pairs: not the same text."
     if moved := sum(bool(s.get("resumed_on_another_environment")) for s in summaries):
         text += f" {moved} of the {len(summaries)} runs went on elsewhere (`environment.json`); their time means nothing."
     return markdown(lines, text)
@@ -169,13 +171,13 @@ def recorded_losses(results: Path, name: str, seed: int) -> str:
     groups = recorded_runs(results / name)
     runs = [run for of_gate in groups.values() for run in of_gate if run.seed == seed]
     return (
-        loss_table(runs, [Path(run.path.name) for run in runs])
+        loss_table(runs, [run.path.name for run in runs])
         if len(runs) > 1 and gate_kind(runs[0].path.name) == BASELINE
         else NONE
     )
 
 
-def loss_table(runs: Sequence[Run], names: Sequence[Path] = ()) -> str:
+def loss_table(runs: Sequence[Run], names: Sequence[str] = ()) -> str:
     """Each run's loss of every token less the first run's, for each kind of evaluation that both keep; BLEU of translations.
 
     Runs are called by `names`, by their paths without them.
@@ -183,7 +185,7 @@ def loss_table(runs: Sequence[Run], names: Sequence[Path] = ()) -> str:
     Raises:
         UserError: a run keeps no losses, or of another text.
     """
-    named = zip(names or [run.path for run in runs], runs, strict=True)
+    named = zip(names or [run.path.as_posix() for run in runs], runs, strict=True)
     first, *others = [(name, _losses(run.folder.losses)) for name, run in named]
     if all(run.config.task_class.metric.name == "bleu" for run in runs):
         return _bleu_table([first, *others])
@@ -196,8 +198,8 @@ def loss_table(runs: Sequence[Run], names: Sequence[Path] = ()) -> str:
                 raise UserError(f"{path} can't be compared with {first[0]} on {name}: {error}") from None
             cells = [f"{len(losses[name]):,}", number(less, 4, "+"), interval(low, high, 4, "+")]
             cells += [number(exp(less), 4), interval(exp(low), exp(high), 4)]
-            lines.append([path.as_posix(), name.replace("_", " + "), *cells])
-    footnote = f"Less {first[0].as_posix()}, in nats; bootstrap over blocks of {BLOCK} tokens: of this text, not of seeds."
+            lines.append([path, name.replace("_", " + "), *cells])
+    footnote = f"Less {first[0]}, in nats; bootstrap over blocks of {BLOCK} tokens: of this text, not of seeds."
     return markdown(lines, footnote, texts=2)
 
 
@@ -214,7 +216,7 @@ def _losses(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"can't read {file}: {text}; train again, or leave the run out") from None
 
 
-def _bleu_table(found: list[tuple[Path, dict[str, np.ndarray]]]) -> str:
+def _bleu_table(found: list[tuple[str, dict[str, np.ndarray]]]) -> str:
     """The BLEU of each run, and less that of the first on the same sentences."""
     (first, sums), *_ = found
     lines = [["run", "split", "sentences", "BLEU", "difference", "95% interval", "p"]]
@@ -227,8 +229,8 @@ def _bleu_table(found: list[tuple[Path, dict[str, np.ndarray]]]) -> str:
                 except ValueError as error:
                     raise UserError(f"{path} can't be compared with {first} on {name}: {error}") from None
                 cells[2:] = [number(less.difference, 2, "+"), interval(less.low, less.high, 2, "+"), f"{less.p:.3g}"]
-            lines.append([path.as_posix(), name.replace("_statistics", "").replace("_", " + "), *cells])
-    text = f"Less {first.as_posix()}; paired bootstrap, {DRAWS:,} draws of all sentences: of this text, not of seeds."
+            lines.append([path, name.replace("_statistics", "").replace("_", " + "), *cells])
+    text = f"Less {first}; paired bootstrap, {DRAWS:,} draws of all sentences: of this text, not of seeds."
     return markdown(lines, text, texts=2)
 
 

@@ -132,7 +132,7 @@ _COLUMNS: dict[str, Columns] = {
     },
     "translation": {
         "decoder": itemgetter("engine"),
-        **_STEPS,
+        **{title.replace("words", "sub-words"): cell for title, cell in _STEPS.items()},
         "peak memory, MB": partial(_measured, name="memory_mb", digits=0),
     },
 }

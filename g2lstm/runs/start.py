@@ -222,7 +222,10 @@ def _load(
     set_threads(config.run.threads)
     device, bfloat16 = build_device(config.run.device), config.run.precision == "bfloat16"
     if bfloat16 and device.type in ("cpu", "cuda") and not multiplies_bfloat16(device):
-        say(console, f"this {device.type} doesn't multiply bfloat16 itself: a run with precision=float32 is probably faster")
+        say(
+            console,
+            f"bfloat16 is not known to be fast on this {device.type}: a run with precision=float32 is probably faster",
+        )
     task = config.build_task(device, files)
     with torch.device("meta"):
         model = task.build_model()

@@ -39,7 +39,10 @@ def hardware(device: torch.device) -> str:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU or CPU multiplies bfloat16 itself; of a CPU that does not say, whether torch has such products."""
+    """Whether a GPU or CPU multiplies bfloat16 itself; of a CPU that does not say, whether torch has such products.
+
+    AMD's GPUs are taken to.
+    """
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     flags = _processor()[1]
@@ -53,9 +56,8 @@ def _processor() -> tuple[str, set[str]]:
     except OSError:
         return platform.processor() or platform.machine(), set()
     lines = {name.strip(): value.strip() for name, _, value in pairs}
-    return lines.get("model name", platform.machine()), set(
-        lines.get("flags", lines.get("Features", "")).split()
-    )  # x86, ARM
+    flags = lines.get("flags", lines.get("Features", ""))  # of x86, of ARM
+    return lines.get("model name", platform.machine()), set(flags.split())
 
 
 def check_committed(path: Path) -> None:

@@ -12,11 +12,13 @@ from g2lstm.benchmark import cases, measure, steps
 from g2lstm.benchmark.cases import (
     AUTO,
     CHUNKED_LOSS,
+    IN_ONE_CALL,
     LOOP,
     LSTM,
     LSTM_WITHOUT_ONEDNN,
     PLAIN_LOSS,
     SECTIONS,
+    STEP_BY_STEP,
     Case,
     Group,
     left_out,
@@ -26,6 +28,7 @@ from g2lstm.benchmark.peers import DroppedLSTM, StepLoop
 from g2lstm.benchmark.rows import over_passes, rows_of, rows_of_before, summary
 from g2lstm.benchmark.steps import prepare
 from g2lstm.errors import UserError
+from g2lstm.models.translation import Translator
 from tests.processor import needs_bfloat16
 
 CPU = torch.device("cpu")
@@ -102,6 +105,16 @@ def test_what_onednn_lacks_is_left_out_and_said(monkeypatch):
     assert left_out(["evaluation"], CPU, quick=False) == []  # in float32 alone
     assert left_out(["recurrence"], torch.device("cuda"), quick=False) == []
     assert any(case.dtype == "bfloat16" for group in planned(["recurrence"], torch.device("cuda")) for case in group.cases)
+
+
+@pytest.mark.parametrize(("engine", "calls"), [(IN_ONE_CALL, 1), (STEP_BY_STEP, 3)])
+def test_a_decoder_is_called_once_or_word_by_word(engine, calls, monkeypatch):
+    seen, real = [], Translator.decode
+    monkeypatch.setattr(
+        Translator, "decode", lambda model, words, *given: seen.append(len(words)) or real(model, words, *given)
+    )
+    prepare(Case("translation", "translation", (3, 2, 4, 6), "float32", "train", engine), CPU)()
+    assert seen == [3 // calls] * calls
 
 
 @pytest.mark.parametrize("task", ["loss", "ptb", "translation"])

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 from g2lstm import cli
 from g2lstm.errors import UserError
 from g2lstm.reporting.curves import MOST_POINTS, draw_curves, draw_training, training
-from g2lstm.reporting.documents import filled
+from g2lstm.reporting.documents import filled, quoted
 from g2lstm.reporting.figures import save_figure
+from g2lstm.reporting.run_tables import NONE, recorded_losses, recorded_runs
 from g2lstm.reporting.run_tables import recorded as table
-from g2lstm.reporting.run_tables import recorded_runs
 from g2lstm.runs.run import Run
 from g2lstm.training.task import Metric
 
@@ -81,6 +81,34 @@ def test_runs_that_went_on_elsewhere_are_counted(record_run, tmp_path) -> None:
     found = table(tmp_path / "x")
     assert " 1 of the 2 runs went on elsewhere (`environment.json`); their time means nothing." in found
     assert found.splitlines()[2].split(" | ")[-2:] == before  # minutes and words/s of the other
+
+
+def test_runs_of_two_precisions_or_texts_are_told(record_run, tmp_path) -> None:
+    record_run(tmp_path / "x", 1, "gate=sigmoid", precision="bfloat16", train_pairs=1000)
+    record_run(tmp_path / "x", 2, "gate=sigmoid", precision="bfloat16", train_pairs=1000)
+    assert "rained" not in table(tmp_path / "x").splitlines()[-1]
+    record_run(tmp_path / "x", 1, "gate=gumbel", precision="float32", train_pairs=2000)
+    found = table(tmp_path / "x")
+    assert " Trained with products in bfloat16 and float32. Trained on 1,000 and 2,000 pairs: not the same text." in found
+
+
+@pytest.mark.parametrize("gates", [["gumbel", "sharpened"], ["sigmoid"], []])
+def test_losses_need_a_plain_lstm_and_another_gate(record_run, tmp_path, gates) -> None:
+    for gate in gates:
+        record_run(tmp_path / "x", 1, f"gate={gate}")
+    assert recorded_losses(tmp_path, "x", 1) == NONE
+    with pytest.raises(ValueError, match="not enough values"):
+        quoted("x:losses", tmp_path)
+
+
+def test_losses_are_told_beside_the_plain_lstms(record_run, tmp_path) -> None:
+    for gate, loss in (("gumbel", 2.0), ("sigmoid", 1.0)):
+        path = record_run(tmp_path / "x", 3, f"gate={gate}")
+        save_file({"test": np.full(5000, loss, np.float32)}, path / "losses.safetensors")
+    record_run(tmp_path / "x", 4, "gate=gumbel")
+    found = quoted("x:losses:3", tmp_path)
+    assert found.splitlines()[2].startswith("| gumbel-seed3 | test | 5,000 | +1.0000 |")
+    assert found.endswith("Less sigmoid-seed3, in nats; bootstrap over blocks of 500 tokens: of this text, not of seeds.")
 
 
 def test_any_metric_and_variant_has_its_columns(record_run, tmp_path, monkeypatch) -> None:

@@ -44,6 +44,16 @@ def test_what_a_partial_text_has_is_told(runs) -> None:
     gumbel = runs / "ptb_cpu" / "gumbel-seed1"
     gumbel.rename(runs / "elsewhere")
     assert "1,234 training pairs for the 5,678 of the whole text." in recorded("1", runs)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dropped_long": 4000, "dropped_empty": 444}))
+    assert "of the whole text" not in recorded("1", runs)  # nothing is missing, some pairs are left out
+
+
+def test_what_runs_were_is_told_and_not_what_conf_says_now(runs) -> None:
+    path = runs / "ptb_cpu" / "sigmoid-seed1" / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("hidden_size: 400", "hidden_size: 401").replace("precision: auto", "precision: bfloat16"))
+    assert before != path.read_text()
+    assert "`model.hidden_size` 401 or 400 for 1150" in recorded("1", runs)
 
 
 def test_a_run_that_went_on_from_rounded_weights_is_told(runs) -> None:
