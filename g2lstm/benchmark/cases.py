@@ -52,7 +52,6 @@ SIZES: tuple[Size, ...] = (QUICK_SIZES[0], (70, 20, 1150, 1150), (70, 80, 1150, 
 DEPLOY_SIZES: tuple[Size, ...] = ((1, 1, 400, 1150), (1, 16, 400, 1150))
 TRANSLATION_SIZE: Size = (25, 60, 256, 256)  # as many sub-words as a batch of experiment=iwslt14_cpu
 VOCABULARY = 10_000  # words of the Penn Treebank
-SUBWORDS = 4_000  # of experiment=iwslt14_cpu
 QUICK_LEAVES_OUT = (
     "large sizes", "the reference engine", "task=ptb", "compressed models", "recurrent dropout", "translation", "peak memory"
 )  # fmt: skip

@@ -130,10 +130,10 @@ def _translation_step(case: Case, device: torch.device) -> Step:
     time, batch, embedding, hidden = case.size
     options = [f"precision={case.dtype}", f"model.embedding_size={embedding}", f"model.hidden_size={hidden}"]
     config = Config.parse(compose(["experiment=iwslt14_cpu", "gate=gumbel", *options]))
-    settings, chosen = config.settings, values_of(config.task.model)
-    model = Translator(cases.SUBWORDS, cases.SUBWORDS, **chosen, gate=config.gate).to(device).train()
+    settings, vocabulary = config.settings, config.task.data.vocabulary_size
+    model = Translator(vocabulary, vocabulary, **values_of(config.task.model), gate=config.gate).to(device).train()
     optimizer = build_optimizer(settings.optimizer, model, lr=settings.lr, weight_decay=settings.weight_decay)
-    source, inputs, targets = torch.randint(END + 1, cases.SUBWORDS, (3, time, batch), device=device)
+    source, inputs, targets = torch.randint(END + 1, vocabulary, (3, time, batch), device=device)
     lengths = torch.full((batch,), time)
     parts = inputs.split(1 if case.engine == cases.STEP_BY_STEP else time)
 

@@ -41,7 +41,7 @@ def hardware(device: torch.device) -> str:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a GPU or CPU multiplies bfloat16 itself; of a CPU that does not say, whether torch has such products.
 
-    AMD's GPUs are taken to.
+    AMD's GPUs are taken to do so.
     """
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

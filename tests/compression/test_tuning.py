@@ -75,12 +75,12 @@ def test_every_task_gets_better_in_the_same_forms(small_options, name) -> None:
     if name == "numbers":
         pytest.importorskip("tokenizers")
     task, config, before = build(small_options, name)
-    found = tune(before, task, config.settings, lr_share=1.0)
+    found = tune(before, task, config.settings, lr_share=3.0 if name == "mnist" else 1.0)  # ten images have to show it
     about, metric = found.notes["tuned"], task.metric
     assert metric.name == about["metric"]
     assert about["best_at"] > 0
     gain = about["before"] - about["best"] if metric.lower_is_better else about["best"] - about["before"]
-    assert gain > 0 or (gain == 0 and name != "ptb")  # of so few sentences and images as many may be right: the loss decides
+    assert gain > 0 or (gain == 0 and name == "numbers")  # no translation matches so early, and the loss decides
     assert {k: [kinds(f) for f in v] for k, v in found.forms.items()} == {
         k: [kinds(f) for f in v] for k, v in before.forms.items()
     }
