@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -81,6 +82,17 @@ def without_drawing() -> Iterator[None]:
 def undrawn() -> Iterator[None]:
     with without_drawing():
         yield
+
+
+@pytest.fixture
+def as_from_a_terminal() -> Iterator[None]:
+    """SIGHUP and SIGINT do what they do there: who starts the tests with nohup or in the background has them ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -327,6 +327,7 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
         metrics = {f"{name}_without_finetune": value for name, value in earlier.items()}
     best = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
+    evaluated = time.monotonic() - started
     if workers.first():
         write_atomically(run.losses, save(losses))
     environment = run.read_json("environment.json")
@@ -347,6 +348,7 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         **best,
         **metrics,
         "seconds": round(position.seconds + time.monotonic() - started, 1),
+        "evaluation_seconds": round(evaluated, 2),
         f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
         "precision": config.run.precision,
         **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},

@@ -264,6 +264,7 @@ def test_what_can_not_be_written_is_named(capsys, monkeypatch, command, reason):
     assert contents().keys() == before.keys()
 
 
+@pytest.mark.usefixtures("as_from_a_terminal")
 def test_a_closed_terminal_asks_a_run_to_save_and_stop():
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGHUP)

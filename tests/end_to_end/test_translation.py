@@ -83,6 +83,7 @@ def test_a_summary_has_scores_counts_and_signatures(runs):
         for split in ("valid", "test"):
             assert all(0 <= found[f"{split}_{key}"] <= 100 for key in ("bleu", "bleu_detokenised", "chrf"))
         assert found["subwords_per_second"] > 0
+        assert 0 < found["evaluation_seconds"] <= found["seconds"]
     losses = load_file(runs / "stacked" / "losses.safetensors")
     assert losses["test_statistics"].shape == (9, 10)
     assert losses["test"].shape == (9,)
@@ -101,10 +102,12 @@ def test_bleu_is_compared_and_named(here, runs):
     assert "BLEU; n runs" in here("tables", "runs=stacked")
 
 
-def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options):
-    folders = commands.finished_and_killed([*options, "gate=gumbel", "epochs=3", "eval.beam=1"], lines=12)
+@pytest.mark.parametrize("decoder", ["stacked", "conditional"])
+def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, decoder):
+    more = ["gate=gumbel", f"model.decoder={decoder}", "epochs=3", "eval.beam=1"]
+    folders = commands.finished_and_killed([*options, *more], lines=12)
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
-    assert {key for key in one if one[key] != other[key]} <= {"seconds", "subwords_per_second"}
+    assert {key for key in one if one[key] != other[key]} <= {"seconds", "evaluation_seconds", "subwords_per_second"}
 
 
 def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path):

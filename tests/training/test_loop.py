@@ -232,6 +232,7 @@ def test_max_steps_within_the_first_epoch_leaves_weights_to_evaluate(tmp_path):
     assert torch.equal(load_checkpoint(tmp_path / "best.safetensors")["model"]["weight"], task.weights[0])
 
 
+@pytest.mark.usefixtures("as_from_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_an_evaluation_stops_at_once_and_loses_nothing(tmp_path, number):
     straight = tmp_path / "straight"
