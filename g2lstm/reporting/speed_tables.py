@@ -44,6 +44,21 @@ def recorded(folder: Path, kind: str) -> str:
     return "\n\n".join(parts) or "(no measurement is recorded yet)"
 
 
+def preparation_table(found: dict[str, Any]) -> str:
+    """What `g2lstm.benchmark.preparation` measured."""
+    memory, before, after = (found[key] for key in ("peak_memory_mb", "seconds_before_the_kill", "seconds_after_the_kill"))
+    lines = [["pairs", "words", "text, MB", "prepared, MB", "processes", "minutes", "their memory, GiB", "seconds to open"]]
+    sizes = [number(found[key], 0) for key in ("pairs", "words", "text_mb", "prepared_mb", "processes")]
+    times = [number((before + after) / 60, 1), number(memory and memory / 1024), number(found["seconds_to_open"])]
+    footnote = (
+        f"Synthetic text, two vocabularies of {found['vocabulary_size']:,}; measured once. Killed when "
+        f"{found['shards_at_the_kill']} of {found['shards']} files were there, {found['shards_kept']} of which stayed: "
+        f"{before:.0f} s before the kill, {after:.0f} s after it. Memory is the most at one moment of all processes "
+        f"together, what they share counted once. {found['hardware']}."
+    )
+    return markdown([*lines, [*sizes, *times]], footnote, texts=0)
+
+
 def _chosen(rows: list[Row], kind: str) -> list[Row]:
     """The rows that a table is made of."""
     if kind not in WIDE or kind == "recurrent_dropout":

@@ -1,0 +1,64 @@
+"""A large text is prepared, killed and opened again."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g2lstm.benchmark import preparation
+from g2lstm.benchmark.preparation import measure_preparation, write_text
+from g2lstm.errors import UserError
+from g2lstm.reporting.speed_tables import preparation_table
+
+FOUND = {
+    **{"pairs": 4_500_000, "words": 2e8, "text_mb": 1300.4, "prepared_mb": 900.0, "processes": 2, "vocabulary_size": 30000},
+    **{"seconds_before_the_kill": 250.4, "seconds_after_the_kill": 200.2, "shards": 92, "shards_at_the_kill": 46},
+    **{"shards_kept": 45, "peak_memory_mb": 1536.0, "seconds_to_open": 0.453, "hardware": "a machine"},
+}
+
+
+def test_the_words_follow_zipfs_law_and_differ_between_the_sides(tmp_path: Path):
+    words = write_text(tmp_path, "train", 2000, np.random.default_rng(1))
+    sides = [(tmp_path / f"train.{language}").read_text() for language in ("xx", "yy")]
+    assert [side.count("\n") for side in sides] == [2000, 2000]
+    assert words == sum(len(side.split()) for side in sides)
+    assert words / 4000 == pytest.approx(preparation.LINE, rel=0.02)
+    assert all(line.strip() for side in sides for line in side.splitlines())
+    assert not set(sides[0].split()) & set(sides[1].split())
+    counts = [count for _, count in Counter(sides[0].split()).most_common(20)]
+    assert counts[0] / counts[9] == pytest.approx(10**preparation.EXPONENT, rel=0.2)
+    again = tmp_path / "again"
+    again.mkdir()
+    write_text(again, "train", 2000, np.random.default_rng(1))
+    assert (again / "train.yy").read_text() == sides[1]
+
+
+def test_every_number_is_another_word():
+    assert len({preparation._word(number, language) for number in range(5000) for language in ("xx", "yy")}) == 10_000
+
+
+@pytest.mark.slow
+def test_a_kill_loses_no_file_that_was_there(tmp_path: Path):
+    said: list[str] = []
+    found = measure_preparation(tmp_path, 30_000, 600, shard=2_000, say=said.append)
+    assert (found["pairs"], found["shards"], len(said)) == (30_000, 17, 4)  # valid and test have one each
+    assert 7 <= found["shards_at_the_kill"] == found["shards_kept"] < 15
+    assert 0 < found["pairs_to_train_on"] <= 30_000 < found["words"] < found["subwords"]
+    assert found["seconds_to_open"] < min(found["seconds_before_the_kill"], found["seconds_after_the_kill"])
+    assert found["peak_memory_mb"] is None or found["peak_memory_mb"] > 50
+    assert f"{found['shards_kept']} of which stayed" in preparation_table(found | {"hardware": "a machine"})
+
+
+def test_too_few_pairs_are_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match=r"more than 150,000, .* got 4,000"):
+        measure_preparation(tmp_path, 4_000, 600)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_says_what_was_measured_and_what_was_not():
+    head, _, row, _, footnote = preparation_table(FOUND).splitlines()
+    assert len(head.split("|")) == len(row.split("|"))
+    assert row == "| 4,500,000 | 200,000,000 | 1,300 | 900 | 2 | 7.5 | 1.50 | 0.45 |"
+    assert "46 of 92 files were there, 45 of which stayed: 250 s before the kill, 200 s after it" in footnote
+    assert "| 7.5 | - | 0.45 |" in preparation_table(FOUND | {"peak_memory_mb": None})
