@@ -90,6 +90,8 @@ class Translator(nn.Module):
         word_dropout: share of sub-words dropped from each side's embedding in a forward pass.
         readout_dropout: on the deep output; as `dropout` where it is None.
         forget_bias: what is added to the forget gates' initial bias.
+        embedding_scale: what embeddings, whose initial variance is 1/E, are multiplied by where they are read; sqrt(E) where
+            it is None (Vaswani et al. 2017, 1706.03762, 3.4).
         gate, engine: as in `G2LSTM`.
     """
 
@@ -112,6 +114,7 @@ class Translator(nn.Module):
         word_dropout: float = 0.0,
         readout_dropout: float | None = None,
         forget_bias: float = 0.0,
+        embedding_scale: float | None = None,
         gate: Gate | None = None,
         engine: str = "auto",
     ) -> None:
@@ -121,11 +124,12 @@ class Translator(nn.Module):
             "embedding_size": embedding_size, "hidden_size": hidden_size, "encoder_layers": encoder_layers,
             "decoder_layers": decoder_layers, "decoder": decoder, "attention": attention, "input_feeding": input_feeding,
             "tied": tied, "dropout": dropout, "word_dropout": word_dropout, "readout_dropout": readout_dropout,
-            "forget_bias": forget_bias,
+            "forget_bias": forget_bias, "embedding_scale": embedding_scale,
         }  # fmt: skip
         rates = dropout, word_dropout, dropout if readout_dropout is None else readout_dropout
         _check(decoder, tied, source_vocabulary, target_vocabulary, rates)
         self.dropout, self.word_dropout, self.readout_dropout = rates
+        self.embedding_scale = embedding_size**0.5 if embedding_scale is None else embedding_scale
         self.input_feeding, self.first_word_is_zero = input_feeding, decoder == "conditional"
         memory_size = 2 * hidden_size if encoder_layers == 1 else hidden_size
 
@@ -266,9 +270,7 @@ class Translator(nn.Module):
         return features, weights, (tuple(after), (features[-1],) if fed else ())
 
     def _embed(self, tokens: Tensor, embedding: nn.Embedding) -> Tensor:
-        """Vectors with elements of about 1, though a table that the output layer shares starts small (1706.03762, 3.4)."""
-        vectors = embed(tokens, embedding, self.word_dropout, self.training)
-        return self._dropped(vectors * embedding.embedding_dim**0.5)
+        return self._dropped(embed(tokens, embedding, self.word_dropout, self.training) * self.embedding_scale)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)

@@ -26,7 +26,7 @@ from g2lstm.decoding.beam import Hypothesis, beam_search
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.translation import PAD, Translator
-from g2lstm.schema import Count, EngineName, Folder, NotNegative, Share, section, values_of
+from g2lstm.schema import Count, EngineName, Folder, NotNegative, Positive, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
 from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
 from g2lstm.training import workers
@@ -75,6 +75,7 @@ class ModelConfig:
     readout_dropout: Share | None
     word_dropout: Share
     forget_bias: NotNegative
+    embedding_scale: Positive | None = None
     engine: EngineName = "auto"
 
 

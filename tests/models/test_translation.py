@@ -225,6 +225,20 @@ def test_the_forget_bias_goes_to_every_forget_gate():
     assert all(torch.equal(higher[name], plain[name]) for name in others)
 
 
+def test_a_scale_multiplies_what_is_read_of_embeddings_alone():
+    options = {"dropout": 0.0, "tied": "target"}
+    usual, scaled, plain = model(**options), model(**options, embedding_scale=3.0), model(dropout=0.0, embedding_scale=1.0)
+    *given, targets = batch()
+    assert not torch.allclose(usual(*given), scaled(*given))
+    torch.testing.assert_close(usual(*given), model(**options, embedding_scale=E**0.5)(*given))
+    plain.load_state_dict(scaled.state_dict() | {"output_weight": scaled.target_embedding.weight})
+    with torch.no_grad():
+        for embedding in (plain.source_embedding, plain.target_embedding):
+            embedding.weight *= 3
+    torch.testing.assert_close(plain(*given), scaled(*given))
+    torch.testing.assert_close(*(m.loss(m(*given), targets) for m in (plain, scaled)))
+
+
 @pytest.mark.parametrize("scope", ["mask", "sequence"])
 def test_a_conditional_layer_keeps_noise_over_steps_and_feeding_refuses_to(scope):
     gate = GumbelGate(noise_scope=scope)
