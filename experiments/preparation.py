@@ -1,7 +1,9 @@
 """Prepares millions of synthetic pairs for translation, killed once on the way: python experiments/preparation.py."""
 
 import json
+import os
 import tempfile
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import interrupts  # noqa: F401 first of all
@@ -18,19 +20,33 @@ from g2lstm.training.progress import say
 
 def preparation(arguments: list[str]) -> int:
     options, console = _parser().parse_options(arguments), Console()
+    table_file = options.out.with_suffix(".md")
     check_committed(options.out)
+    about = environment(torch.device("cpu"), "native")
+    found = {key: about[key] for key in ("hardware", "python", "g2lstm", "commit")}
+    found["load"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    if options.dir is not None:
+        options.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="preparation-") as folder:
-        measured = measure_preparation(
+        found |= measure_preparation(
             Path(folder), options.pairs, options.vocabulary_size, seed=options.seed, say=lambda text: say(console, text)
         )
-    about = environment(torch.device("cpu"), "native")
-    found = measured | {key: about[key] for key in ("hardware", "python", "g2lstm", "commit")}
     table = preparation_table(found)
     print(table)
     write_atomically(options.out, json.dumps(found, indent=1) + "\n")
-    write_atomically(options.out.with_suffix(".md"), table + "\n")
-    say(console, f"wrote {options.out} and {options.out.with_suffix('.md').name}")
+    write_atomically(table_file, table + "\n")
+    say(console, f"wrote {options.out} and {table_file}")
     return 0
+
+
+def _out(text: str) -> Path:
+    """A JSON file, beside which the table goes."""
+    path = cli.file(text)
+    if path.suffix != ".json":
+        raise ArgumentTypeError(f"must end in .json, got {text!r}")
+    if not path.exists() and path.with_suffix(".md").exists():
+        raise ArgumentTypeError(f"{path.with_suffix('.md')} is there and would be replaced: name another file")
+    return path
 
 
 def _parser() -> cli.OptionParser:
@@ -45,7 +61,7 @@ def _parser() -> cli.OptionParser:
     )
     parser.add_argument("--seed", type=cli.seed, default=1, help="of the text; %(default)s")
     out = Path("results/preparation/pairs.json")
-    parser.add_argument("--out", type=cli.file, default=out, metavar="FILE", help="%(default)s, with a table beside it")
+    parser.add_argument("--out", type=_out, default=out, metavar="FILE", help="%(default)s, with a table beside it")
     return parser
 
 

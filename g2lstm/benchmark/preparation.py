@@ -1,6 +1,6 @@
 """What it takes to prepare a large parallel text: time, memory of all processes, a kill on the way, and to open it again.
 
-The text is synthetic: words by Zipf's law, as many in a line as people say.
+The text is synthetic: words by Zipf's law, 22 in a line on average (Poisson).
 """
 
 import math
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ LINE = 22.0  # words, on average
 HELD_OUT = 1000  # pairs of valid, and of test
 BLOCK = 100_000  # pairs that are drawn at a time
 PAUSE = 0.2  # seconds between two looks
+GRACE = 15.0  # seconds for the processes of one that was killed
 LANGUAGES = ("xx", "yy")
-# A process of its own; what it says is the time that it took, without that of its imports.
+# A process of its own, which ends with ours; what it says is the time that it took, without that of its imports.
 LOAD = """
-import sys, time
-import joblib, pyarrow.ipc, sacremoses, tokenizers
+import os, sys, time
+from pathlib import Path
+import joblib, pooch, pyarrow.ipc, sacremoses, tokenizers
 from g2lstm.cli import guarded
-from g2lstm.data import pairs
+from g2lstm.data import lines, pairs, parallel
 from g2lstm.data.parallel import load_parallel
 
 def load():
@@ -41,7 +44,9 @@ def load():
     print(time.monotonic() - started, len(found.train), int(found.train.lengths.sum()))
     return 0
 
+pairs.end_with(os.getppid())
 pairs.SHARD = int(sys.argv[3])
+lines.cache_folder = parallel.cache_folder = lambda name: Path(sys.argv[4], name)
 sys.exit(guarded(load))
 """
 Say = Callable[[str], None]
@@ -63,13 +68,11 @@ def measure_preparation(
         seconds of each part, the most memory of all processes together (None where the system doesn't tell), and sizes.
 
     Raises:
-        UserError: too few pairs for several shards, the folder can't be written, or a process failed.
+        UserError: too few pairs for work before and after a kill, the folder can't be written, or a process failed.
     """
-    shards = math.ceil(pairs / shard)
-    if shards < 4:
-        raise UserError(
-            f"pairs must be more than {3 * shard:,}, so that files are left to write after a kill, got {pairs:,}"
-        )
+    processes, shards = min(PROCESSES, os.cpu_count() or 1), math.ceil(pairs / shard)
+    if shards <= (least := 4 * processes + 2):
+        raise UserError(f"pairs must be more than {least * shard:,}, for work before and after a kill, got {pairs:,}")
     say(f"writing {pairs:,} pairs")
     text, cache, draw = folder / "text", folder / "cache", np.random.default_rng(seed)
     with writing(text):
@@ -80,6 +83,8 @@ def measure_preparation(
     say(f"preparing until half of {shards} shards are there")
     first = _Watched(text, cache, vocabulary, shard)
     first.watch(lambda: len(_prepared(cache)) >= shards // 2)
+    if first.ended:
+        raise UserError(f"{pairs:,} pairs were prepared before the kill: set more")
     first.kill()
     before = _prepared(cache)
     say("killed; going on")
@@ -100,13 +105,13 @@ def measure_preparation(
         "vocabulary_size": vocabulary,
         "text_mb": round(_megabytes(text.iterdir()), 1),
         "prepared_mb": round(_megabytes(again), 1),
-        "processes": min(PROCESSES, os.cpu_count() or 1),
+        "processes": processes,
         "seconds_before_the_kill": round(first.seconds, 1),
         "seconds_after_the_kill": round(second.seconds, 1),
         "shards_at_the_kill": len(before),
         "shards_kept": kept,
         "shards": len(again),
-        "peak_memory_mb": round(max(peaks), 1) if peaks else None,
+        "peak_memory_mib": round(max(peaks), 1) if peaks else None,
         "seconds_to_open": round(seconds, 3),
         "seed": seed,
     }
@@ -142,37 +147,43 @@ class _Watched:
 
     Attributes:
         seconds: it took so far, imports too.
-        peak: MB of it and its own processes together; None where the system doesn't tell.
+        peak: MiB of it and its own processes together, the most that was seen; None where the system doesn't tell.
     """
 
     def __init__(self, text: Path, cache: Path, vocabulary: int, shard: int) -> None:
-        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment["PYTHONWARNINGS"] = "ignore"  # what joblib says of a process that was killed
-        command = [sys.executable, "-c", LOAD, str(text), str(vocabulary), str(shard)]
+        command = [sys.executable, "-c", LOAD, str(text), str(vocabulary), str(shard), str(cache)]
         self._process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
         self._began, self.seconds = time.monotonic(), 0.0
         self.peak: float | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def watch(self, enough: Callable[[], bool]) -> None:
         """Until there is enough, or it ends."""
         try:
-            while self._process.poll() is None and not enough():
-                if (megabytes := _memory(self._process.pid)) is not None:
-                    self.peak = max(self.peak or 0.0, megabytes)
+            while not self.ended and not enough():
+                if (found := memory(self._process.pid)) is not None:
+                    self.peak = max(self.peak or 0.0, found)
                 time.sleep(PAUSE)
         except BaseException:
-            self._process.kill()
+            self.kill()
             raise
         self.seconds = time.monotonic() - self._began
-        if self._process.poll() not in (None, 0):
-            raise UserError("the text could not be prepared: see what was said above")
+        if (status := self._process.poll()) not in (None, 0):
+            said = f"by signal {-status}, perhaps for want of memory" if status and status < 0 else "as is said above"
+            raise UserError(f"the text could not be prepared: the process ended {said}")
 
     def kill(self) -> None:
-        """As a system does that wants memory; its own processes end by themselves."""
-        own = [process for process in _family(self._process.pid) if process != self._process.pid]
+        """As a system does that wants memory. Its own processes end by themselves, within a second or two."""
+        own = [process for process in family(self._process.pid) if process != self._process.pid]
         self._process.kill()
         self._process.wait()
-        while any(Path(f"/proc/{process}").is_dir() for process in own):
+        until = time.monotonic() + GRACE
+        while any(map(_lives, own)) and time.monotonic() < until:
             time.sleep(PAUSE)
 
     def said(self) -> list[float]:
@@ -185,28 +196,33 @@ def _prepared(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
 
 
-def _family(process: int) -> Iterator[int]:
+def family(process: int) -> Iterator[int]:
     """A process and its descendants, on Linux."""
     yield process
-    for file in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            children = file.read_text().split()
-        except OSError:  # it has just ended
-            continue
-        for child in children:
-            yield from _family(int(child))
+    with suppress(OSError):  # it has just ended
+        for file in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in file.read_text().split():
+                yield from family(int(child))
 
 
-def _memory(process: int) -> float | None:
-    """MB of a process and its descendants, what they share once."""
+def memory(process: int) -> float | None:
+    """MiB of a process and its descendants (Linux's proportional set size: a page that n processes map counts 1/n)."""
+    if not Path("/proc/thread-self/children").exists():
+        return None
     total = 0
-    for one in _family(process):
-        try:
+    for one in family(process):
+        with suppress(OSError):
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024 or None
+
+
+def _lives(process: int) -> bool:
+    """Whether it is there, and has not ended without anyone who asked for its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _megabytes(files: Any) -> float:

@@ -46,15 +46,16 @@ def recorded(folder: Path, kind: str) -> str:
 
 def preparation_table(found: dict[str, Any]) -> str:
     """What `g2lstm.benchmark.preparation` measured."""
-    memory, before, after = (found[key] for key in ("peak_memory_mb", "seconds_before_the_kill", "seconds_after_the_kill"))
+    memory, before, after = (found[key] for key in ("peak_memory_mib", "seconds_before_the_kill", "seconds_after_the_kill"))
     lines = [["pairs", "words", "text, MB", "prepared, MB", "processes", "minutes", "their memory, GiB", "seconds to open"]]
     sizes = [number(found[key], 0) for key in ("pairs", "words", "text_mb", "prepared_mb", "processes")]
     times = [number((before + after) / 60, 1), number(memory and memory / 1024), number(found["seconds_to_open"])]
     footnote = (
-        f"Synthetic text, two vocabularies of {found['vocabulary_size']:,}; measured once. Killed when "
-        f"{found['shards_at_the_kill']} of {found['shards']} files were there, {found['shards_kept']} of which stayed: "
-        f"{before:.0f} s before the kill, {after:.0f} s after it. Memory is the most at one moment of all processes "
-        f"together, what they share counted once. {found['hardware']}."
+        f"Synthetic text, two vocabularies of {found['vocabulary_size']:,}; measured once, load {found['load']}. Killed "
+        f"when {found['shards_at_the_kill']} of {found['shards']} files were there, {found['shards_kept']} of which "
+        f"stayed: {before:.0f} s before the kill, {after:.0f} s after it. Memory is the most that was seen of all processes "
+        "together (proportional set size); the files were in the system's cache when they were opened. "
+        f"{found['hardware']}."
     )
     return markdown([*lines, [*sizes, *times]], footnote, texts=0)
 

@@ -14,7 +14,7 @@ from g2lstm.reporting.speed_tables import preparation_table
 FOUND = {
     **{"pairs": 4_500_000, "words": 2e8, "text_mb": 1300.4, "prepared_mb": 900.0, "processes": 2, "vocabulary_size": 30000},
     **{"seconds_before_the_kill": 250.4, "seconds_after_the_kill": 200.2, "shards": 92, "shards_at_the_kill": 46},
-    **{"shards_kept": 45, "peak_memory_mb": 1536.0, "seconds_to_open": 0.453, "hardware": "a machine"},
+    **{"shards_kept": 45, "peak_memory_mib": 1536.0, "seconds_to_open": 0.453, "hardware": "a machine", "load": 0.1},
 }
 
 
@@ -39,21 +39,56 @@ def test_every_number_is_another_word():
 
 
 @pytest.mark.slow
-def test_a_kill_loses_no_file_that_was_there(tmp_path: Path):
+def test_a_kill_loses_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preparation, "PAUSE", 0.05)
     said: list[str] = []
-    found = measure_preparation(tmp_path, 30_000, 600, shard=2_000, say=said.append)
-    assert (found["pairs"], found["shards"], len(said)) == (30_000, 17, 4)  # valid and test have one each
-    assert 7 <= found["shards_at_the_kill"] == found["shards_kept"] < 15
-    assert 0 < found["pairs_to_train_on"] <= 30_000 < found["words"] < found["subwords"]
-    assert found["seconds_to_open"] < min(found["seconds_before_the_kill"], found["seconds_after_the_kill"])
-    assert found["peak_memory_mb"] is None or found["peak_memory_mb"] > 50
-    assert f"{found['shards_kept']} of which stayed" in preparation_table(found | {"hardware": "a machine"})
+    found = measure_preparation(tmp_path, 60_000, 600, shard=1_500, say=said.append)
+    assert (found["pairs"], found["shards"], len(said)) == (60_000, 42, 4)  # valid and test have one each
+    assert 20 <= found["shards_at_the_kill"] == found["shards_kept"] < 42
+    assert 0 < found["pairs_to_train_on"] <= 60_000 < found["words"] < found["subwords"]
+    assert 0 < found["seconds_to_open"] < 2
+    assert found["peak_memory_mib"] > 100
+    about = {"hardware": "a machine", "load": 0.1}
+    assert f"{found['shards_kept']} of which stayed" in preparation_table(found | about)
 
 
-def test_too_few_pairs_are_one_line(tmp_path: Path):
-    with pytest.raises(UserError, match=r"more than 150,000, .* got 4,000"):
+def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ready, big = tmp_path / "ready", "x = b'1' * 60_000_000"
+    child = f"from g2lstm.data.pairs import end_with; import os, time; end_with(os.getppid()); {big}; "
+    child += f"open({str(ready)!r}, 'w'); time.sleep(60)"
+    parent = f"import subprocess, sys; {big}; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr(preparation, "LOAD", parent)
+    watched = preparation._Watched(tmp_path, tmp_path, 1, 1)
+    watched.watch(ready.exists)
+    watched.watch(lambda: watched.peak is None or watched.peak > 115)  # once both have theirs
+    assert not watched.ended
+    processes = list(preparation.family(watched._process.pid))
+    assert len(processes) == 2
+    watched.kill()
+    assert not any(map(preparation._lives, processes))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("os.kill(os.getpid(), 9)", "by signal 9, perhaps for want"), ("exit(2)", "above")]
+)
+def test_a_preparation_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str):
+    monkeypatch.setattr(preparation, "LOAD", f"import os; {code}")
+    with pytest.raises(UserError, match=said):
+        preparation._Watched(tmp_path, tmp_path, 1, 1).watch(lambda: False)
+
+
+def test_too_few_pairs_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(UserError, match=r"more than 500,000, .* got 4,000"):
         measure_preparation(tmp_path, 4_000, 600)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_that_ends_before_it_is_killed_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preparation, "LOAD", "")
+    monkeypatch.setattr(preparation, "WORDS", 50)
+    with pytest.raises(UserError, match="200 pairs were prepared before the kill: set more"):
+        measure_preparation(tmp_path, 200, 600, shard=10)
 
 
 def test_the_table_says_what_was_measured_and_what_was_not():
@@ -61,4 +96,4 @@ def test_the_table_says_what_was_measured_and_what_was_not():
     assert len(head.split("|")) == len(row.split("|"))
     assert row == "| 4,500,000 | 200,000,000 | 1,300 | 900 | 2 | 7.5 | 1.50 | 0.45 |"
     assert "46 of 92 files were there, 45 of which stayed: 250 s before the kill, 200 s after it" in footnote
-    assert "| 7.5 | - | 0.45 |" in preparation_table(FOUND | {"peak_memory_mb": None})
+    assert "| 7.5 | - | 0.45 |" in preparation_table(FOUND | {"peak_memory_mib": None})
