@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -225,5 +225,5 @@ def _lives(process: int) -> bool:
         return False
 
 
-def _megabytes(files: Any) -> float:
+def _megabytes(files: Iterable[Path]) -> float:
     return sum(path.stat().st_size for path in files) / 1e6

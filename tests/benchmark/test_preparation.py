@@ -38,6 +38,10 @@ def test_every_number_is_another_word():
     assert len({preparation._word(number, language) for number in range(5000) for language in ("xx", "yy")}) == 10_000
 
 
+linux = pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="the system doesn't tell of processes")
+
+
+@linux
 @pytest.mark.slow
 def test_a_kill_loses_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparation, "PAUSE", 0.05)
@@ -52,6 +56,7 @@ def test_a_kill_loses_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest
     assert f"{found['shards_kept']} of which stayed" in preparation_table(found | about)
 
 
+@linux
 def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ready, big = tmp_path / "ready", "x = b'1' * 60_000_000"
     child = f"from g2lstm.data.pairs import end_with; import os, time; end_with(os.getppid()); {big}; "
