@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -19,6 +20,7 @@ from g2lstm.training.progress import say
 
 
 def preparation(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder goes
     options, console = _parser().parse_options(arguments), Console()
     table_file = options.out.with_suffix(".md")
     check_committed(options.out)

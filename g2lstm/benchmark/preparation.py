@@ -19,6 +19,7 @@ import numpy as np
 from g2lstm.data.pairs import PROCESSES, SHARD
 from g2lstm.errors import UserError
 from g2lstm.files import writing
+from g2lstm.training.progress import duration
 
 WORDS = 100_000  # different ones of each language
 EXPONENT = 1.1  # of Zipf's law
@@ -26,6 +27,7 @@ LINE = 22.0  # words, on average
 HELD_OUT = 1000  # pairs of valid, and of test
 BLOCK = 100_000  # pairs that are drawn at a time
 PAUSE = 0.2  # seconds between two looks
+TELL = 30.0  # seconds between two lines of how far it is
 GRACE = 15.0  # seconds for the processes of one that was killed
 LANGUAGES = ("xx", "yy")
 # A process of its own, which ends with ours; what it says is the time that it took, without that of its imports.
@@ -81,19 +83,19 @@ def measure_preparation(
             write_text(text, split, n, draw) for split, n in (("valid", HELD_OUT), ("test", HELD_OUT), ("train", pairs))
         )
     say(f"preparing until half of {shards} shards are there")
-    first = _Watched(text, cache, vocabulary, shard)
-    first.watch(lambda: len(_prepared(cache)) >= shards // 2)
+    first, told = Watched(text, cache, vocabulary, shard), Told(cache, shards // 2, say)
+    first.watch(lambda: told.look() >= shards // 2)
     if first.ended:
         raise UserError(f"{pairs:,} pairs were prepared before the kill: set more")
     first.kill()
-    before = _prepared(cache)
+    before = prepared(cache)
     say("killed; going on")
-    second = _Watched(text, cache, vocabulary, shard)
-    second.watch(lambda: False)
-    again = _prepared(cache)
+    second, told = Watched(text, cache, vocabulary, shard), Told(cache, shards, say)
+    second.watch(lambda: told.look() < 0)
+    again = prepared(cache)
     kept = sum(again.get(path) == made for path, made in before.items())
     say("opening what was prepared")
-    opened = _Watched(text, cache, vocabulary, shard)
+    opened = Watched(text, cache, vocabulary, shard)
     opened.watch(lambda: False)
     seconds, left, subwords = opened.said()
     peaks = [part.peak for part in (first, second) if part.peak is not None]
@@ -122,7 +124,7 @@ def write_text(folder: Path, split: str, pairs: int, draw: np.random.Generator) 
     share = 1.0 / np.arange(1, WORDS + 1) ** EXPONENT
     edges, count = np.cumsum(share / share.sum()), 0
     for language in LANGUAGES:
-        names = np.array([_word(number, language) for number in range(WORDS)], dtype=object)
+        names = np.array([word(number, language) for number in range(WORDS)], dtype=object)
         with (folder / f"{split}.{language}").open("w") as file:
             for start in range(0, pairs, BLOCK):
                 ends = np.cumsum(1 + draw.poisson(LINE - 1, min(BLOCK, pairs - start)))
@@ -132,7 +134,7 @@ def write_text(folder: Path, split: str, pairs: int, draw: np.random.Generator) 
     return count
 
 
-def _word(number: int, language: str) -> str:
+def word(number: int, language: str) -> str:
     """Syllables of a language, two or more, for each number others."""
     consonants, vowels = {"xx": ("bdfgklmn", "aeiou"), "yy": ("prstvwzh", "aeioy")}[language]
     syllables, number = [consonants[-1] + vowels[-1]], number + 1
@@ -142,7 +144,7 @@ def _word(number: int, language: str) -> str:
     return "".join(syllables)
 
 
-class _Watched:
+class Watched:
     """A process that loads the text.
 
     Attributes:
@@ -183,7 +185,7 @@ class _Watched:
         self._process.kill()
         self._process.wait()
         until = time.monotonic() + GRACE
-        while any(map(_lives, own)) and time.monotonic() < until:
+        while any(map(lives, own)) and time.monotonic() < until:
             time.sleep(PAUSE)
 
     def said(self) -> list[float]:
@@ -191,7 +193,27 @@ class _Watched:
         return [float(word) for word in self._process.stdout.read().split()]
 
 
-def _prepared(cache: Path) -> dict[Path, int]:
+class Told:
+    """Says now and then how many shards are there, of how many, and how long the others will take."""
+
+    def __init__(self, cache: Path, until: int, say: Say) -> None:
+        self._cache, self._until, self._say = cache, until, say
+        self._first = len(prepared(cache))
+        self._began = self._last = time.monotonic()
+
+    def look(self) -> int:
+        """Shards that are there."""
+        there, now = len(prepared(self._cache)), time.monotonic()
+        if there == self._first:
+            self._began = now  # sub-words are learned before
+        if there < self._until and now - self._last >= TELL:
+            self._last, new = now, there - self._first
+            left = duration((now - self._began) * (self._until - there) / new) if new else "unknown"
+            self._say(f"{there} of {self._until} shards, time left {left}")
+        return there
+
+
+def prepared(cache: Path) -> dict[Path, int]:
     """The shards that are there, and when each was written."""
     return {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
 
@@ -217,7 +239,7 @@ def memory(process: int) -> float | None:
     return total / 1024 or None
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
     """Whether it is there, and has not ended without anyone who asked for its status."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

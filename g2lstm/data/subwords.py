@@ -39,6 +39,10 @@ class Encoder:
         vocabulary = self.tokenizer.get_vocab()
         return tuple(sorted(vocabulary, key=vocabulary.__getitem__))
 
+    def first(self, n: int) -> tuple[str | None, ...]:
+        """The first n sub-words, without a list of all; None where there are fewer."""
+        return tuple(map(self.tokenizer.id_to_token, range(n)))
+
     def encode(self, lines: Iterable[str]) -> list[list[int]]:
         """The ids of each line, without special ones; characters never seen in training are `UNK`."""
         words = [line.split() for line in lines]
@@ -124,7 +128,7 @@ class Subwords:
             if not isinstance(content, dict) or content.get("format") != _FORMAT:
                 raise ValueError(f"not marked {_FORMAT}")
             sides = [Encoder(library.Tokenizer.from_str(json.dumps(part))) for part in content["tokenizers"]]
-            if len(sides) not in (1, 2) or any(side.labels[: len(SPECIALS)] != SPECIALS for side in sides):
+            if len(sides) not in (1, 2) or any(side.first(len(SPECIALS)) != SPECIALS for side in sides):
                 raise ValueError("no vocabulary with the special sub-words first")
         except Exception as error:  # the library raises bare ones
             raise UserError(f"{where} has no whole sub-words ({error}): copy it again from its run, or rerun") from None

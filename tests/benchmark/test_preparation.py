@@ -1,7 +1,9 @@
 """A large text is prepared, killed and opened again."""
 
+import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def test_the_words_follow_zipfs_law_and_differ_between_the_sides(tmp_path: Path)
 
 
 def test_every_number_is_another_word():
-    assert len({preparation._word(number, language) for number in range(5000) for language in ("xx", "yy")}) == 10_000
+    assert len({preparation.word(number, language) for number in range(5000) for language in ("xx", "yy")}) == 10_000
 
 
 linux = pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="the system doesn't tell of processes")
@@ -45,6 +47,7 @@ linux = pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reas
 @pytest.mark.slow
 def test_a_kill_loses_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparation, "PAUSE", 0.05)
+    monkeypatch.setattr(preparation, "TELL", math.inf)
     said: list[str] = []
     found = measure_preparation(tmp_path, 60_000, 600, shard=1_500, say=said.append)
     assert (found["pairs"], found["shards"], len(said)) == (60_000, 42, 4)  # valid and test have one each
@@ -56,6 +59,28 @@ def test_a_kill_loses_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest
     assert f"{found['shards_kept']} of which stayed" in preparation_table(found | about)
 
 
+def test_it_says_how_far_it_is_and_how_long_the_rest_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now, said = [0.0], []
+    monkeypatch.setattr(preparation, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    (tmp_path / "of-a-run-before.arrow").touch()
+    told = preparation.Told(tmp_path, 10, said.append)
+    for seconds, shard in ((20.0, None), (40.0, None), (60.0, "a"), (100.0, "b"), (110.0, "c"), (140.0, "d")):
+        now[0] = seconds
+        if shard:
+            (tmp_path / f"{shard}.arrow").touch()
+        told.look()
+    assert said == [
+        "1 of 10 shards, time left unknown",  # 40 s: sub-words are learned
+        "3 of 10 shards, time left 4 min",  # 60 s since they were, for two
+        "5 of 10 shards, time left 2 min",  # 25 s each
+    ]
+    for number in range(5):
+        (tmp_path / f"{number}.arrow").touch()
+    now[0] = 500.0
+    assert told.look() == 10
+    assert len(said) == 3
+
+
 @linux
 def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ready, big = tmp_path / "ready", "x = b'1' * 60_000_000"
@@ -63,14 +88,14 @@ def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, mo
     child += f"open({str(ready)!r}, 'w'); time.sleep(60)"
     parent = f"import subprocess, sys; {big}; subprocess.run([sys.executable, '-c', {child!r}])"
     monkeypatch.setattr(preparation, "LOAD", parent)
-    watched = preparation._Watched(tmp_path, tmp_path, 1, 1)
+    watched = preparation.Watched(tmp_path, tmp_path, 1, 1)
     watched.watch(ready.exists)
     watched.watch(lambda: watched.peak is None or watched.peak > 115)  # once both have theirs
     assert not watched.ended
     processes = list(preparation.family(watched._process.pid))
     assert len(processes) == 2
     watched.kill()
-    assert not any(map(preparation._lives, processes))
+    assert not any(map(preparation.lives, processes))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +104,7 @@ def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, mo
 def test_a_preparation_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str):
     monkeypatch.setattr(preparation, "LOAD", f"import os; {code}")
     with pytest.raises(UserError, match=said):
-        preparation._Watched(tmp_path, tmp_path, 1, 1).watch(lambda: False)
+        preparation.Watched(tmp_path, tmp_path, 1, 1).watch(lambda: False)
 
 
 def test_too_few_pairs_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
