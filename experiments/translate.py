@@ -30,6 +30,8 @@ def translate(arguments: list[str]) -> int:
     task, models = load_models(options.run, cli.overrides(options), options.average)
     given = {name: getattr(options, name) for name in ("beam", "length_penalty", "coverage_penalty")}
     search = replace(task.config.eval, **{name: value for name, value in given.items() if value is not None})
+    if options.n_best > search.beam:  # before the output is begun anew
+        raise UserError(f"n_best must be at most beam={search.beam}, got {options.n_best}: lower it, or set a larger beam")
     with _opened(options.input) as source, _written(options.output) as out:
         refused = translate_lines(
             task, models, decoded(source, str(options.input or "standard input")), out, search,

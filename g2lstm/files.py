@@ -45,8 +45,8 @@ def folder_made(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
+def write_atomically(path: Path, content: str | bytes | Iterator[str]) -> None:
+    """Writes `content`, or its parts one by one, to a temporary file beside `path` and renames it: all of it or nothing.
 
     Raises:
         UserError: it can't be written; what stood there stays, and no folder is left that was made for it.
@@ -56,7 +56,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                for part in (content,) if isinstance(content, str | bytes) else content:
+                    file.write(part.encode() if isinstance(part, str) else part)
                 file.flush()
                 os.fsync(file.fileno())
             mask = os.umask(0)

@@ -182,3 +182,10 @@ def test_every_task_trains_and_is_evaluated_on_cuda_as_on_the_cpu(small_task, na
         task.loss(model.train(), next(iter(items)), None).objective.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_translation_looked_at_comes_to_the_cpu(small_task):
+    task, model = small_task("parallel", device="cuda")
+    ((_, best),) = task.translate([model.eval()], ["da de"], task.config.eval, attention=True)[0]
+    assert best.attention.device.type == "cpu"
+    assert best.attention.sum(1).tolist() == pytest.approx([1.0] * (len(best.tokens) + 1), abs=1e-3)

@@ -58,8 +58,13 @@ def _segments(lines: "chain[str]") -> list[str]:
     return [_SEGMENT.sub("", line).replace("’", "'") for line in lines if "<seg id" in line]
 
 
+def cut_last_stop(line: str) -> str:
+    """A line of tokens with its last full stop as one, as the published text has it."""
+    return _LAST_STOP.sub(" .", line)
+
+
 def _tokens(lines: list[str], language: str) -> list[str]:
-    return [_LAST_STOP.sub(" .", line) for line in tokenize(lines, language, lower=True)]
+    return [cut_last_stop(line) for line in tokenize(lines, language, lower=True)]
 
 
 def _alike(pair: Pair, longest: int) -> bool:

@@ -200,16 +200,10 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def refuse_none_left(pairs: Pairs, split: str, longest: int | None) -> Pairs:
-    """The pairs, if there is one.
-
-    Raises:
-        UserError: all were left out.
-    """
+def refuse_none_left(pairs: Pairs, split: str, *, empty: int, longest: int | None = None) -> None:
+    """Raises a UserError where all were left out: `empty` for a side that is, others for more than `longest` sub-words."""
     if len(pairs):
-        return pairs
-    empty, long = (pairs.counts[key] for key in DROPPED)
-    raise UserError(
-        f"no pair is left of {split}: {empty:,} have an empty side, {long:,} more than data.longest={longest} sub-words: "
-        "mend the text or raise data.longest"
-    )
+        return
+    long = f", {pairs.counts['dropped_long']:,} more than data.longest={longest} sub-words" if longest else ""
+    way = "mend the text or raise data.longest" if longest else "mend the text"
+    raise UserError(f"no pair is left of {split}: {empty:,} have an empty side{long}: {way}")

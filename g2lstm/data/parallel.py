@@ -133,8 +133,9 @@ def load_parallel(
         whole = [pair for pair in texts[key].read() if all(pair)]
         pairs[key] = encoded(text_of(whole), None)
         lines[key] = ([source for source, _ in whole], [target for _, target in whole])
-    for key in SPLITS:
-        refuse_none_left(pairs[key], key, longest)
+    refuse_none_left(pairs["train"], "train", empty=pairs["train"].counts["dropped_empty"], longest=longest)
+    for key in lines:
+        refuse_none_left(pairs[key], key, empty=texts[key].pairs)
     counts |= {f"{key}_pairs": len(pairs[key]) for key in SPLITS} | pairs["train"].counts
     counts["held_out_dropped_empty"] = sum(texts[key].pairs - len(pairs[key]) for key in lines)
     return ParallelCorpus(

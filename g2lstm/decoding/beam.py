@@ -31,7 +31,7 @@ class Hypothesis:
     Attributes:
         tokens: its sub-words, without `<s>` and `</s>`.
         score: what hypotheses are ordered by.
-        attention: (len(tokens) + 1, S), what was looked at for each sub-word and for `</s>`; or None.
+        attention: (len(tokens) + 1, S) on the CPU, what was looked at for each sub-word and for `</s>`; or None.
     """
 
     tokens: list[int]
@@ -113,7 +113,7 @@ def beam_search(
             final = final + coverage_penalty * _coverage_terms(coverage, memories[0].inside, width)[row]
         for block, k in ends.nonzero().tolist():
             n, ended = int(here.sentences[block]), int(row[block, k])
-            kept = here.attention[ended, :, : int(source_lengths[n])].clone() if attention else None
+            kept = here.attention[ended, :, : int(source_lengths[n])].clone().cpu() if attention else None
             finished[n].append(Hypothesis(here.tokens[ended, 1:].tolist(), float(final[block, k]), kept))
             if len(finished[n]) >= n_best:
                 wanted[n] = sorted((h.score for h in finished[n]), reverse=True)[n_best - 1]

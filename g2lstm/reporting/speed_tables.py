@@ -51,10 +51,11 @@ def preparation_table(found: dict[str, Any]) -> str:
     sizes = [number(found[key], 0) for key in ("pairs", "words", "text_mb", "prepared_mb", "processes")]
     times = [number((before + after) / 60, 1), number(memory and memory / 1024), number(found["seconds_to_open"])]
     footnote = (
-        f"Synthetic text, two vocabularies of {found['vocabulary_size']:,}; measured once, load {found['load']}. Killed "
+        f"Synthetic text that has tokens already, two vocabularies of {found['vocabulary_size']:,}; measured once, load "
+        f"{found['load']}. Raw text is tokenised before, which is not in these minutes. Killed "
         f"when {found['shards_at_the_kill']} of {found['shards']} files were there, {found['shards_kept']} of which "
         f"stayed: {before:.0f} s before the kill, {after:.0f} s after it. Memory is the most that was seen of all processes "
-        "together (proportional set size); the files were in the system's cache when they were opened. "
+        "together (proportional set size). Opened without the time of imports, the files in the system's cache. "
         f"{found['hardware']}."
     )
     return markdown([*lines, [*sizes, *times]], footnote, texts=0)

@@ -22,7 +22,7 @@ from g2lstm.runs.device import build_device, set_threads
 from g2lstm.runs.record import LARGEST_RECORDED_MODEL, evaluate_model, is_recorded, metric_key, record, recorded_folder
 from g2lstm.runs.run import Run, blamed, load_weights
 from g2lstm.training import workers
-from g2lstm.training.environment import check_committed, environment, multiplies_bfloat16
+from g2lstm.training.environment import check_committed, environment, multiplies_bfloat16, peak_memory
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
 from g2lstm.training.loop import Position, Trainer
@@ -240,8 +240,14 @@ def _go_on(run: Run, config: Config, console: Console) -> float:
     with _locked(run.folder), blamed(run):
         run.folder.remove_unfinished()
         device, task, now = _load(config, console, run.files)
+        _refuse_other_data(task)
         _warn_if_elsewhere(run.folder, now, console)
         return _train(run.folder, config, task, device, console, resumed=True)
+
+
+def _refuse_other_data(task: Any) -> None:
+    if refuse := getattr(task, "refuse_other_data", None):
+        refuse()
 
 
 def _warn_if_elsewhere(run: RunFolder, now: dict[str, Any], console: Console) -> None:
@@ -330,7 +336,7 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
     evaluated = time.monotonic() - started
     if workers.first():
         write_atomically(run.losses, save(losses))
-    environment = run.read_json("environment.json")
+    environment, most = run.read_json("environment.json"), peak_memory(next(model.parameters()).device)
     summary: dict[str, Any] = {
         "task": config.run.task.name,
         "experiment": config.run.experiment_name,
@@ -349,6 +355,7 @@ def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, positi
         **metrics,
         "seconds": round(position.seconds + time.monotonic() - started, 1),
         "evaluation_seconds": round(evaluated, 2),
+        "peak_memory_mib": most and round(most, 1),
         f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
         "precision": config.run.precision,
         **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
@@ -393,4 +400,5 @@ def _record_later(run: Run, config: Config, console: Console) -> None:
     """The record of a run that ended without one."""
     with _locked(run.folder), blamed(run):
         device, task, _ = _load(config, console, run.files)
+        _refuse_other_data(task)
         _record(run.folder, config, task, task.build_model().to(device), console)

@@ -155,10 +155,13 @@ class SeriesTask:
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
-    def plan(self, generator: torch.Generator) -> list[list[int]]:
-        """The last rows of the windows of each batch: every `stride`-th from a drawn one on, in a drawn order."""
+    def refuse_other_data(self) -> None:
         if self.scaling.digest not in ("", _digest(self.series)):
             raise UserError(f"the rows of {self.scaling.source} have changed since the run began: put them back")
+
+    def plan(self, generator: torch.Generator) -> list[list[int]]:
+        """The last rows of the windows of each batch: every `stride`-th from a drawn one on, in a drawn order."""
+        self.refuse_other_data()
         origins, config = self._origins("train"), self.config
         first = int(torch.randint(min(config.stride, len(origins)), (1,), generator=generator))
         origins = origins[first :: config.stride]

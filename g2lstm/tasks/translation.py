@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from g2lstm.data.batching import evaluation_batches, padded, padded_sources, plan_batches
+from g2lstm.data.batching import evaluation_batches, padded, padded_sources, padding_share, plan_batches
+from g2lstm.data.iwslt14 import cut_last_stop
 from g2lstm.data.lines import detokenize, tokenize
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.sources import SPLITS
@@ -164,11 +165,15 @@ class TranslationTask:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return self.corpus.counts | scores.signatures()
+        long = sum(int((getattr(self.corpus, split).lengths[:, 0] > LONGEST_LINE).sum()) for split in ("valid", "test"))
+        padding = padding_share(self.corpus.train.lengths, self._drawn(torch.Generator().manual_seed(0)))
+        own = {"held_out_not_translated": long, "padding_share": round(padding, 4)}
+        return self.corpus.counts | own | scores.signatures()
 
     @property
     def published(self) -> Mapping[str, Mapping[str, float]]:
-        return {"iwslt14": IWSLT14, "wmt14": WMT14}.get(self.config.data.name, {})
+        data = self.config.data
+        return {} if data.files else {"iwslt14": IWSLT14, "wmt14": WMT14}.get(data.name, {})
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -186,16 +191,27 @@ class TranslationTask:
 
     def build_model(self) -> Translator:
         sizes = len(self.subwords.source_labels), len(self.subwords.target_labels)
+        if self.config.model.tied == "all" and not self.subwords.joint:
+            raise UserError(
+                "model.tied=all is one embedding for both languages, which have a vocabulary each with data.joint=false: "
+                "set data.joint=true, or model.tied=target"
+            )
         try:
             return Translator(*sizes, **values_of(self.config.model), gate=self.gate)
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
-    def plan(self, generator: torch.Generator) -> list[list[int]]:
-        """The pairs of each batch of an epoch."""
+    def refuse_other_data(self) -> None:
         for split, digest in self.text.items():
             if self.corpus.digests[split] != digest:
                 raise UserError(f"the {split} text of {self.corpus.origin} has changed since the run began: put it back")
+
+    def plan(self, generator: torch.Generator) -> list[list[int]]:
+        """The pairs of each batch of an epoch."""
+        self.refuse_other_data()
+        return self._drawn(generator)
+
+    def _drawn(self, generator: torch.Generator) -> list[list[int]]:
         options = self.config
         return plan_batches(
             self.corpus.train.lengths, generator=generator, tokens=options.batch_tokens, sentences=options.batch_size
@@ -311,7 +327,12 @@ class TranslationTask:
 
     def read_by_model(self, lines: Sequence[str]) -> list[str]:
         """Raw text of the source language in the words that the corpus has."""
-        return tokenize(lines, self.form.languages[0], lower=self.form.lowercase)
+        return self.words_of(lines, 0)
+
+    def words_of(self, lines: Sequence[str], side: int) -> list[str]:
+        """The same of the source (0) or the target language (1)."""
+        found = tokenize(lines, self.form.languages[side], lower=self.form.lowercase)
+        return [cut_last_stop(line) for line in found] if self.config.data.name == "iwslt14" else found
 
     def _count(self, split: str, limit: int | None) -> int:
         """Pairs that are read of a split."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from g2lstm.data.batching import padded_sources
-from g2lstm.data.lines import detokenize, tokenize
+from g2lstm.data.lines import detokenize
 from g2lstm.errors import UserError
 from g2lstm.models.translation import BOS, UNK, Translator
 from g2lstm.training.task import ReadText
@@ -37,7 +37,7 @@ def read_pair(task: Any, model: Translator, text: str | None) -> ReadText:
         way = "set text='source' or text='source ||| target'"
         raise UserError(f"text has {len(source)} sub-words, which must be 1 to {LONGEST_LINE}: {way}")
     if len(sides) > 1:
-        target = tokenize(sides[1:2], task.form.languages[1], lower=task.form.lowercase)
+        target = task.words_of(sides[1:2], 1)
         words = [BOS, *task.subwords.encode_target(target)[0]]
     else:
         words = [BOS, *task.search([model], [source], task.config.eval)[0][0].tokens]

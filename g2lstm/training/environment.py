@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -48,6 +49,17 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     flags = _processor()[1]
     said = not flags or bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return device.type == "cpu" and said and fast_dtype(torch.bfloat16)
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most memory that this process has had, of a GPU or else of the machine, in MiB; None where no system tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _processor() -> tuple[str, set[str]]:

@@ -1,8 +1,10 @@
 """Text in two languages as people have it, good and bad."""
 
 import gzip
+import os
 from pathlib import Path
 
+import joblib
 import pytest
 
 from g2lstm.data import lines
@@ -163,5 +165,15 @@ def test_moses_tokens_are_undone_again():
 def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lines, "_BLOCK", 10)
     monkeypatch.setattr(lines, "_MOST_PROCESSES", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    used = []
+
+    class Counted(joblib.Parallel):
+        def __init__(self, n_jobs: int) -> None:
+            used.append(n_jobs)
+            super().__init__(n_jobs)
+
+    monkeypatch.setattr(joblib, "Parallel", Counted)
     raw = [f"Number {n}, please." for n in range(57)]
     assert tokenize(raw, "en") == [f"Number {n} , please ." for n in range(57)]
+    assert used == [2]

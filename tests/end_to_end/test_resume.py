@@ -18,7 +18,7 @@ from g2lstm.commands.reproduce import Stretch
 from g2lstm.runs.members import Experiment, Member, Places, state_of
 from g2lstm.training.checkpoint import load_checkpoint
 
-TIMINGS = ("words_per_second", "eta", "seconds", "evaluation_seconds")
+TIMINGS = ("words_per_second", "eta", "seconds", "evaluation_seconds", "peak_memory_mib")
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,9 @@ def test_a_summary_has_scores_counts_and_signatures(runs):
             assert all(0 <= found[f"{split}_{key}"] <= 100 for key in ("bleu", "bleu_detokenised", "chrf"))
         assert found["subwords_per_second"] > 0
         assert 0 < found["evaluation_seconds"] <= found["seconds"]
+        assert 100 < found["peak_memory_mib"] < 10_000
+        assert 0 <= found["padding_share"] < 0.5
+        assert found["held_out_not_translated"] == 0
     losses = load_file(runs / "stacked" / "losses.safetensors")
     assert losses["test_statistics"].shape == (9, 10)
     assert losses["test"].shape == (9,)
@@ -107,7 +110,9 @@ def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, de
     more = ["gate=gumbel", f"model.decoder={decoder}", "epochs=3", "eval.beam=1"]
     folders = commands.finished_and_killed([*options, *more], lines=12)
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
-    assert {key for key in one if one[key] != other[key]} <= {"seconds", "evaluation_seconds", "subwords_per_second"}
+    assert {key for key in one if one[key] != other[key]} <= {
+        *("seconds", "evaluation_seconds", "subwords_per_second", "peak_memory_mib")
+    }
 
 
 def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path):
@@ -115,12 +120,17 @@ def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path)
     text.mkdir()
     write_corpus(text)
     commands.run(*options, f"data.dir={text}", "max_steps=2", "run_dir=run")
-    for language in ("xx", "yy"):
-        lines = (text / f"train.{language}").read_text().splitlines(keepends=True)
-        (text / f"train.{language}").write_text("".join(lines[1:]))
-    command = commands.start("resume=run", "max_steps=4")
-    assert command.wait() == 2
-    assert "has changed since the run began" in command.text()
+    about = (commands.folder / "run" / "environment.json").read_bytes()
+    for split in ("train", "test"):  # of which the second is read when the run ends
+        write_corpus(text)
+        for language in ("xx", "yy"):
+            lines = (text / f"{split}.{language}").read_text().splitlines(keepends=True)
+            (text / f"{split}.{language}").write_text("".join(lines[1:]))
+        command = commands.start("resume=run", "max_steps=4")
+        assert command.wait() == 2
+        assert f"the {split} text of parallel under {text}" in command.text()
+        assert "warning" not in command.text()
+        assert (commands.folder / "run" / "environment.json").read_bytes() == about
 
 
 @pytest.mark.parametrize("run", ["stacked", "conditional"])
@@ -258,5 +268,11 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
         line = here("translate", *arguments, status=2, given=b"da\n")
         assert said in line, line
         assert line.count("\n") == 1
+    Path("kept.txt").write_text("an earlier translation")
+    for given in (b"da\n", b"\n"):
+        assert "n_best must be at most beam=3, got 9" in here(
+            "translate", "run=stacked", "n_best=9", "output=kept.txt", status=2, given=given
+        )
+    assert Path("kept.txt").read_text() == "an earlier translation"
     assert "eval.cache.enabled" in here("evaluate", "run=stacked", "eval.cache.enabled=true", status=2)
     assert here("translate", "run=stacked", "beam=500", given=b"da\n").count("\n") == 1  # more than there are sub-words

@@ -136,6 +136,41 @@ def test_the_files_at_hand_may_have_other_tokens_and_endings(task, config):
     assert reopened(task, config, languages=None).form == task.form
 
 
+def test_one_embedding_for_two_vocabularies_is_refused(config):
+    apart = replace(
+        config, data=replace(config.data, joint=False, vocabulary_size=24), model=replace(config.model, tied="all")
+    )
+    with pytest.raises(UserError, match=r"model.tied=all .* data.joint=false: set data.joint=true, or model.tied=target"):
+        TranslationTask.from_config(apart, gate=SigmoidGate(), device=CPU).build_model()
+    target = replace(apart, model=replace(config.model, tied="target"))
+    TranslationTask.from_config(target, gate=SigmoidGate(), device=CPU).build_model()
+
+
+def called(task: TranslationTask, name: str, **data: object) -> TranslationTask:
+    found = replace(task, config=replace(task.config, data=replace(task.config.data, name=name, **data)))
+    found.__dict__["corpus"] = task.corpus
+    return found
+
+
+def test_raw_text_gets_the_tokens_of_the_corpus(task):
+    lines, german = ["Und usw.", "Ja.", "So ...", "am 3."], replace(task.form, languages=("de", "en"))
+    iwslt14, parallel = (replace(called(task, name), form=german) for name in ("iwslt14", "parallel"))
+    assert iwslt14.read_by_model(lines) == ["Und usw .", "Ja .", "So ...", "am 3 ."]
+    assert parallel.read_by_model(lines)[0] == "Und usw."
+
+
+def test_the_papers_values_are_of_its_own_text(task):
+    assert called(task, "wmt14").published["gumbel"] == {"test_bleu": 22.43}
+    assert called(task, "wmt14", files={"train": ("a", "b")}).published == {}
+
+
+def test_sources_that_are_too_long_to_translate_are_counted(task, monkeypatch):
+    assert task.facts["held_out_not_translated"] == 0
+    monkeypatch.setattr("g2lstm.tasks.translation.LONGEST_LINE", 5)
+    lengths = [task.corpus.valid.lengths, task.corpus.test.lengths]
+    assert task.facts["held_out_not_translated"] == sum(int((one[:, 0] > 5).sum()) for one in lengths) > 0
+
+
 @pytest.mark.parametrize("sizes", [{"batch_tokens": None}, {"batch_size": 3}])
 def test_a_batch_has_one_size(config, sizes):
     with pytest.raises(UserError, match="set batch_tokens or batch_size"):
