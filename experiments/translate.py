@@ -15,6 +15,7 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.commands.translate import MOST_FIGURES, load_models, translate_lines
 from g2lstm.data.lines import decoded
+from g2lstm.decoding.beam import check_search
 from g2lstm.errors import UserError
 from g2lstm.training.progress import say
 
@@ -30,8 +31,7 @@ def translate(arguments: list[str]) -> int:
     task, models = load_models(options.run, cli.overrides(options), options.average)
     given = {name: getattr(options, name) for name in ("beam", "length_penalty", "coverage_penalty")}
     search = replace(task.config.eval, **{name: value for name, value in given.items() if value is not None})
-    if options.n_best > search.beam:  # before the output is begun anew
-        raise UserError(f"n_best must be at most beam={search.beam}, got {options.n_best}: lower it, or set a larger beam")
+    check_search(beam=search.beam, n_best=options.n_best)  # before the output is begun anew
     with _opened(options.input) as source, _written(options.output) as out:
         refused = translate_lines(
             task, models, decoded(source, str(options.input or "standard input")), out, search,

@@ -18,6 +18,15 @@ def test_writes_text_and_bytes_into_new_folders(tmp_path):
     assert (tmp_path / "a" / "bytes").read_bytes() == b"\x00\xff"
 
 
+def test_parts_are_one_file_and_a_failure_between_them_leaves_the_old_one(tmp_path):
+    write_atomically(tmp_path / "file", (f"{n} ü\n" for n in range(3)))
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "0 ü\n1 ü\n2 ü\n"
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "file", (f"{1 / (2 - n)}\n" for n in range(3)))
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "0 ü\n1 ü\n2 ü\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
     path = tmp_path / "file"

@@ -87,7 +87,10 @@ def beam_search(
     Raises:
         UserError: an option out of its range, models that do not fit each other, or that give no numbers.
     """
-    _check(models, beam, n_best, length_penalty, coverage_penalty, max_length)
+    check_search(
+        beam=beam, n_best=n_best, length_penalty=length_penalty, coverage_penalty=coverage_penalty, max_length=max_length
+    )
+    _check_vocabularies(models)
     memories = [model.encode(source, source_lengths) for model in models]
     states: list[Any] = [model.start(memory) for model, memory in zip(models, memories, strict=True)]
     size, device = len(source_lengths), source.device
@@ -189,14 +192,15 @@ def _select(state: Any, rows: Tensor) -> Any:
     return state.index_select(0, rows) if isinstance(state, Tensor) else type(state)(_select(part, rows) for part in state)
 
 
-def _check(
-    models: Sequence[Translator],
-    beam: int,
-    n_best: int,
-    length_penalty: float,
-    coverage_penalty: float,
-    max_length: int | None,
+def check_search(
+    *,
+    beam: int = 5,
+    n_best: int = 1,
+    length_penalty: float = 1.0,
+    coverage_penalty: float = 0.0,
+    max_length: int | None = None,
 ) -> None:
+    """Raises a UserError where an option of `beam_search` is out of its range."""
     if beam < 1:
         raise UserError(f"beam must be at least 1, got {beam}")
     if not 1 <= n_best <= beam:
@@ -205,6 +209,9 @@ def _check(
         raise UserError(f"length and coverage penalties must be >= 0, got {length_penalty} and {coverage_penalty}")
     if max_length is not None and max_length < 0:
         raise UserError(f"max_length must be >= 0, got {max_length}")
+
+
+def _check_vocabularies(models: Sequence[Translator]) -> None:
     sizes = {len(model.output_bias) for model in models}
     if len(sizes) != 1:
         given = ", ".join(map(str, sorted(sizes))) or "no model"

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from math import exp
+from math import exp, inf
 from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
@@ -99,7 +99,7 @@ def columns(groups: Groups) -> dict[str, str]:
 def run_table(groups: Groups, published: Published = MappingProxyType({})) -> str:
     """One row a gate: mean ± standard deviation over seeds, the paper's `published` values, and what the runs took."""
     keys, metric = columns(groups), metric_of(groups)
-    known = {name: published.get(name.rpartition("/")[2], {}) for name in groups}
+    known = {name: published.get(name.rpartition("/")[2], {}) if _whole(runs) else {} for name, runs in groups.items()}
     paper = {key for found in known.values() for key in found}
     titles = [part for title, key in keys.items() for part in (title, *(["paper"] if key in paper else []))]
     lines = [["gate", *titles, "seeds", "parameters", "threads", "minutes", f"{metric.unit}/s"]]
@@ -268,6 +268,13 @@ def _cells(values: Sequence[float], digits: int, sign: str = "") -> list[str]:
     deviation = stdev(values) if len(values) > 1 else None
     span = interval(*found, digits, sign) if found else ONE_SEED
     return [str(len(values)), number(mean(values), digits, sign), number(deviation, digits), span]
+
+
+def _whole(runs: list[Run]) -> bool:
+    """Whether runs had all of the paper's training text, where their summaries say how many pairs there were."""
+    told = [run.summary for run in runs if "train_pairs" in run.summary]
+    used = [sum(one.get(key, 0) for key in ("train_pairs", "dropped_empty", "dropped_long")) for one in told]
+    return all(pairs >= 0.99 * one.get("train_pairs_of_whole", inf) for pairs, one in zip(used, told, strict=True))
 
 
 def _mean(runs: list[Run], key: str, scale: float = 1) -> float | None:

@@ -400,5 +400,6 @@ def _record_later(run: Run, config: Config, console: Console) -> None:
     """The record of a run that ended without one."""
     with _locked(run.folder), blamed(run):
         device, task, _ = _load(config, console, run.files)
-        _refuse_other_data(task)
+        if config.run.record_weights:  # which are evaluated; all else was made of the run's own data
+            _refuse_other_data(task)
         _record(run.folder, config, task, task.build_model().to(device), console)

@@ -140,6 +140,11 @@ class TranslationTask:
         if (config.batch_tokens is None) == (config.batch_size is None):
             raise UserError("set batch_tokens or batch_size, and the other to null")
         if files is None:
+            if config.model.tied == "all" and not config.data.joint:
+                raise UserError(
+                    "model.tied=all is one embedding for both languages, and data.joint=false a vocabulary for each: "
+                    "set data.joint=true, or model.tied=target"
+                )
             corpus = _load(config.data)
             text = {split: corpus.digests[split] for split in SPLITS}
             task = cls(corpus.subwords, corpus.form, text, gate, device, config)
@@ -165,15 +170,15 @@ class TranslationTask:
 
     @property
     def facts(self) -> dict[str, Any]:
-        long = sum(int((getattr(self.corpus, split).lengths[:, 0] > LONGEST_LINE).sum()) for split in ("valid", "test"))
+        read = [getattr(self.corpus, split).lengths[: self._count(split, None), 0] for split in ("valid", "test")]
+        long = sum(int((lengths > LONGEST_LINE).sum()) for lengths in read)
         padding = padding_share(self.corpus.train.lengths, self._drawn(torch.Generator().manual_seed(0)))
         own = {"held_out_not_translated": long, "padding_share": round(padding, 4)}
         return self.corpus.counts | own | scores.signatures()
 
     @property
     def published(self) -> Mapping[str, Mapping[str, float]]:
-        data = self.config.data
-        return {} if data.files else {"iwslt14": IWSLT14, "wmt14": WMT14}.get(data.name, {})
+        return {"iwslt14": IWSLT14, "wmt14": WMT14}.get(self.config.data.name, {})
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -191,11 +196,6 @@ class TranslationTask:
 
     def build_model(self) -> Translator:
         sizes = len(self.subwords.source_labels), len(self.subwords.target_labels)
-        if self.config.model.tied == "all" and not self.subwords.joint:
-            raise UserError(
-                "model.tied=all is one embedding for both languages, which have a vocabulary each with data.joint=false: "
-                "set data.joint=true, or model.tied=target"
-            )
         try:
             return Translator(*sizes, **values_of(self.config.model), gate=self.gate)
         except ValueError as error:
@@ -332,7 +332,10 @@ class TranslationTask:
     def words_of(self, lines: Sequence[str], side: int) -> list[str]:
         """The same of the source (0) or the target language (1)."""
         found = tokenize(lines, self.form.languages[side], lower=self.form.lowercase)
-        return [cut_last_stop(line) for line in found] if self.config.data.name == "iwslt14" else found
+        cut = (
+            self.config.data.name == "iwslt14" and self.form.tokenised
+        )  # else the model was trained on what sacremoses gives
+        return [cut_last_stop(line) for line in found] if cut else found
 
     def _count(self, split: str, limit: int | None) -> int:
         """Pairs that are read of a split."""

@@ -1,5 +1,6 @@
 """What a run ran on: versions, hardware, commit."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -55,6 +56,9 @@ def peak_memory(device: torch.device) -> float | None:
     """The most memory that this process has had, of a GPU or else of the machine, in MiB; None where no system tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError):  # on Linux getrusage has the most of the process that started this one
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
     try:
         import resource
     except ImportError:  # not on this system

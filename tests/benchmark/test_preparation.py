@@ -1,6 +1,10 @@
 """A large text is prepared, killed and opened again."""
 
 import math
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +100,20 @@ def test_memory_is_of_all_processes_and_a_kill_waits_for_them(tmp_path: Path, mo
     assert len(processes) == 2
     watched.kill()
     assert not any(map(preparation.lives, processes))
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_no_folder(tmp_path: Path):
+    script = Path(__file__).parents[2] / "experiments" / "preparation.py"
+    arguments = ["--pairs", "1200000", "--dir", str(tmp_path / "there"), "--out", str(tmp_path / "found.json")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen([sys.executable, str(script), *arguments], env=environment) as process:
+        while not list(tmp_path.glob("there/preparation-*/text/*")) and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait() == 130
+    assert not list((tmp_path / "there").iterdir())
+    assert not (tmp_path / "found.json").exists()
 
 
 @pytest.mark.parametrize(

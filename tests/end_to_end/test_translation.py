@@ -120,17 +120,28 @@ def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path)
     text.mkdir()
     write_corpus(text)
     commands.run(*options, f"data.dir={text}", "max_steps=2", "run_dir=run")
-    about = (commands.folder / "run" / "environment.json").read_bytes()
-    for split in ("train", "test"):  # of which the second is read when the run ends
-        write_corpus(text)
+    run = commands.folder / "run"
+    about = (run / "environment.json").read_bytes()
+
+    def refused(split: str, *more: str) -> None:
         for language in ("xx", "yy"):
             lines = (text / f"{split}.{language}").read_text().splitlines(keepends=True)
             (text / f"{split}.{language}").write_text("".join(lines[1:]))
-        command = commands.start("resume=run", "max_steps=4")
+        command = commands.start("resume=run", *more)
         assert command.wait() == 2
         assert f"the {split} text of parallel under {text}" in command.text()
         assert "warning" not in command.text()
-        assert (commands.folder / "run" / "environment.json").read_bytes() == about
+        assert (run / "environment.json").read_bytes() == about
+        write_corpus(text)
+
+    refused("train")
+    commands.run("resume=run")
+    refused("valid", "record=true")  # of which the recorded weights are evaluated
+    assert not list(commands.folder.glob("results/*/run"))
+    (run / "summary.json").unlink()  # as of a run that was killed while it was evaluated at its end
+    refused("test")
+    commands.run("resume=run")
+    assert (run / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("run", ["stacked", "conditional"])
@@ -259,7 +270,6 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
         (f"run={tmp_path}/words",): "translates nothing",
         ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",
         ("run=stacked", "beam=0"): "must be a whole number of at least 1",
-        ("run=stacked", "n_best=9"): "n_best",
         ("run=stacked", "length_penalty=-1"): "from 0 to 10",
         ("run=stacked", "input=same.txt", "output=same.txt"): "would be lost",
         ("run=nothing",): "nothing",
@@ -270,9 +280,9 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
         assert line.count("\n") == 1
     Path("kept.txt").write_text("an earlier translation")
     for given in (b"da\n", b"\n"):
-        assert "n_best must be at most beam=3, got 9" in here(
-            "translate", "run=stacked", "n_best=9", "output=kept.txt", status=2, given=given
-        )
+        line = here("translate", "run=stacked", "n_best=9", "output=kept.txt", status=2, given=given)
+        assert "n_best must be in 1 to beam, which is 3, got 9" in line
+        assert line.count("\n") == 1
     assert Path("kept.txt").read_text() == "an earlier translation"
     assert "eval.cache.enabled" in here("evaluate", "run=stacked", "eval.cache.enabled=true", status=2)
     assert here("translate", "run=stacked", "beam=500", given=b"da\n").count("\n") == 1  # more than there are sub-words

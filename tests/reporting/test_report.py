@@ -13,7 +13,7 @@ from g2lstm.inspection.measure import ALL
 from g2lstm.inspection.reading import Reading
 from g2lstm.reporting.page import from_markdown, html, page
 from g2lstm.reporting.report import report_page, sweep_rows
-from g2lstm.reporting.run_tables import grouped
+from g2lstm.reporting.run_tables import grouped, recorded_runs, run_table
 from g2lstm.runs.run import Run
 from g2lstm.tasks.language_model import PENN_TREEBANK
 
@@ -209,3 +209,14 @@ def test_a_sweep_of_other_weights_is_not_taken(runs, tmp_path, monkeypatch) -> N
         path.write_text(content)
         with pytest.raises(UserError, match=r"sweep.json"):
             sweep_rows(Path(path), grouped(runs))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "known", "shown"), [(4_400_000, 4_508_785, True), (9_984, 4_508_785, False), (9_984, None, False)]
+)
+def test_the_paper_stands_beside_runs_on_its_own_text_alone(record_run, tmp_path, pairs, known, shown) -> None:
+    counts = {"train_pairs": pairs, "dropped_long": 100_000, "train_pairs_of_whole": known}
+    record_run(tmp_path, 1, "task=wmt14", "gate=gumbel", test_bleu=20.0, valid_bleu=20.0, **counts)
+    groups = recorded_runs(tmp_path)
+    (name,) = groups
+    assert ("22.4" in run_table(groups, {name: {"test_bleu": 22.4}})) == shown
