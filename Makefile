@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV := .venv-make
 BIN := $(VENV)/bin
-# Where it is set, each of the many processes of the tests would compile the package again.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint format wheel-check clean
 

@@ -140,7 +140,7 @@ def test_one_embedding_for_two_vocabularies_is_refused(config):
     apart = replace(
         config, data=replace(config.data, joint=False, vocabulary_size=24), model=replace(config.model, tied="all")
     )
-    with pytest.raises(UserError, match=r"model.tied=all .* data.joint=false: set data.joint=true, or model.tied=target"):
+    with pytest.raises(UserError, match=r"model.tied=all .* data.joint=false .*: set data.joint=true, or"):
         TranslationTask.from_config(apart, gate=SigmoidGate(), device=CPU).build_model()
     target = replace(apart, model=replace(config.model, tied="target"))
     TranslationTask.from_config(target, gate=SigmoidGate(), device=CPU).build_model()
