@@ -332,10 +332,8 @@ class TranslationTask:
     def words_of(self, lines: Sequence[str], side: int) -> list[str]:
         """The same of the source (0) or the target language (1)."""
         found = tokenize(lines, self.form.languages[side], lower=self.form.lowercase)
-        cut = (
-            self.config.data.name == "iwslt14" and self.form.tokenised
-        )  # else the model was trained on what sacremoses gives
-        return [cut_last_stop(line) for line in found] if cut else found
+        published = self.config.data.name == "iwslt14" and self.form.tokenised  # else sacremoses made the training text
+        return [cut_last_stop(line) for line in found] if published else found
 
     def _count(self, split: str, limit: int | None) -> int:
         """Pairs that are read of a split."""

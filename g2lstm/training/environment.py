@@ -57,8 +57,9 @@ def peak_memory(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(OSError):  # on Linux getrusage has the most of the process that started this one
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):  # which not every Linux says
+                return int(line.split()[1]) / 2**10
     try:
         import resource
     except ImportError:  # not on this system

@@ -137,7 +137,7 @@ def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path)
     refused("train")
     commands.run("resume=run")
     refused("valid", "record=true")  # of which the recorded weights are evaluated
-    assert not list(commands.folder.glob("results/*/run"))
+    assert not list(commands.folder.glob("results/**/summary.json"))
     (run / "summary.json").unlink()  # as of a run that was killed while it was evaluated at its end
     refused("test")
     commands.run("resume=run")
