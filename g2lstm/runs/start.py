@@ -3,15 +3,13 @@
 import contextlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
-from itertools import count, product
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save
 from torch import nn
 
 from g2lstm.errors import UserError
@@ -19,15 +17,16 @@ from g2lstm.files import write_atomically
 from g2lstm.lstm import engines_of
 from g2lstm.runs.config import Config, experiment_name, given, run_name, value_of
 from g2lstm.runs.device import build_device, set_threads
-from g2lstm.runs.record import LARGEST_RECORDED_MODEL, evaluate_model, is_recorded, metric_key, record, recorded_folder
-from g2lstm.runs.run import Run, blamed, load_weights
+from g2lstm.runs.record import LARGEST_RECORDED_MODEL, is_recorded, record, recorded_folder
+from g2lstm.runs.run import Run, blamed
+from g2lstm.runs.summary import in_a_line, summarise, valid_metric
 from g2lstm.training import workers
-from g2lstm.training.environment import check_committed, environment, multiplies_bfloat16, peak_memory
+from g2lstm.training.environment import check_committed, environment, multiplies_bfloat16
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.interruption import Interrupted, StopSignals
-from g2lstm.training.loop import Position, Trainer
+from g2lstm.training.loop import Trainer
 from g2lstm.training.profiling import StepProfiler
-from g2lstm.training.progress import Reporter, duration, say
+from g2lstm.training.progress import Reporter, say
 from g2lstm.training.tracking import Tracker, build_tracker
 
 try:
@@ -89,7 +88,7 @@ def _start(config: Config, folder: Path, console: Console, *, several: bool) -> 
         say(console, f"{folder} has finished before")
         if _to_record(config, finished=bool(earlier.summary.get("finished"))) and not is_recorded(config, RESULTS):
             _record_later(earlier, config, console)
-        return _metric(earlier.summary, config)
+        return valid_metric(earlier.summary, config)
     config = _settled(config, console)
     device, task, found = _load(config, console)
     with _free(folder) as run:
@@ -129,7 +128,7 @@ def resume(arguments: list[str], console: Console) -> float:
         return _together(lambda: _go_on(run, config, console), console)
     if workers.first():
         _record_later(run, config, console)
-    return _metric(run.summary, config)
+    return valid_metric(run.summary, config)
 
 
 def _named(values: dict[str, Any], overrides: list[str], console: Console) -> Config:
@@ -283,8 +282,8 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
             position = trainer.fit()
             reporter.stop()
             with stop.at_once():
-                summary = _summary(run, config, task, trainer.model, position)
-                say(console, _result(summary, task, run))
+                summary = summarise(run, config, task, trainer.model, position)
+                say(console, in_a_line(summary, task, run))
                 if _to_record(config, finished=position.done) and workers.first():
                     with workers.alone():
                         _record(run, config, task, trainer.model, console)
@@ -307,7 +306,7 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
         tracker.finish()
     if not position.done:
         say(console, f"max_steps ended the run; go on with: python train.py resume={run.path}")
-    return _metric(summary, config)
+    return valid_metric(summary, config)
 
 
 def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool) -> Tracker:
@@ -322,62 +321,6 @@ def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool)
     if tracker.run_id is not None:
         run.write_json(file.name, {"run_id": tracker.run_id})
     return tracker
-
-
-def _summary(run: RunFolder, config: Config, task: Any, model: nn.Module, position: Position) -> dict[str, Any]:
-    """Evaluates the best weights on valid and test and writes `summary.json` and the losses."""
-    started, identity, gate = time.monotonic(), config.identity(task.files()), config.gate
-    metrics: dict[str, float] = {}
-    losses: dict[str, torch.Tensor] = {}
-    if run.best_before_finetune.is_file():
-        earlier = evaluate_model(task, load_weights(model, run.best_before_finetune, identity), ("valid", "test"))
-        metrics = {f"{name}_without_finetune": value for name, value in earlier.items()}
-    best = evaluate_model(task, load_weights(model, run.best, identity), ("valid", "test"), losses=losses)
-    evaluated = time.monotonic() - started
-    if workers.first():
-        write_atomically(run.losses, save(losses))
-    environment, most = run.read_json("environment.json"), peak_memory(next(model.parameters()).device)
-    summary: dict[str, Any] = {
-        "task": config.run.task.name,
-        "experiment": config.run.experiment_name,
-        "gate": config.run.gate.name,
-        "gate_tau": getattr(gate, "tau", None) if config.temperature else None,
-        "gate_noise_p": getattr(gate, "noise_p", None),
-        "seed": config.run.seed,
-        "metric": task.metric.name,
-        **task.facts,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "epochs": position.evaluated_epochs,
-        "best_epoch": position.best_epoch,
-        "steps": position.step,
-        "finished": position.done,
-        **best,
-        **metrics,
-        "seconds": round(position.seconds + time.monotonic() - started, 1),
-        "evaluation_seconds": round(evaluated, 2),
-        "peak_memory_mib": most and round(most, 1),
-        f"{task.metric.unit}_per_second": round(position.count / max(position.train_seconds, 1e-9), 1),
-        "precision": config.run.precision,
-        **{key: environment.get(key) for key in ("hardware", "threads", "torch", "commit", "engine")},
-        **({"workers": workers.count()} if workers.count() > 1 else {}),
-        **({"resumed_on_another_environment": True} if "resumed_on" in environment else {}),
-    }
-    if workers.first():
-        run.write_json("summary.json", summary)
-    return summary
-
-
-def _result(summary: dict[str, Any], task: Any, run: RunFolder) -> str:
-    """One line about what a run found."""
-    metric, found = task.metric, []
-    for variant, split in product(task.variants, ("valid", "test")):
-        value = summary[metric_key(metric.name, split, variant)]
-        found.append(f"{split}{f' with {variant}' if variant else ''} {value:.{metric.digits}f}")
-    return f"{summary['gate']}: {metric.name} {', '.join(found)}; {duration(summary['seconds'])}; in {run.path}"
-
-
-def _metric(summary: dict[str, Any], config: Config) -> float:
-    return float(summary[metric_key(config.task_class.metric.name, "valid")])
 
 
 def _to_record(config: Config, *, finished: bool) -> bool:
