@@ -1,6 +1,7 @@
 """Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
 
 from functools import partial
+from shlex import quote
 
 import interrupts  # noqa: F401 first of all
 from rich.console import Console
@@ -37,7 +38,10 @@ def compress(arguments: list[str]) -> int:
         size, full = save_model(options.out, deployed), deployed.float32_bytes
     print(f"{method.label} of {target}; the rest in {options.rest}")
     print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
-    print(f"evaluate it with: python evaluate.py run={options.out}")
+    place = run.config.values.get("data", {}).get("dir")  # the file doesn't keep it
+    print(f"evaluate it with: python evaluate.py run={options.out}" + (f" data.dir={quote(str(place))}" if place else ""))
+    if hasattr(run.config.task_class, "translate"):
+        print(f"translate with: python experiments/translate.py run={options.out} < lines")
     return 130 if stop.asked else 0
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.commands.translate import MOST_FIGURES, load_models, translate_lines
 from g2lstm.data.lines import decoded
-from g2lstm.decoding.beam import check_search
+from g2lstm.decoding.beam import MOST_BEAM, check_search
 from g2lstm.errors import UserError
 from g2lstm.training.progress import say
 
@@ -51,7 +51,7 @@ def _written(path: Path | None) -> Any:
 
 def _parser() -> cli.OptionParser:
     parser = cli.OptionParser(
-        ("average", "threads", "device", "data.dir"),
+        ("average", "threads", "device"),
         prog="experiments/translate.py",
         description="Translates a text line by line, raw as people write it: lines in are lines out (n_best for each).",
     )
@@ -59,7 +59,7 @@ def _parser() -> cli.OptionParser:
     add("--run", required=True, action="append", metavar="RUN", help="a run's folder or a model.g2; several are an ensemble")
     add("--input", type=Path, metavar="FILE", help="standard input without it")
     add("--output", type=cli.file, metavar="FILE", help="standard output without it")
-    add("--beam", type=cli.positive, metavar="N", help="the run's own without it; 1 is greedy")
+    add("--beam", type=cli.whole(1, MOST_BEAM), metavar="N", help="the run's own without it; 1 is greedy")
     add("--length_penalty", type=cli.penalty, metavar="A", help="scores are divided by length to this power")
     add("--coverage_penalty", type=cli.penalty, metavar="B", help="against repeating and leaving out")
     add("--n_best", type=cli.positive, default=1, metavar="N", help="so many translations of each line")

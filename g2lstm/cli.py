@@ -1,6 +1,7 @@
 """Plain command lines: `name=value` and `--name value` mean the same, so that paths and free text need no quoting rules."""
 
 import argparse
+import difflib
 import gc
 import os
 import re
@@ -28,12 +29,16 @@ class OptionParser(argparse.ArgumentParser):
     """argparse that also takes `name=value`, and says one line about a mistake; `shared` names options of `SHARED`."""
 
     def __init__(self, shared: Iterable[str] = (), **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        epilog = f"{options.pop('epilog', '')} name=value and --name value mean the same.".strip()
+        super().__init__(allow_abbrev=False, epilog=epilog, **options)
         for name in shared:
             self.add_argument(f"--{name}", **SHARED[name])
 
     def parse_options(self, arguments: list[str]) -> argparse.Namespace:
-        return self.parse_args(_named(arguments))
+        options, rest = self.parse_known_args(_named(arguments))
+        if rest:
+            self._refuse(rest[0])
+        return options
 
     def parse_with_others(self, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         """The options of this parser, and the texts of all others by name."""
@@ -43,13 +48,29 @@ class OptionParser(argparse.ArgumentParser):
             name, separator, value = rest.pop(0).partition("=")
             if not separator and rest and not rest[0].startswith("--"):
                 separator, value = "=", rest.pop(0)
-            if not separator or not name.startswith("--"):
-                self.error(f"unrecognized arguments: {name}")
+            if not separator or not name.startswith("--") or self._near(name):
+                self._refuse(name)
             others[name.removeprefix("--")] = value
         return options, others
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: python {self.prog} --help lists the options")
+        message = re.sub(r"^argument --([\w.-]+):(?= (must )?)", lambda found: found[1] + ("" if found[2] else ":"), message)
+        advised = ": " in message.partition(": ")[2]
+        raise UserError(message if advised else f"{message}: python {self.prog} --help lists the options")
+
+    def _refuse(self, text: str) -> NoReturn:
+        """Says that there is no such option."""
+        name = text.partition("=")[0].removeprefix("--")
+        if near := self._near(text):
+            raise UserError(f"there is no option {name}: did you mean {near}=...?")
+        self.error(f"there is no option {name}" if text.startswith("--") else f"{text} is no option, which is name=value")
+
+    def _near(self, text: str) -> str | None:
+        """The option of a similar name."""
+        names = [name for action in self._actions for name in action.option_strings]
+        known = [name.removeprefix("--") for name in names if not name.endswith(".X")]  # which stands for many
+        found = difflib.get_close_matches(text.partition("=")[0].removeprefix("--"), known, n=1, cutoff=0.75)
+        return found[0] if found else None
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files: where the config groups lie; written so that a reader never sees half of one; a mistake is one line."""
 
+import codecs
 import json
 import os
 import tempfile
@@ -18,6 +19,12 @@ def conf_folder() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+def refuse_utf16(content: bytes, name: Path | str) -> None:
+    """Raises a UserError where a text called `name` begins as UTF-16 does."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{name} is UTF-16, not UTF-8: convert it with iconv -f UTF-16 -t UTF-8")
 
 
 @contextmanager

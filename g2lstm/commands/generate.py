@@ -10,7 +10,7 @@ from g2lstm.compression.readers import TorchReader
 from g2lstm.compression.stored import StoredModel
 from g2lstm.compression.text_model import TextModel
 from g2lstm.data.text import UNK, Vocabulary
-from g2lstm.errors import UserError
+from g2lstm.errors import UserError, quoted
 from g2lstm.runs.device import build_device
 from g2lstm.runs.run import blamed, load_weights
 from g2lstm.tasks.language_model import LanguageModelTask, new_model, perplexity
@@ -39,8 +39,8 @@ def open_text_model(name: str, overrides: dict[str, Any]) -> TextModel:
 def said_unknown(model: TextModel, text: str) -> str:
     """A line on the words that a text has and the model does not know; "" where there are none."""
     words = model.unknown(text)
-    shown = ", ".join(repr(word) for word in words[:5]) + (", ..." if len(words) > 5 else "")
-    return f"not among the {len(model.vocabulary):,} words of the vocabulary, read as {UNK}: {shown}" if words else ""
+    among = f"not among the {len(model.vocabulary):,} words of the vocabulary, read as {UNK}"
+    return f"{among}: {quoted(words)}" if words else ""
 
 
 def score_lines(model: TextModel, lines: Iterable[str]) -> Iterator[str]:

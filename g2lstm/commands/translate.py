@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
 from torch import nn
 
 from g2lstm.commands.evaluate import find_models, weighted
-from g2lstm.errors import UserError
+from g2lstm.errors import UserError, quoted
 from g2lstm.reporting.attention import draw_attention
 from g2lstm.reporting.figures import save_figure
 from g2lstm.runs.run import blamed
+from g2lstm.tasks.translation_reading import LONGEST_LINE
 
 MOST_FIGURES = 20
 MOST_LABELS = 100  # sub-words of a side in a figure
+MOST_TOLD = 10  # lines whose unknown characters are told one by one
 
 
 def load_models(names: Sequence[str], overrides: dict[str, Any], average: int | None) -> tuple[Any, list[nn.Module]]:
@@ -67,15 +68,20 @@ def translate_lines(
     Raises:
         UserError: a line can't be read; those before it are written.
     """
-    refused, drawn, numbers = 0, 0, count(1)
-    for part in _parts(lines, size):
+    refused, drawn, strange = 0, 0, 0
+    for part in _parts(enumerate(lines, 1), size):
+        for number, line in part:
+            if unknown := task.unknown(line):
+                strange += 1
+                if strange <= MOST_TOLD:
+                    say(f"line {number} has characters that the training text has not, read as <unk>: {quoted(unknown)}")
         drawing = figures is not None and drawn < MOST_FIGURES
-        found = task.translate(models, part, search, n_best=n_best, attention=drawing)
-        for line, best in zip(part, found, strict=True):
-            number = next(numbers)
+        found = task.translate(models, [line for _, line in part], search, n_best=n_best, attention=drawing)
+        for (number, line), best in zip(part, found, strict=True):
             if best is None:
                 refused += 1
-                say(f"line {number} is too long and has an empty translation: split it")
+                length = f"{len(task.sources([line])[0]):,} sub-words, more than {LONGEST_LINE:,}"
+                say(f"line {number} has {length}, and an empty translation: split it")
                 best = []
             shown = [(text, hypothesis.score) for text, hypothesis in best]
             shown += [("", -math.inf)] * (n_best - len(shown))  # as many lines for each, also where a search finds fewer
@@ -88,14 +94,16 @@ def translate_lines(
                 drawn += 1
                 save_figure(draw_attention(best[0][1].attention, *labels), figures, f"attention-{number}")
         out.flush()
+    if strange > MOST_TOLD:
+        say(f"{strange:,} lines have such characters, the first {MOST_TOLD} of which were told")
     if drawn:
         say(f"drew {drawn} figures in {figures}")
     return refused
 
 
-def _parts(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+def _parts(lines: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
     """So many lines at a time; what was read before a line that can't be, or before Ctrl-C, comes first."""
-    part: list[str] = []
+    part: list[tuple[int, str]] = []
     try:
         for line in lines:
             part.append(line)

@@ -16,7 +16,7 @@ from pathlib import Path
 from g2lstm.data.download import cache_folder
 from g2lstm.data.subwords import missing
 from g2lstm.errors import UserError
-from g2lstm.files import read_json, write_atomically
+from g2lstm.files import read_json, refuse_utf16, write_atomically
 
 Pair = tuple[str, str]  # source and target line
 _CHUNK = 1 << 20  # bytes
@@ -74,9 +74,13 @@ def find_text(folder: Path, split: str, languages: tuple[str, str]) -> tuple[Pat
     """The file or two files of a split in a folder: `train.de` and `train.en`, or `train.tsv`, each perhaps with .gz.
 
     Raises:
-        UserError: one side alone is there.
+        UserError: one side alone is there, or more files than one text has.
     """
-    sides = [_first(folder / f"{split}.{language}") for language in languages]
+    sides = [_only(folder / f"{split}.{language}") for language in languages]
+    columns = _only(folder / f"{split}.tsv")
+    if all(sides) and columns:
+        names = " and ".join(path.name for path in sides if path)
+        raise UserError(f"{folder} has {names}, and {columns.name}: keep the two or the one")
     if all(sides):
         return tuple(path for path in sides if path)
     if any(sides):
@@ -84,13 +88,15 @@ def find_text(folder: Path, split: str, languages: tuple[str, str]) -> tuple[Pat
             language for _, language in sorted(zip(sides, languages, strict=True), key=lambda side: not side[0])
         )
         raise UserError(f"{folder} has {split}.{there} and no {split}.{absent}: put the other side there, line for line")
-    columns = _first(folder / f"{split}.tsv")
     return (columns,) if columns else ()
 
 
-def _first(path: Path) -> Path | None:
-    packed = path.with_name(f"{path.name}.gz")
-    return path if path.is_file() else packed if packed.is_file() else None
+def _only(path: Path) -> Path | None:
+    """The file, or the same packed; a UserError where both are there."""
+    found = [one for one in (path, path.with_name(f"{path.name}.gz")) if one.is_file()]
+    if len(found) > 1:
+        raise UserError(f"{path.parent} has {found[0].name} and {found[1].name}: keep one of them there")
+    return found[0] if found else None
 
 
 def _read(path: Path) -> Iterator[str]:
@@ -101,8 +107,9 @@ def _read_columns(path: Path) -> Iterator[Pair]:
     for number, line in enumerate(decoded(_raw_lines(path), str(path)), 1):
         columns = line.rstrip("\r\n").split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
+            count = f"{len(columns)} columns" if len(columns) > 1 else "one column"
             raise UserError(
-                f"{path} line {number:,} has {len(columns)} columns, where source TAB target are 2: "
+                f"{path} line {number:,} has {count}, where source TAB target are 2: "
                 "mend the line, or keep two columns with cut -f1,2"
             )
         source, target = columns
@@ -120,6 +127,8 @@ def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
         UserError: a byte is not UTF-8.
     """
     for number, line in enumerate(lines, 1):
+        if number == 1:
+            refuse_utf16(line, name)
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -165,15 +174,20 @@ def _scan(path: Path) -> tuple[str, int]:
 
 
 def _read_whole(path: Path) -> tuple[str, int]:
-    digest, lines, blank, last = hashlib.sha256(), 0, True, b""
+    digest, lines, returns, blank, last = hashlib.sha256(), 0, 0, True, b""
     with _unpacked(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
+            if not last:
+                refuse_utf16(chunk, path)
             digest.update(chunk)
             lines += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
             blank = blank and not chunk.strip()
             last = chunk
     if blank:
         raise UserError(f"{path} is empty: put at least one line of text in it")
+    if not lines and returns > 1:
+        raise UserError(f"{path} ends its lines by carriage returns alone: convert it with tr '\\r' '\\n'")
     return digest.hexdigest(), lines + (not last.endswith(b"\n"))
 
 

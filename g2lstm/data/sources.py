@@ -12,7 +12,7 @@ from pathlib import Path
 
 from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, read_hub
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
+from g2lstm.files import refuse_utf16, write_atomically
 
 SPLITS = ("train", "valid", "test")
 
@@ -144,6 +144,7 @@ def read_lines(path: Path) -> list[str]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}: check the file and its permissions") from None
+    refuse_utf16(data, path)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

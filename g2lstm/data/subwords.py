@@ -5,6 +5,7 @@ The same lines give the same vocabulary in every process. V vocabulary.
 
 import ctypes
 import hashlib
+import html
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -52,6 +53,20 @@ class Encoder:
         new = list({word: None for line in words for word in line if word not in ids})
         ids.update(zip(new, (encoding.ids for encoding in self.tokenizer.encode_batch_fast(new)), strict=True))
         return [[id for word in line for id in ids[word]] for line in words]
+
+    def unknown(self, line: str) -> list[str]:
+        """The words of a line that have characters never seen in training, each once and as people write them."""
+        words = dict.fromkeys(line.split())
+        return [html.unescape(word) for word, ids in zip(words, self.encode(words), strict=True) if UNK in ids]
+
+    def shown(self, line: str) -> list[str]:
+        """The sub-words of a line as figures have them: a character never seen in training is itself with a star."""
+        labels = []
+        for word in line.split():
+            found = self.tokenizer.encode(word)
+            pieces = zip(found.ids, found.tokens, found.offsets, strict=True)
+            labels += [f"{word[start:end]}*" if id == UNK else token for id, token, (start, end) in pieces]
+        return labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from g2lstm.models.translation import BOS, EOS, PAD, Translator
 
 NEVER = -torch.inf
 LEAST_COVERAGE = 1e-6
+MOST_BEAM = 1000  # a step scores beam * V continuations of each sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def beam_search(
         models: in eval mode, of one target vocabulary; the mean of their probabilities is searched.
         source: (S, B), each sentence with `</s>` and then padding.
         source_lengths: (B,) on the CPU.
-        beam: hypotheses of a sentence at a time; 1 is greedy.
+        beam: hypotheses of a sentence at a time, at most `MOST_BEAM`; 1 is greedy.
         n_best: how many are returned, fewer where there are no more.
         length_penalty: a >= 0; 0 compares log-probabilities, 1 their mean over sub-words.
         coverage_penalty: b >= 0, the price of source words that were looked at too little.
@@ -201,8 +202,8 @@ def check_search(
     max_length: int | None = None,
 ) -> None:
     """Raises a UserError where an option of `beam_search` is out of its range."""
-    if beam < 1:
-        raise UserError(f"beam must be at least 1, got {beam}")
+    if not 1 <= beam <= MOST_BEAM:
+        raise UserError(f"beam must be from 1 to {MOST_BEAM}, got {beam}: 5 to 10 are usual")
     if not 1 <= n_best <= beam:
         raise UserError(f"n_best must be in 1 to beam, which is {beam}, got {n_best}")
     if length_penalty < 0 or coverage_penalty < 0:

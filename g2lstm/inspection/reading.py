@@ -8,7 +8,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-from g2lstm.errors import UserError
+from g2lstm.errors import UserError, quoted
 from g2lstm.inspection.gates import GateRecord, watched
 from g2lstm.inspection.measure import SHOWN, chosen_layer
 from g2lstm.inspection.statistics import check_numbers
@@ -83,7 +83,7 @@ def read_runs(
             task = run.task()
             readings.append(read_text(task, run.model(task), name, text, layer))
         if unknown := readings[-1].unknown:
-            say(f"{run.path} does not know: {' '.join(unknown)}")
+            say(f"{run.path} does not know: {quoted(unknown)}")
     if len({(*reading.words,) for reading in readings}) > 1:
         raise UserError("the runs read different words: give runs of one vocabulary, or a text that says all that is read")
     return readings

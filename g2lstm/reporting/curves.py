@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from g2lstm.reporting.figures import COLOURS, DASHES, gate_kind, gate_label, grid, looks
 from g2lstm.reporting.run_tables import Groups, metric_of
+from g2lstm.reporting.tables import metric_label
 from g2lstm.runs.run import Run
 
 MOST_POINTS = 150  # of a curve of training; beyond it neighbours are joined
@@ -26,14 +27,14 @@ def draw_curves(groups: Groups, title: str) -> Figure | None:
         return [(one["epoch"], one[metric.name]) for one in _records(run, "valid", metric.name)]
 
     curves = {name: list(map(curve, runs)) for name, runs in groups.items()}
-    return _drawn(curves, "epoch", f"validation {metric.name.replace('_', ' ')}", title, metric.lower_is_better)
+    return _drawn(curves, "epoch", f"validation {metric_label(metric.name)}", title, metric.lower_is_better)
 
 
 def draw_training(groups: Groups, title: str) -> Figure | None:
     """The same in training over steps, or the loss where no metric is made of it: with dropout and the gates' noise."""
     metric = metric_of(groups)
     curves = {name: [training(run, metric.of_loss or float) for run in runs] for name, runs in groups.items()}
-    name = metric.name.replace("_", " ") if metric.of_loss else "loss"
+    name = metric_label(metric.name) if metric.of_loss else "loss"
     return _drawn(curves, "step", f"training {name}", title, metric.lower_is_better or not metric.of_loss)
 
 

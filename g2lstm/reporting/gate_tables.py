@@ -6,7 +6,7 @@ from pathlib import Path
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, chosen_layer, of_one_text, recorded_rows
 from g2lstm.inspection.modes import MODES
 from g2lstm.reporting.figures import gate_label
-from g2lstm.reporting.tables import SPREAD, interval, markdown, spread
+from g2lstm.reporting.tables import SPREAD, interval, markdown, metric_label, spread
 from g2lstm.runs.store import Row
 
 TABLES = ("binary", "modes", "words")
@@ -89,7 +89,7 @@ def _binary(rows: list[Row], layer: str) -> list[list[str]]:
 
 def _modes(gates: list[Row], metrics: list[Row]) -> list[list[str]]:
     """A line a gate and mode: means and binary shares over all layers, and the metric."""
-    titles = [f"{row['split']} {row['metric'].replace('_', ' ')}" for row in metrics[:1]]
+    titles = [f"{row['split']} {metric_label(row['metric'])}" for row in metrics[:1]]
     lines = [["gate", "mode", "input gate: mean", "binary", "forget gate: mean", "binary", *titles, "n"]]
     for (gate, of_gate), (mode, name) in product(by_gate(gates).items(), MODES.items()):
         rows = [row for row in of_gate if (row["mode"], row["layer"]) == (mode, ALL)]

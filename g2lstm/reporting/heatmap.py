@@ -30,7 +30,7 @@ CLASS_STYLES = {
 def draw_heatmap(readings: list[Reading]) -> Figure:
     """Words along the top, one row a model and gate with the mean over units in each cell; long texts go on below.
 
-    Below the gates of its words what each model looked at, if it did: a row a source sub-word.
+    Below the gates of its words what each model looked at to say the next, if it did: a row a source sub-word.
     """
     words, labels = readings[0].words, _labels(readings, 44)
     looking = [reading for reading in readings if reading.attention is not None]
@@ -59,7 +59,8 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
             assert reading.attention is not None
             weights = reading.attention[start : start + widest].T.numpy()  # (S, words)
             grey = place.imshow(_widened(weights, widest), vmin=0, vmax=1, cmap="Greys", aspect="auto")
-            place.set_title("\n".join(wrap(f"{gate_label(reading.gate)} looks at", 44)), fontsize="small", loc="left")
+            looks = f"{gate_label(reading.gate)} looks at, to say the next {reading.unit}"
+            place.set_title("\n".join(wrap(looks, 44)), fontsize="small", loc="left")
             place.set_xticks([])
             place.set_yticks(range(len(reading.source)), reading.source, fontsize=7, parse_math=False)
     aspect = max(8, 4 * len(labels))

@@ -13,7 +13,7 @@ from g2lstm.reporting.figures import NAMES, gate_kind, gate_label, gate_order
 from g2lstm.reporting.gate_tables import text_read
 from g2lstm.reporting.run_tables import BASELINE, ONE_SEED, columns, metric_of, recorded_runs, values
 from g2lstm.reporting.sweeps import lower_is_better
-from g2lstm.reporting.tables import interval, markdown, number
+from g2lstm.reporting.tables import interval, markdown, metric_label, number
 from g2lstm.runs.store import Row
 
 OURS, PEERS = "gumbel", (BASELINE, "sharpened")
@@ -115,7 +115,7 @@ def _scores(folder: Path) -> Measured:
     for title, key in columns(groups).items() if groups else ():
         if title.startswith("test") and ":" not in title:
             metric = metric_of(groups)
-            of_gate = found.setdefault((title.replace("test", f"test {metric.name}".replace("_", " ")), metric.digits), {})
+            of_gate = found.setdefault((title.replace("test", f"test {metric_label(metric.name)}"), metric.digits), {})
             for gate, runs in groups.items():
                 of_gate[gate] = {run.seed: value for run in runs for value in values([run], key)}
     return found
@@ -135,7 +135,7 @@ def _losses(folder: Path, *, compressed: bool) -> Measured:
             label, digits = Method.parse(row["setting"]).label + part, row.get("digits", 2)
             loss = row["difference"] if lower_is_better(row) else -row["difference"]
             losses.setdefault((f"loss under {label}", digits), {}).setdefault(row["gate"], {})[row["seed"]] = loss
-            score = scores.setdefault((f"{row['metric'].replace('_', ' ')} under {label}", digits), {})
+            score = scores.setdefault((f"{metric_label(row['metric'])} under {label}", digits), {})
             score.setdefault(row["gate"], {})[row["seed"]] = row["value"]
     return losses | scores if compressed else losses
 
@@ -146,7 +146,7 @@ def _gates(rows: list[Row]) -> Measured:
     in_test = {(row["gate"], row["seed"]): row["value"] for row in rows if (row["kind"], row["mode"]) == ("metric", "test")}
     for row in rows:
         if row["kind"] == "metric" and row["mode"] == "hard":
-            title = f"change of {row['split']} {row['metric'].replace('_', ' ')} by cutting gates to 0 or 1"
+            title = f"change of {row['split']} {metric_label(row['metric'])} by cutting gates to 0 or 1"
             digits, value = row.get("digits", 2), row["value"] - in_test[row["gate"], row["seed"]]
         elif row["kind"] == "gates" and (row["mode"], row["layer"]) == ("test", ALL) and row["block"] in "if":
             title, digits, value = f"binary values of the {BLOCK_NAMES[row['block']]}, %", 1, 100 * row["binary"]

@@ -44,8 +44,10 @@ def recorded(name: str, results: Path, plan: Plan | None = None) -> str:
                 most = max(map(len, paired))
                 less.append([title, *(_difference(one, digits, ours=ours) for one in paired), str(most) if ours else ""])
     notes = [_note(plan, experiment, results, table.compression) for experiment in found]
-    missing = ", ".join(f"`{experiment}`" for experiment in table.ours if experiment not in found)
-    notes += [f"- Not recorded yet: {missing}."] if missing else []
+    missing = {name: table.compression is not None and _in_part(results, name) for name in table.ours if name not in found}
+    for title, in_part in (("Not recorded yet", False), ("Recorded on a part of test, which is not shown here", True)):
+        names = ", ".join(f"`{name}`" for name, part in missing.items() if part == in_part)
+        notes += [f"- {title}: {names}."] if names else []
     parts = [markdown(lines), *([markdown(less, FOOTNOTE)] if found else []), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part)
 
@@ -69,6 +71,12 @@ def _values(plan: Plan, name: str, experiment: str, results: Path) -> dict[str, 
             if isinstance(source.get(key), int | float):
                 cell[member.seed] = source[key]
     return found
+
+
+def _in_part(results: Path, experiment: str) -> bool:
+    """Whether a sweep read the beginning of test."""
+    rows = sweep.open_store(results / "compression" / experiment / "sweep.json").all()
+    return any(row["split"] == "test" and row.get("limit") is not None for row in rows)
 
 
 def _swept(results: Path, experiment: str, variant: str) -> dict[tuple[str, int], dict[str, float]]:

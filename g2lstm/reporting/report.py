@@ -65,7 +65,8 @@ def report_page(
         caption = f"Gates {at}, mean over units{note(readings)}"
         looks = [
             drawing(
-                draw_attention(reading.attention, reading.source, reading.words), f"What {gate_label(reading.gate)} looks at"
+                draw_attention(reading.attention, reading.source, reading.words, f"{unit} that was read last"),
+                f"What {gate_label(reading.gate)} looks at, to say the next {unit}",
             )
             for reading in readings
             if reading.attention is not None

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodF
 
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.reporting.figures import gate_label, gate_order, grid, legend_below, looks, save_figure
-from g2lstm.reporting.tables import SPREAD, markdown, number, spread
+from g2lstm.reporting.tables import SPREAD, markdown, metric_label, number, spread
 from g2lstm.runs.store import Row
 
 MOST_SETTINGS = 6  # beside the original, in one table
@@ -50,7 +50,7 @@ def lower_is_better(row: Row) -> bool:
 
 def measured(row: Row) -> str:
     """ "test perplexity with cache"."""
-    return f"{row['split']} {row['metric'].replace('_', ' ')}" + (f" with {row['variant']}" if row["variant"] else "")
+    return f"{row['split']} {metric_label(row['metric'])}" + (f" with {row['variant']}" if row["variant"] else "")
 
 
 def _table(rows: list[Row], settings: list[str], cell: Callable[[list[Row]], str]) -> str:
@@ -119,7 +119,9 @@ def _figure(rows: list[Row], axis: str) -> Figure:
         chosen = [row for row in rows if measured(row) == way]
         for axes, family in zip(line, families, strict=True):
             _panel(axes, [row for row in chosen if _belongs(row, family)], axis)
-        line[0].set_ylabel(way if lower_is_better(chosen[0]) else f"{way} (higher is better)")
+        limit = chosen[0].get("limit")
+        of = f"{way}, first {limit:,}" if limit else way
+        line[0].set_ylabel(of if lower_is_better(chosen[0]) else f"{of} (higher is better)")
     for axes, family in zip(panels[0], families, strict=True):
         several = any("+" in row["setting"] for row in rows if _belongs(row, family))
         axes.set_title(FAMILIES[family] + (" (hollow: in several steps)" if several else ""), fontsize="medium")

@@ -33,9 +33,15 @@ def screen_table(title: str, lines: Lines, *, texts: int = 1) -> Table:
     return table
 
 
+def metric_label(name: str) -> str:
+    """What people call a metric: "perplexity", "BLEU"."""
+    return {"bleu": "BLEU", "chrf": "chrF", "rmse": "RMSE"}.get(name, name.replace("_", " "))
+
+
 def metric_title(name: str) -> str:
-    """What people call a metric, at the start of a sentence: "Perplexity", "BLEU"."""
-    return {"bleu": "BLEU", "chrf": "chrF", "rmse": "RMSE"}.get(name, name.replace("_", " ").capitalize())
+    """The same at the start of a sentence: "Perplexity", "BLEU"."""
+    label = metric_label(name)
+    return label.capitalize() if label.islower() else label
 
 
 def number(value: float | None, digits: int = 2, sign: str = "") -> str:

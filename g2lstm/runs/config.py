@@ -169,7 +169,7 @@ class Config:
             for parent in parents:
                 section = section.get(parent) if isinstance(section, dict) else None
             if not isinstance(section, dict) or last not in section:
-                raise UserError(f"{self.run.task.name} has no option {name}: leave it out")
+                raise UserError(f"a run of task={self.run.task.name} has no option {name}: leave it out")
             section[last] = value
             other = _INSTEAD.get(name)
             if other in section and overrides.get(f"data.{other}") is None:

@@ -23,7 +23,7 @@ from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
 from g2lstm.data.text import EOS
 from g2lstm.decoding import scores
-from g2lstm.decoding.beam import Hypothesis, beam_search
+from g2lstm.decoding.beam import MOST_BEAM, Hypothesis, beam_search
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.translation import PAD, Translator
@@ -88,7 +88,7 @@ class EvalConfig:
     """`eval`: how much of valid and test is read, and how translations are searched."""
 
     limit: Count | None = None
-    beam: Count
+    beam: Annotated[int, Field(ge=1, le=MOST_BEAM)]
     length_penalty: Penalty
     coverage_penalty: Penalty
 
@@ -290,7 +290,7 @@ class TranslationTask:
 
         A line without words has a translation without words, and one of more than `LONGEST_LINE` sub-words has None.
         """
-        sources = self.subwords.encode_source(self.read_by_model(lines))
+        sources = self.sources(lines)
         found: list[list[tuple[str, Hypothesis]] | None] = [[("", Hypothesis([], 0.0))] for _ in lines]
         for index, source in enumerate(sources):
             if len(source) > LONGEST_LINE:
@@ -303,10 +303,17 @@ class TranslationTask:
 
     def attention_labels(self, line: str, hypothesis: Hypothesis) -> tuple[list[str], list[str]]:
         """The source and target sub-words that the columns and rows of a translation's attention stand for."""
-        (source,) = self.subwords.encode_source(self.read_by_model([line]))
-        columns = [self.subwords.source_labels[token] for token in source]
+        columns = self.subwords.source.shown(self.read_by_model([line])[0])
         rows = [self.subwords.target_labels[token] for token in hypothesis.tokens]
         return [*columns, "</s>"], [*rows, "</s>"]
+
+    def sources(self, lines: Sequence[str]) -> list[list[int]]:
+        """The sub-words of raw text in the source language."""
+        return self.subwords.encode_source(self.read_by_model(lines))
+
+    def unknown(self, line: str) -> list[str]:
+        """The words of raw text in the source language that have characters which the training text doesn't have."""
+        return self.subwords.source.unknown(self.read_by_model([line])[0])
 
     def findings(self, model: nn.Module, split: str) -> list[Finding]:  # noqa: ARG002
         return []

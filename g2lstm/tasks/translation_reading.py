@@ -6,8 +6,9 @@ import torch
 
 from g2lstm.data.batching import padded_sources
 from g2lstm.data.lines import detokenize
+from g2lstm.data.subwords import SPECIALS
 from g2lstm.errors import UserError
-from g2lstm.models.translation import BOS, UNK, Translator
+from g2lstm.models.translation import BOS, EOS, Translator
 from g2lstm.training.task import ReadText
 
 LONGEST_LINE = 1000  # sub-words of a line to translate
@@ -28,39 +29,44 @@ def read_pair(task: Any, model: Translator, text: str | None) -> ReadText:
         text: raw.
 
     Raises:
-        UserError: the source has no words, or too many.
+        UserError: the source has no words, or too many, or there are more than two sides.
     """
     sides = _example(task) if text is None else text.split("|||")
-    sources = task.read_by_model(sides[:1])
-    (source,) = task.subwords.encode_source(sources)
+    if len(sides) > 2:
+        raise UserError(f"text has {len(sides)} sides: write one 'source ||| target'")
+    (given,) = task.read_by_model(sides[:1])
+    (source,) = task.subwords.encode_source([given])
     if not 0 < len(source) <= LONGEST_LINE:
         way = "set text='source' or text='source ||| target'"
         raise UserError(f"text has {len(source)} sub-words, which must be 1 to {LONGEST_LINE}: {way}")
+    unknown, subwords = task.subwords.source.unknown(given), task.subwords
     if len(sides) > 1:
-        target = task.words_of(sides[1:2], 1)
-        words = [BOS, *task.subwords.encode_target(target)[0]]
+        (target,) = task.words_of(sides[1:], 1)
+        words, labels = subwords.encode_target([target])[0], subwords.target.shown(target)
+        unknown += subwords.target.unknown(target)
     else:
-        words = [BOS, *task.search([model], [source], task.config.eval)[0][0].tokens]
-    given, lengths = padded_sources([source])
+        words = task.search([model], [source], task.config.eval)[0][0].tokens
+        labels = [task.labels[token] for token in words]
+    words, labels = [BOS, *words], [task.labels[BOS], *labels]
+    padded, lengths = padded_sources([source])
     with torch.no_grad():
-        memory = model.encode(given.to(task.device), lengths)
+        memory = model.encode(padded.to(task.device), lengths)
         inputs = torch.tensor(words, device=task.device).unsqueeze(1)
         _, attention, _ = model.decode(inputs, model.start(memory), memory)  # (T, 1, S)
-    encoded = task.subwords.encode_source(sources[0].split())
-    unknown = [word for word, pieces in zip(sources[0].split(), encoded, strict=True) if UNK in pieces]
     return ReadText(
-        [task.labels[token] for token in words],
+        labels,
         unknown,
         module="decoder",
-        source=[task.subwords.source_labels[token] for token in given[:, 0].tolist()],
+        source=[*subwords.source.shown(given), SPECIALS[EOS]],
         attention=attention[:, 0].float().cpu(),
+        unit="sub-word",
     )
 
 
 def _example(task: Any) -> tuple[str, str]:
-    """A pair of our own, or one of valid; raw text."""
+    """A pair of our own, or one of valid where the model does not know its words; raw text."""
     for name in (task.config.data.name, "-".join(task.form.languages)):
-        if name in EXAMPLES:
+        if name in EXAMPLES and not task.unknown(EXAMPLES[name][0]):
             return EXAMPLES[name]
     pairs = list(zip(*task.corpus.lines["valid"], strict=True))
     source, target = next((pair for pair in pairs if 8 <= len(pair[0].split()) <= 20), pairs[0])

@@ -41,7 +41,8 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """An existing run directory; a UserError where there is none."""
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is not a run directory (it has no config.yaml): name a folder that a run wrote")
+            why = "it has no config.yaml" if path.exists() else "there is no such folder"
+            raise UserError(f"{path} is not a run directory ({why}): name a folder that a run wrote")
         return cls(path)
 
     @contextlib.contextmanager

@@ -8,7 +8,7 @@ import joblib
 import pytest
 
 from g2lstm.data import lines
-from g2lstm.data.lines import detokenize, find_text, looks_tokenised, open_text, text_of, tokenize
+from g2lstm.data.lines import decoded, detokenize, find_text, looks_tokenised, open_text, text_of, tokenize
 from g2lstm.errors import UserError
 
 
@@ -109,6 +109,31 @@ def test_invalid_utf8_is_told_with_byte_and_line(tmp_path: Path):
         list(text.read())
 
 
+def test_other_encodings_and_line_ends_are_named(tmp_path: Path):
+    utf16 = "eins\nzwei\n".encode("utf-16")
+    for refuse in (lambda: open_text(two(tmp_path, utf16, b"one\ntwo\n")), lambda: list(decoded([utf16], "a.de"))):
+        with refused("a.de is UTF-16", "iconv -f UTF-16 -t UTF-8"):
+            refuse()
+    with refused("a.en ends its lines by carriage returns alone", r"tr '\\r' '\\n'"):
+        open_text(two(tmp_path, b"eins\nzwei\n", b"one\rtwo\r"))
+    assert open_text(two(tmp_path, b"eins\r\n", b"one\r")).pairs == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["a.de", "a.de.gz", "a.en"], ["a.de and a.de.gz: keep one"]),
+        (["a.tsv", "a.tsv.gz"], ["a.tsv and a.tsv.gz: keep one"]),
+        (["a.de", "a.en.gz", "a.tsv"], ["a.de and a.en.gz, and a.tsv: keep the two or the one"]),
+    ],
+)
+def test_more_files_than_a_split_has_are_no_guess(tmp_path: Path, names: list[str], parts: list[str]):
+    for name in names:
+        (tmp_path / name).touch()
+    with refused(*parts):
+        find_text(tmp_path, "a", ("de", "en"))
+
+
 @pytest.mark.parametrize("cut", [-1, -9, 30])
 def test_a_truncated_gz_is_told(tmp_path: Path, cut: int):
     path = tmp_path / "a.tsv.gz"
@@ -120,11 +145,11 @@ def test_a_truncated_gz_is_told(tmp_path: Path, cut: int):
         open_text([path])
 
 
-@pytest.mark.parametrize(("line", "columns"), [("zwei", 1), ("zwei\ttwo\tCC-BY", 3)])
-def test_a_line_without_two_columns_is_told(tmp_path: Path, line: str, columns: int):
+@pytest.mark.parametrize(("line", "columns"), [("zwei", "one column"), ("zwei\ttwo\tCC-BY", "3 columns")])
+def test_a_line_without_two_columns_is_told(tmp_path: Path, line: str, columns: str):
     path = tmp_path / "a.tsv"
     path.write_text(f"eins\tone\n{line}\n")
-    with refused("a.tsv line 2 has", f"{columns} columns"):
+    with refused("a.tsv line 2 has", columns):
         list(open_text([path]).read())
 
 

@@ -183,6 +183,13 @@ def test_only_line_ends_end_lines(tmp_path: Path) -> None:
     assert len(read_lines(path)) == 2
 
 
+def test_utf16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("the text\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"train\.txt is UTF-16, not UTF-8"):
+        read_lines(path)
+
+
 def test_invalid_utf8_names_file_offset_and_line(tmp_path: Path) -> None:
     folder = write_splits(tmp_path / "mine")
     (folder / "valid.txt").write_bytes(b"\xef\xbb\xbfgood\nna\xefve\n")

@@ -207,7 +207,8 @@ def test_a_translation_that_never_ends_is_cut(longest):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam": 0}, "beam must be at least 1, got 0"),
+        ({"beam": 0}, "beam must be from 1 to 1000, got 0"),
+        ({"beam": 1001}, "beam must be from 1 to 1000, got 1001"),
         ({"beam": 2, "n_best": 3}, "n_best must be in 1 to beam, which is 2, got 3"),
         ({"length_penalty": -1.0}, "must be >= 0, got -1.0 and 0.0"),
         ({"max_length": -1}, "max_length must be >= 0, got -1"),

@@ -108,12 +108,13 @@ def test_a_record_that_does_not_tell_its_kind_is_compressed_too(text_dir) -> Non
     assert load_model(Path("older.g2")).forms.keys() == deploy_run(Run.open("run"), Method()).forms.keys()
 
 
-def test_it_says_how_small_the_file_is(capsys) -> None:
+def test_it_says_how_small_the_file_is_and_what_can_be_done_with_it(text_dir, capsys) -> None:
     assert compress(["run=run", "method=round:0.2+clip:0.4", "rest=int8", "gates=ifgo", "out=small.g2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("round 0.2 & clip 0.4 of gates i, f, g, o of the input and recurrent matrices, all layers")
     assert lines[1].startswith(f"small.g2: {Path('small.g2').stat().st_size / 1e6:.2f} MB, ")
-    assert lines[2] == "evaluate it with: python evaluate.py run=small.g2"
+    assert lines[2] == f"evaluate it with: python evaluate.py run=small.g2 data.dir={text_dir}"
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("source", ["run", "svd.g2"])

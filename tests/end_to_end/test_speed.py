@@ -159,8 +159,8 @@ def test_quick_says_what_it_left_out(brief, tmp_path, monkeypatch, capsys):
         ),
         ("--sizes=3x2", "sizes are written TxBxDxH, as 70x20x400x1150, got '3x2'"),
         ("--sizes=3x2x0x1", "got '3x2x0x1'"),
-        ("--passes=0", "passes: must be a whole number of at least 1, got '0'"),
-        ("--threads=0", "threads: must be a whole number from 1 to 1024, got '0'"),
+        ("--passes=0", "passes must be a whole number of at least 1, got '0'"),
+        ("--threads=0", "threads must be a whole number from 1 to 1024, got '0'"),
         ("--device=nope", "device=nope can't be used"),
     ],
 )

@@ -151,7 +151,9 @@ def test_it_is_evaluated_swept_and_stored(here, run, corpus):
     sweep = ["settings=svd:4,round:0.5+clip:1", "limit=6", f"out=sweep-{run}"]
     table = here("compression_sweep", f"runs={run}", *sweep)
     assert "svd:4" in table or "SVD 4" in table
-    here("compress", f"run={run}", "method=svd", "rank=6", f"out={run}.g2")
+    said = here("compress", f"run={run}", "method=svd", "rank=6", f"out={run}.g2")
+    assert f"python evaluate.py run={run}.g2 data.dir={corpus}\n" in said
+    assert f"python experiments/translate.py run={run}.g2 <" in said
     whole = here("translate", f"run={run}.g2", given=b"da de\nbo bi\n")
     assert len(whole.splitlines()) == 2
     assert "test bleu" in here("evaluate", f"run={run}.g2", f"data.dir={corpus}", "split=test")
@@ -177,6 +179,9 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
         **{"</s>": "sentence end", "the": "other", "\u2581": "other", "<unk>": "other"},
     }.items():
         assert word_class(task.word_of(label)) == kind, label
+    assert here("gate_heatmap", "runs=stacked", "text=d\u00e9 da", "words=none", "out=map") == ""
+    assert "does not know: 'd\u00e9'" in here.said
+    assert json.loads(Path("map", "heatmap.json").read_text())["models"][0]["source"][1] == "\u00e9*"
     assert "does not know" not in here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
     shown = json.loads(Path("map", "heatmap.json").read_text())["models"][0]
     assert shown["words"][0] == "<s>"
@@ -243,7 +248,17 @@ def test_a_line_of_ten_thousand_words_is_left_empty_and_said(here):
     found = here("translate", "run=stacked", "beam=1", status=1, given=b"da\n" + b"da " * 10_000 + b"\nde\n")
     assert len(found.splitlines()) == 3
     assert found.splitlines()[1] == ""
-    assert "line 2 is too long and has an empty translation: split it" in here.said
+    assert "line 2 has 10,000 sub-words, more than 1,000, and an empty translation: split it" in here.said
+
+
+def test_characters_never_seen_are_said(here):
+    here("translate", "run=stacked", given="da \U0001f600 d\u00e9\nde\n\u6f22\n".encode())
+    assert "line 1 has characters that the training text has not, read as <unk>: '\U0001f600', 'd\u00e9'" in here.said
+    assert "line 2" not in here.said
+    assert "line 3 has characters" in here.said
+    here("translate", "run=stacked", "batch=5", given="\u6f22\n".encode() * 12)
+    assert here.said.count("has characters") == 10
+    assert "12 lines have such characters, the first 10 of which were told" in here.said
 
 
 def test_the_last_epochs_are_averaged(here):
@@ -269,7 +284,11 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
     for arguments, said in {
         (f"run={tmp_path}/words",): "translates nothing",
         ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",
-        ("run=stacked", "beam=0"): "must be a whole number of at least 1",
+        ("run=stacked", "beam=0"): "error: beam must be a whole number from 1 to 1000",
+        ("run=stacked", "beam=1001"): "must be a whole number from 1 to 1000",
+        ("run=stacked", "beem=5"): "there is no option beem: did you mean beam=...?",
+        ("run=stacked", "sample=5"): "there is no option sample: python experiments/translate.py --help lists the options",
+        ("run=stacked", "output=."): "error: output: . is a folder: name a file in it",
         ("run=stacked", "length_penalty=-1"): "from 0 to 10",
         ("run=stacked", "input=same.txt", "output=same.txt"): "would be lost",
         ("run=nothing",): "nothing",

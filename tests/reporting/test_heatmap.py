@@ -63,7 +63,8 @@ def test_what_a_model_looks_at_stands_below_the_gates_of_the_same_words() -> Non
     figure = draw_heatmap(looking)
     assert overlaps(figure) == []
     panels, bars = figure.axes[:6], figure.axes[6:]  # gates and two models, twice
-    assert [axes.get_title(loc="left") for axes in panels] == ["", "plain LSTM looks at", "G2-LSTM looks at"] * 2
+    looks = [f"{name} looks at, to say the next word" for name in ("plain LSTM", "G2-LSTM")]
+    assert [axes.get_title(loc="left") for axes in panels] == ["", *looks] * 2
     assert [text.get_text() for text in panels[4].get_yticklabels()] == source
     shown = np.ma.filled(panels[4].images[0].get_array(), np.nan)
     assert np.allclose(shown[:, :2], looking[0].attention[-2:].T) and np.isnan(shown[:, 2:]).all()  # noqa: PT018

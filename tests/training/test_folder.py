@@ -15,8 +15,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
-    with pytest.raises(UserError, match="is not a run directory"):
-        RunFolder.open(tmp_path)
+    for path, why in ((tmp_path, "it has no config.yaml"), (tmp_path / "typo", "there is no such folder")):
+        with pytest.raises(UserError, match=rf"is not a run directory \({why}\)"):
+            RunFolder.open(path)
 
 
 def test_the_curve_is_cut_back_also_within_a_line(tmp_path):
