@@ -1,5 +1,6 @@
 """Stores a trained model small: python experiments/compress.py run=RUN_DIR method=svd rank=64 out=model.g2."""
 
+import json
 from functools import partial
 from shlex import quote
 
@@ -38,11 +39,19 @@ def compress(arguments: list[str]) -> int:
         size, full = save_model(options.out, deployed), deployed.float32_bytes
     print(f"{method.label} of {target}; the rest in {options.rest}")
     print(f"{options.out}: {size / 1e6:.2f} MB, {size / full:.3f} of the {full / 1e6:.2f} MB that float32 takes")
-    place = run.config.values.get("data", {}).get("dir")  # the file doesn't keep it
-    print(f"evaluate it with: python evaluate.py run={options.out}" + (f" data.dir={quote(str(place))}" if place else ""))
+    file = quote(f"run={options.out}")
+    print(f"evaluate it with: python evaluate.py {' '.join([file, *_places(run)])}")
     if hasattr(run.config.task_class, "translate"):
-        print(f"translate with: python experiments/translate.py run={options.out} < lines")
+        print(f"translate with: python experiments/translate.py {file} < lines")
     return 130 if stop.asked else 0
+
+
+def _places(run: Run) -> list[str]:
+    """The options that say where its data are, which the file doesn't keep."""
+    data = run.config.values.get("data", {})
+    found = {name: data[name] for name in ("dir", "file", "files") if data.get(name)}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+    return [quote(f"data.{name}={text}") for name, text in texts.items()]
 
 
 def parse_method(method: str, rank: str | None) -> Method:

@@ -39,7 +39,7 @@ def gate_heatmap(arguments: list[str]) -> int:
         written += save_figure(draw_words(row), out, f"words-{row['gate'].replace('/', '-')}-seed{row['seed']}")
     ends = [word["word"] for row in words for word in row["lowest_and_highest"][:WORDS_AN_END]]
     if boxes := lacking([*(word for reading in shown for word in (*reading.words, *reading.source)), *ends]):
-        say(console, f"the font lacks {boxes}: set font.family in a matplotlibrc to one that has them")
+        say(console, boxes)
     models = json.dumps({"models": [reading.told() for reading in shown]}, indent=1, ensure_ascii=False)
     write_atomically(out / "heatmap.json", models + "\n")
     if table := word_table(words):

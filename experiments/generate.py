@@ -35,7 +35,7 @@ def _parser() -> cli.OptionParser:
     add("--run", required=True, metavar="RUN", help="a run's folder or a model.g2")
     add("--prompt", required=True, metavar="TEXT", help="words between white space, as the corpus writes them")
     add("--words", type=cli.positive, default=50, metavar="N", help="how many more; 50 without it")
-    add("--temperature", type=float, default=1.0, metavar="X", help="below 1 surer, above 1 freer; 1 without it")
+    add("--temperature", type=cli.real, default=1.0, metavar="X", help="below 1 surer, above 1 freer; 1 without it")
     add("--top_k", type=cli.whole(1), metavar="K", help="draw from the K likeliest words alone, 1 is greedy; 40 without it")
     add("--seed", type=cli.seed, default=1, metavar="N", help="1 without it")
     return parser

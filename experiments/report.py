@@ -11,7 +11,7 @@ from g2lstm.files import write_atomically
 from g2lstm.inspection.measure import measure_gates, of_one_text, open_store, recorded_rows
 from g2lstm.inspection.reading import read_runs
 from g2lstm.reporting.drawings import drawings, findings_of
-from g2lstm.reporting.figures import save_figure
+from g2lstm.reporting.figures import lacking, save_figure
 from g2lstm.reporting.report import check_readable, report_page, sweep_rows, track
 from g2lstm.reporting.run_tables import grouped
 from g2lstm.runs.run import blamed, default_folder, find_runs
@@ -43,6 +43,8 @@ def report(arguments: list[str]) -> int:
     write_atomically(out, content)
     written = [path for name, figure in drawn.items() for path in save_figure(figure, out.parent, name)]
     track(runs, content, partial(say, console))
+    if boxes := lacking(word for reading in shown for word in (*reading.words, *reading.source)):
+        say(console, boxes)
     say(console, f"wrote {out} ({len(content.encode()) / 1e6:.2f} MB; more than 2 open slowly)")
     if written:
         say(console, f"wrote {', '.join(map(str, written))}")

@@ -52,7 +52,7 @@ def _parser() -> cli.OptionParser:
         "--check", type=cli.flag, nargs="?", const=True, default=False, help="write nothing, fail where a document is stale"
     )
     parser.add_argument("--runs", metavar="DIRS", help="print the statistics of these runs and write nothing")
-    parser.add_argument("--margin", type=float, metavar="X", help="with runs=: test whether differences are below X")
+    parser.add_argument("--margin", type=cli.real, metavar="X", help="with runs=: test whether differences are below X")
     parser.add_argument(
         "--losses", type=cli.flag, default=False, help="with runs=A,B,...: true compares losses by token, or BLEU, with A's"
     )

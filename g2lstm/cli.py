@@ -48,22 +48,26 @@ class OptionParser(argparse.ArgumentParser):
             name, separator, value = rest.pop(0).partition("=")
             if not separator and rest and not rest[0].startswith("--"):
                 separator, value = "=", rest.pop(0)
-            if not separator or not name.startswith("--") or self._near(name):
+            if not separator or not re.match("--.", name) or self._near(name):
                 self._refuse(name)
             others[name.removeprefix("--")] = value
         return options, others
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument --([\w.-]+):(?= (must )?)", lambda found: found[1] + ("" if found[2] else ":"), message)
-        advised = ": " in message.partition(": ")[2]
+        advised = ": " in re.sub(r"'[^']*'", "", message).partition(": ")[2]
         raise UserError(message if advised else f"{message}: python {self.prog} --help lists the options")
 
     def _refuse(self, text: str) -> NoReturn:
-        """Says that there is no such option."""
+        """Says what is wrong with a text that is no option of this parser."""
         name = text.partition("=")[0].removeprefix("--")
+        if f"--{text}" in self._option_string_actions:
+            raise UserError(f"{text} has no value: write {text}=...")
+        if not name or not text.startswith("--"):
+            self.error(f"{text!r} is no option, which is name=value")
         if near := self._near(text):
             raise UserError(f"there is no option {name}: did you mean {near}=...?")
-        self.error(f"there is no option {name}" if text.startswith("--") else f"{text} is no option, which is name=value")
+        self.error(f"there is no option {name}")
 
     def _near(self, text: str) -> str | None:
         """The option of a similar name."""
@@ -102,6 +106,14 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 positive = whole(1)
+
+
+def real(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text[:50]!r}") from None
 
 
 def penalty(text: str) -> float:

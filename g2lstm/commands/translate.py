@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,7 +11,7 @@ from torch import nn
 from g2lstm.commands.evaluate import find_models, weighted
 from g2lstm.errors import UserError, quoted
 from g2lstm.reporting.attention import draw_attention
-from g2lstm.reporting.figures import save_figure
+from g2lstm.reporting.figures import lacking, save_figure
 from g2lstm.runs.run import blamed
 from g2lstm.tasks.translation_reading import LONGEST_LINE
 
@@ -68,7 +69,7 @@ def translate_lines(
     Raises:
         UserError: a line can't be read; those before it are written.
     """
-    refused, drawn, strange = 0, 0, 0
+    refused, drawn, strange, labelled = 0, 0, 0, list[str]()
     for part in _parts(enumerate(lines, 1), size):
         for number, line in part:
             if unknown := task.unknown(line):
@@ -92,12 +93,15 @@ def translate_lines(
                     say(f"line {number} is too long to draw its attention")
                     continue
                 drawn += 1
+                labelled += chain(*labels)
                 save_figure(draw_attention(best[0][1].attention, *labels), figures, f"attention-{number}")
         out.flush()
     if strange > MOST_TOLD:
         say(f"{strange:,} lines have such characters, the first {MOST_TOLD} of which were told")
     if drawn:
         say(f"drew {drawn} figures in {figures}")
+    if boxes := lacking(labelled):
+        say(boxes)
     return refused
 
 

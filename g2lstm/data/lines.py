@@ -51,7 +51,8 @@ def open_text(files: Sequence[Path]) -> Text:
     """A source and a target file, or one file of `source TAB target`; .gz or plain.
 
     Raises:
-        UserError: a file is missing, empty or cut short, both hold the same text, or have other numbers of lines;
+        UserError: a file is missing, empty, cut short, UTF-16 or of lines that end in carriage returns alone, both hold the
+            same text, or have other numbers of lines;
             while it is read: a line that is not UTF-8 or has no two columns.
     """
     if len(files) not in (1, 2):
@@ -174,19 +175,19 @@ def _scan(path: Path) -> tuple[str, int]:
 
 
 def _read_whole(path: Path) -> tuple[str, int]:
-    digest, lines, returns, blank, last = hashlib.sha256(), 0, 0, True, b""
+    digest, lines, returns, blank, last = hashlib.sha256(), 0, 0, True, b""  # returns: carriage returns without a line feed
     with _unpacked(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             if not last:
                 refuse_utf16(chunk, path)
             digest.update(chunk)
             lines += chunk.count(b"\n")
-            returns += chunk.count(b"\r")
+            returns += chunk.count(b"\r") - chunk.count(b"\r\n")
             blank = blank and not chunk.strip()
             last = chunk
     if blank:
         raise UserError(f"{path} is empty: put at least one line of text in it")
-    if not lines and returns > 1:
+    if returns - last.endswith(b"\r") > lines:
         raise UserError(f"{path} ends its lines by carriage returns alone: convert it with tr '\\r' '\\n'")
     return digest.hexdigest(), lines + (not last.endswith(b"\n"))
 

@@ -69,10 +69,11 @@ def _spaced(option: str) -> str:
 
 
 def lacking(texts: Iterable[str]) -> str:
-    """The characters that figures show as boxes because the font has no sign for them, each once."""
+    """A line on the characters that figures show as boxes because the font has no sign for them; "" where it has all."""
     fonts = [get_font(findfont(FontProperties(family=[family]))) for family in FontProperties().get_family()]
     signs = dict.fromkeys(sign for text in texts for sign in text)
-    return "".join(sign for sign in signs if not any(font.get_char_index(ord(sign)) for font in fonts))
+    boxes = "".join(sign for sign in signs if not any(font.get_char_index(ord(sign)) for font in fonts))
+    return f"the font lacks {boxes}: set font.family in a matplotlibrc to one that has them" if boxes else ""
 
 
 def grid(lines: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:

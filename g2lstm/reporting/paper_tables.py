@@ -14,7 +14,7 @@ from g2lstm.reporting.run_tables import BASELINE, ONE_SEED
 from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
 from g2lstm.runs.compose import compose, leaves
 from g2lstm.runs.config import NO_NUMBERS
-from g2lstm.runs.members import Plan
+from g2lstm.runs.members import Plan, Table
 from g2lstm.runs.run import Run
 
 OURS = 2  # digits of what we measured
@@ -44,7 +44,7 @@ def recorded(name: str, results: Path, plan: Plan | None = None) -> str:
                 most = max(map(len, paired))
                 less.append([title, *(_difference(one, digits, ours=ours) for one in paired), str(most) if ours else ""])
     notes = [_note(plan, experiment, results, table.compression) for experiment in found]
-    missing = {name: table.compression is not None and _in_part(results, name) for name in table.ours if name not in found}
+    missing = {name: _in_part(table, name, results) for name in table.ours if name not in found}
     for title, in_part in (("Not recorded yet", False), ("Recorded on a part of test, which is not shown here", True)):
         names = ", ".join(f"`{name}`" for name, part in missing.items() if part == in_part)
         notes += [f"- {title}: {names}."] if names else []
@@ -73,16 +73,18 @@ def _values(plan: Plan, name: str, experiment: str, results: Path) -> dict[str, 
     return found
 
 
-def _in_part(results: Path, experiment: str) -> bool:
-    """Whether a sweep read the beginning of test."""
+def _in_part(table: Table, experiment: str, results: Path) -> bool:
+    """Whether a sweep has settings of a table on the beginning of test."""
+    if table.compression is None:
+        return False
+    swept = _swept(results, experiment, table.compression, part=True)
+    return any(key in values for values in swept.values() for key in table.ours[experiment])
+
+
+def _swept(results: Path, experiment: str, variant: str, *, part: bool = False) -> dict[tuple[str, int], dict[str, float]]:
+    """The values on all of test, or on a part, by gate and seed, and by setting."""
     rows = sweep.open_store(results / "compression" / experiment / "sweep.json").all()
-    return any(row["split"] == "test" and row.get("limit") is not None for row in rows)
-
-
-def _swept(results: Path, experiment: str, variant: str) -> dict[tuple[str, int], dict[str, float]]:
-    """The values on all of test by gate and seed, and by setting."""
-    path = results / "compression" / experiment / "sweep.json"
-    rows = [row for row in sweep.open_store(path).all() if row["split"] == "test" and row.get("limit") is None]
+    rows = [row for row in rows if row["split"] == "test" and (row.get("limit") is not None) == part]
     found: dict[tuple[str, int], dict[str, float]] = {}
     for row in sweep.of_one_target(rows) if rows else ():
         if row["variant"] == variant:

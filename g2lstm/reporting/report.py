@@ -24,7 +24,7 @@ from g2lstm.reporting.page import drawing, from_markdown, heat, html, page
 from g2lstm.reporting.run_tables import Groups, Published, metric_of
 from g2lstm.reporting.sweeps import figures
 from g2lstm.reporting.sweeps import tables as sweep_tables
-from g2lstm.reporting.tables import Lines
+from g2lstm.reporting.tables import Lines, metric_title
 from g2lstm.runs.run import Run
 from g2lstm.runs.store import Row
 from g2lstm.training.tracking import build_tracker
@@ -178,7 +178,7 @@ def _metrics(groups: Groups, published: Published) -> Parts:
         text += (
             " The paper's values are those of its own models, which are larger and were trained longer than most runs here."
         )
-    parts = [*from_markdown(table, f"{metric.name} of each gate"), html.paragraph(text)]
+    parts = [*from_markdown(table, f"{metric_title(metric.name)} of each gate"), html.paragraph(text)]
     differences = run_tables.difference_table(groups)
     return parts + (from_markdown(differences, "Differences from the plain LSTM") if differences else [])
 

@@ -19,7 +19,7 @@ from g2lstm.reporting.comparison import mean_interval
 from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
 from g2lstm.reporting.run_tables import ONE_SEED
 from g2lstm.reporting.sweeps import lower_is_better
-from g2lstm.reporting.tables import SPREAD, interval, markdown, number, spread
+from g2lstm.reporting.tables import SPREAD, interval, markdown, metric_label, number, spread
 from g2lstm.runs.store import Row
 
 CUT = "gates cut to 0 or 1"
@@ -72,7 +72,7 @@ def read(results: Path, name: str) -> list[Measured]:
 def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     """Of the rows of one run."""
     plain = [row for row in swept if not row["variant"]]
-    metric, sign = plain[0]["metric"], 1 if all(map(lower_is_better, plain)) else -1
+    metric, sign = metric_label(plain[0]["metric"]), 1 if all(map(lower_is_better, plain)) else -1
     values = {row["setting"]: row["value"] for row in plain}
     original = values.pop(ORIGINAL)
     valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}

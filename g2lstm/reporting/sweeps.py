@@ -87,7 +87,7 @@ def _footnote(rows: list[Row]) -> str:
     row = next((row for row in rows if row["setting"] != ORIGINAL), rows[0])
     layers = "all layers" if row["layers"] == "all" else f"layers {row['layers']}"
     matrices = row["matrices"].replace("+", " and ")
-    part = f"Evaluated on the first {row['limit']} of the {row['split']} split alone. " if row.get("limit") else ""
+    part = f"Evaluated on the first {row['limit']:,} of the {row['split']} split alone. " if row.get("limit") else ""
     return part + (
         f"Compressed: the {', '.join(row['gates'])} blocks of the {matrices} matrices of {layers}, each block by itself; "
         f"no biases. n runs that differ in their seed; with several, {SPREAD}."

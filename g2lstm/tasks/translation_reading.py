@@ -68,7 +68,10 @@ def _example(task: Any) -> tuple[str, str]:
     for name in (task.config.data.name, "-".join(task.form.languages)):
         if name in EXAMPLES and not task.unknown(EXAMPLES[name][0]):
             return EXAMPLES[name]
-    pairs = list(zip(*task.corpus.lines["valid"], strict=True))
+    try:
+        pairs = list(zip(*task.corpus.lines["valid"], strict=True))
+    except UserError as error:
+        raise UserError(f"{error}; or set text='source ||| target'") from None
     source, target = next((pair for pair in pairs if 8 <= len(pair[0].split()) <= 20), pairs[0])
     if not task.form.tokenised:
         return source, target

@@ -114,9 +114,11 @@ def test_other_encodings_and_line_ends_are_named(tmp_path: Path):
     for refuse in (lambda: open_text(two(tmp_path, utf16, b"one\ntwo\n")), lambda: list(decoded([utf16], "a.de"))):
         with refused("a.de is UTF-16", "iconv -f UTF-16 -t UTF-8"):
             refuse()
-    with refused("a.en ends its lines by carriage returns alone", r"tr '\\r' '\\n'"):
-        open_text(two(tmp_path, b"eins\nzwei\n", b"one\rtwo\r"))
+    for old in (b"one\rtwo\r", b"one\rtwo", b"one\rtwo\rthree\r\n"):
+        with refused("a.en ends its lines by carriage returns alone", r"tr '\\r' '\\n'"):
+            open_text(two(tmp_path, b"eins\nzwei\n", old))
     assert open_text(two(tmp_path, b"eins\r\n", b"one\r")).pairs == 1
+    assert open_text(two(tmp_path, b"eins\nzw\rei\n", b"one\r\ntwo\r\n")).pairs == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g2lstm.data.numbers import number_pairs
-from g2lstm.data.subwords import SPECIALS, Subwords
+from g2lstm.data.subwords import SPECIALS, Encoder, Subwords
 from g2lstm.errors import UserError
 from g2lstm.models.translation import EOS, UNK
 
@@ -61,6 +61,22 @@ def test_characters_never_seen_are_unknown():
     assert [JOINT.source_labels[id] for id in ids if id == UNK] == ["<unk>"]
     assert JOINT.encode_source(["☃ 中"])[0].count(UNK) == 2
     assert JOINT.encode_source([""]) == [[]]
+
+
+@pytest.mark.parametrize("side", [JOINT.source, JOINT.target, APART.source, APART.target])
+@pytest.mark.parametrize("line", ["e\u2603 \u4e2dt", "one \U0001f600\U0001f600", "\u2581 </s> e\u0301", ""])
+def test_each_subword_is_shown_and_a_character_never_seen_as_itself(side: Encoder, line: str):
+    (ids,), shown = side.encode([line]), side.shown(line)
+    assert len(shown) == len(ids)
+    assert [label for label, id in zip(shown, ids, strict=True) if id != UNK] == [side.labels[id] for id in ids if id != UNK]
+    assert [label for label, id in zip(shown, ids, strict=True) if id == UNK] == [
+        f"{letter}*" for letter in line if letter != " " and UNK in side.encode([letter])[0]
+    ]
+
+
+def test_words_with_unknown_characters_are_named_once_and_as_people_write_them():
+    assert JOINT.source.unknown("eins \u2603 &#124;\u2603 \u2603") == ["\u2603", "|\u2603"]
+    assert JOINT.source.unknown("eins") == []
 
 
 def test_the_name_of_a_special_subword_in_a_text_is_only_text():

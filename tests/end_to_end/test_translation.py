@@ -182,7 +182,12 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     assert here("gate_heatmap", "runs=stacked", "text=d\u00e9 da", "words=none", "out=map") == ""
     assert "does not know: 'd\u00e9'" in here.said
     assert json.loads(Path("map", "heatmap.json").read_text())["models"][0]["source"][1] == "\u00e9*"
-    assert "does not know" not in here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
+    here("gate_heatmap", "runs=stacked", "text=da ||| d\u00e9", "words=none", "out=map")
+    assert "does not know: 'd\u00e9'" in here.said
+    assert json.loads(Path("map", "heatmap.json").read_text())["models"][0]["words"][-1] == "\u00e9*"
+    assert "text has 3 sides" in here("gate_heatmap", "runs=stacked", "text=da|||de|||bo", "words=none", "out=map", status=2)
+    here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "out=map")
+    assert "does not know" not in here.said
     shown = json.loads(Path("map", "heatmap.json").read_text())["models"][0]
     assert shown["words"][0] == "<s>"
     assert shown["layer"].startswith("decoder")

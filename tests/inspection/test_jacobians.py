@@ -129,7 +129,7 @@ def test_a_record_of_uncommitted_code_is_refused(tmp_path, monkeypatch, capsys) 
         ("delay=x", "delay must be a whole number from 1 to 1000, got 'x'"),
         ("steps=-5", "steps must be a whole number from 1 to 1000000, got '-5'"),
         ("out=taken", "taken is a file: name a folder"),
-        ("seed=1", "there is no option seed"),
+        ("seed=1", "there is no option seed: did you mean seeds=...?"),
     ],
 )
 def test_a_mistake_is_one_line(option, line, tmp_path, monkeypatch, capsys) -> None:

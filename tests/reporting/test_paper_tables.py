@@ -72,6 +72,9 @@ def test_compression_is_read_from_the_sweep(runs) -> None:
     assert cells(recorded("3", runs).split("\n\n")[0], "G2-LSTM, `ptb_cpu`")[-2:] == ["77.50", "1 of 2"]
     document = "<!-- table: paper:3 -->\nold\n<!-- end of table -->"
     assert "77.50" in filled(document, runs)
+    for other in ({"variant": ""}, {"setting": "bits:4"}):
+        path.write_text(json.dumps([row | {"limit": 1000} | other]))
+        assert "Not recorded yet: `ptb_cpu`" in recorded("3", runs)
     path.write_text(json.dumps([row | {"limit": 1000}]))
     assert "Recorded on a part of test, which is not shown here: `ptb_cpu`." in recorded("3", runs)
     assert "77.50" not in filled(document, runs)
