@@ -23,9 +23,8 @@ g2lstm trains LSTMs whose gates are plain, sharpened, or relaxed coin flips (G2-
 
   python train.py task=ptb                          the paper's language model (24M parameters; days without a GPU)
   python train.py experiment=ptb_cpu gate=gumbel    a smaller one, for two cores; gate=sigmoid|sharpened too
-  python train.py task=text data.dir=MYDIR          any folder with train, valid and test text
+  python train.py task=text data.dir=MYDIR          any folder with train, valid and test text; task=parallel: pairs
   python train.py task=builtin                      needs no data: English that comes with Python; task=numbers translates
-  python train.py task=parallel data.dir=MYDIR      translates: train.source and train.target, valid and test, or .tsv
   python train.py -m experiment=... seed=1,2,3      several runs; hydra/launcher=joblib runs them in parallel
   python train.py resume=RUN_DIR                    goes on with a run that was stopped, bit for bit
   python evaluate.py run=RUN_DIR                    evaluates a finished run again

@@ -82,6 +82,6 @@ def test_it_is_swept_and_its_gates_and_forecasts_are_shown(here, undrawn):
     here("report", "runs=killed", "text=2024-02-01", "out=gates/report.html")
     page = Path("gates/report.html").read_text()
     assert "2024-02-01" in page
-    assert "valid rmse" in page
+    assert "valid RMSE" in page
     assert Path("gates/gumbel-forecast-b.png").is_file()
     assert "rmse" in here("tables", "runs=killed").lower()
