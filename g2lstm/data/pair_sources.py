@@ -177,8 +177,9 @@ def _folder(
     folders = [Path(data_dir).expanduser()] if data_dir else local_folders(name)
     if source.archive and not data_dir:
         folders.append(_prepared(name, split))
+    own = (cache_folder(name), _prepared(name, split))
     for folder in folders:
-        absent = [stem for stem in stems if not find_text(folder, stem, languages)]
+        absent = [stem for stem in stems if not _has(folder, stem, languages, written_here=folder in own)]
         if not absent:
             return folder
         tried.append(f"{folder} ({'no ' + ', '.join(absent) if folder.is_dir() else 'no such folder'})")
@@ -205,6 +206,16 @@ def _folder(
         f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: set data.dir=FOLDER to one with {wanted}"
         f"{' (or .tsv of both in columns)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}{instead}"
     )
+
+
+def _has(folder: Path, stem: str, languages: tuple[str, str], *, written_here: bool) -> bool:
+    """Whether a folder has a split; in one that is written here a side alone is what a killed download left, and is not."""
+    try:
+        return bool(find_text(folder, stem, languages))
+    except UserError:
+        if written_here:
+            return False
+        raise
 
 
 def _prepared(name: str, split: str) -> Path:

@@ -12,6 +12,13 @@ from g2lstm.gates import SigmoidGate
 from g2lstm.models.translation import BOS, EOS, PAD, UNK, Translator
 
 DECODERS = ("conditional", "stacked")
+MODELS = [
+    *({"decoder": decoder} for decoder in DECODERS),
+    {"decoder": "stacked", "attention": "dot"},  # the recipe's
+    {"decoder": "stacked", "attention": "dot", "input_feeding": True},
+    {"decoder": "conditional", "input_feeding": True},
+]
+every_model = pytest.mark.parametrize("form", MODELS, ids=lambda form: "-".join(map(str, form.values())))
 LENGTHS = torch.tensor([6, 3, 9, 1, 4, 7, 2, 5])
 
 
@@ -109,12 +116,12 @@ def greedy(m: Translator, source: Tensor, longest: int) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_beam_one_is_greedy(decoder):
+@every_model
+def test_beam_one_is_greedy(form):
     source, lengths = sources()
     some_end = False
     for seed in range(2):
-        m = model(seed, words=12, decoder=decoder)
+        m = model(seed, words=12, **form)
         with torch.no_grad():
             m.output_bias[EOS] = 2.0
         found = beam_search([m], source, lengths, beam=1)
@@ -129,10 +136,10 @@ def texts(found: list[list[Hypothesis]]) -> list[list[list[int]]]:
     return [[hypothesis.tokens for hypothesis in sentence] for sentence in found]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@every_model
 @pytest.mark.parametrize("n_best", [1, 3])
-def test_neighbours_and_padding_never_change_a_translation(decoder, n_best):
-    m = model(0, words=20, decoder=decoder)
+def test_neighbours_and_padding_never_change_a_translation(form, n_best):
+    m = model(0, words=20, **form)
     options = {"beam": 3, "n_best": n_best, "coverage_penalty": 0.2}
     together = texts(beam_search([m], *sources(), **options))
     assert len({str(sentence) for sentence in together}) > 1
@@ -155,8 +162,9 @@ def test_stopping_early_never_loses_the_best(a):
         assert all(x.score >= y.score for sentence in late for x, y in pairwise(sentence))
 
 
-def test_scores_are_what_a_translation_is_worth():
-    models = [model(seed, words=9) for seed in (1, 2)]
+@every_model
+def test_scores_are_what_a_translation_is_worth(form):
+    models = [model(seed, words=9, **form) for seed in (1, 2)]
     source, lengths = sources()
     found = beam_search(models, source, lengths, beam=3, n_best=2, coverage_penalty=0.4)
     for column, sentence in enumerate(found):

@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 
 from g2lstm.training.checkpoint import load_checkpoint
+from tests.end_to_end.same_run import assert_same_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120.0  # seconds for a command
@@ -141,18 +142,26 @@ class Commands:
         return command.text()
 
     def finished_and_killed(self, options: list[str], lines: int) -> list[Path]:
-        """Two folders of one run: never stopped, and killed after so many lines of its curve and gone on with."""
+        """Two folders of one run: never stopped, and killed in an epoch after so many lines of its curve, and gone on with.
+
+        Both have the same metrics, weights and state.
+        """
         folders = [self.folder / "straight", self.folder / "killed"]
         self.run(*options, "run_dir=straight")
         killed, curve = self.start(*options, "run_dir=killed"), folders[1] / "metrics.jsonl"
         while not curve.exists() or curve.read_bytes().count(b"\n") < lines:
             time.sleep(0.01)
             assert "error" not in killed.text()
+        killed.send(signal.SIGSTOP)
+        while load_checkpoint(folders[1] / "last.safetensors")["position"]["batch"] == 0:  # between two epochs
+            killed.send(signal.SIGCONT)
+            time.sleep(0.005)
+            killed.send(signal.SIGSTOP)
+            assert killed.poll() is None, "it ended before it could be killed"
         killed.send(signal.SIGKILL)
         assert killed.wait() == -signal.SIGKILL
         self.run("resume=killed")
-        a, b = (load_checkpoint(folder / "last.safetensors")["model"] for folder in folders)
-        assert all(a[name].equal(b[name]) for name in a)
+        assert_same_run(*folders)
         return folders
 
 

@@ -19,7 +19,7 @@ from g2lstm.commands.endurance import endure
 from g2lstm.training import progress
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.loop import Trainer
-from tests.end_to_end.test_resume import assert_same_run
+from tests.end_to_end.same_run import assert_same_run
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from safetensors.torch import save
 from g2lstm.commands.reproduce import Stretch
 from g2lstm.runs.members import Experiment, Member, Places, state_of
 from g2lstm.training.checkpoint import load_checkpoint
-
-TIMINGS = ("words_per_second", "eta", "seconds", "evaluation_seconds", "peak_memory_mib")
+from tests.end_to_end.same_run import assert_same_run, curve
 
 
 @pytest.fixture(scope="module")
@@ -27,33 +26,6 @@ def everything(tiny):
     options = ["accumulate=2", "checkpoint_minutes=0", "epochs=4", "finetune_epochs=2", "optimizer.lr=20", "seed=4"]
     masks = ["model.recurrent_dropout=0.2", "model.recurrent_dropout_kind=g", "model.zoneout=[0.2,0.1]"]
     return [*tiny, *options, *masks, "eval.cache.enabled=false"]
-
-
-def curve(run: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert curve(a) == curve(b)
-    for name in ("best", "last"):
-        contents = [load_checkpoint(run / f"{name}.safetensors") for run in (a, b)]
-        for content in contents:
-            content.pop("metrics_size", None)  # timings have more digits or fewer
-            for timing in ("seconds", "train_seconds"):
-                content.get("position", {}).pop(timing, None)
-        assert same(*contents)
-    summaries = [json.loads((run / "summary.json").read_text()) for run in (a, b)]
-    assert summaries[0] | dict.fromkeys(TIMINGS) == summaries[1] | dict.fromkeys(TIMINGS)
-    assert not list(b.glob(".*"))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,16 @@
 """Translation goes through everything that a run goes through; mistakes in text and options are one line."""
 
+import array
+import fcntl
 import importlib
 import io
 import json
+import os
 import random
+import signal
 import sys
+import termios
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from g2lstm import cli
+from g2lstm.data.sources import SPLITS
 from g2lstm.inspection.words import word_class
 from g2lstm.runs.run import Run
 from g2lstm.training.checkpoint import load_checkpoint
@@ -23,11 +30,11 @@ SIZES = {
 }
 
 
-def write_corpus(folder: Path) -> Path:
+def write_corpus(folder: Path, counts: tuple[int, int, int] = (120, 14, 9), longest: int = 7) -> Path:
     """Sentences of ten words of a source language, and the same backwards in a target language."""
     draw, words = random.Random(3), ["da", "de", "di", "do", "du", "ba", "be", "bi", "bo", "bu"]
-    for split, count in (("train", 120), ("valid", 14), ("test", 9)):
-        pairs = [draw.choices(words, k=draw.randint(1, 7)) for _ in range(count)]
+    for split, count in zip(SPLITS, counts, strict=True):
+        pairs = [draw.choices(words, k=draw.randint(1, longest)) for _ in range(count)]
         (folder / f"{split}.xx").write_text("".join(" ".join(pair) + "\n" for pair in pairs))
         (folder / f"{split}.yy").write_text("".join(" ".join(f"{w}s" for w in reversed(pair)) + "\n" for pair in pairs))
     return folder
@@ -108,11 +115,26 @@ def test_bleu_is_compared_and_named(here, runs):
 @pytest.mark.parametrize("decoder", ["stacked", "conditional"])
 def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, decoder):
     more = ["gate=gumbel", f"model.decoder={decoder}", "epochs=3", "eval.beam=1"]
-    folders = commands.finished_and_killed([*options, *more], lines=12)
-    one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
-    assert {key for key in one if one[key] != other[key]} <= {
-        *("seconds", "evaluation_seconds", "subwords_per_second", "peak_memory_mib")
-    }
+    commands.finished_and_killed([*options, *more], lines=12)
+
+
+def test_a_model_learns_to_turn_sentences_round(commands, tmp_path):
+    """All of it at once: where a mistake in training, search or scores leaves nothing to learn, this alone sees it."""
+    folder = write_corpus(tmp_path, counts=(1500, 40, 60), longest=5)
+    text = ["task=parallel", f"data.dir={folder}", "data.languages=[xx,yy]", "data.vocabulary_size=34"]
+    sizes = ["model.embedding_size=32", "model.hidden_size=48", "model.decoder_layers=1", "model.dropout=0"]
+    told = ["batch_tokens=500", "optimizer.lr=1e-2", "epochs=10", "eval.beam=3", "threads=1", "gate=gumbel"]
+    commands.run(*text, *sizes, *told, "run_dir=run")
+    found = json.loads((commands.folder / "run" / "summary.json").read_text())
+    assert found["test_bleu"] > 95
+    assert found["test_perplexity"] < 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["sigmoid", "gumbel"])
+def test_number_words_are_learned(commands, gate):
+    commands.run("task=numbers", f"gate={gate}", "run_dir=run")
+    assert json.loads((commands.folder / "run" / "summary.json").read_text())["test_exact_match"] >= 99
 
 
 def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path):
@@ -237,6 +259,21 @@ def test_what_was_read_before_an_interruption_is_translated(here):
     assert here("translate", "run=stacked", "batch=2", status=130, given=Interrupted(b"da de\nbo\ndu")) == whole
 
 
+def test_what_came_through_a_pipe_is_translated_at_an_interrupt(commands_in, runs, tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    told = ["run=stacked", f"input={pipe}", f"output={tmp_path / 'out'}"]
+    command = commands_in(runs).start(*told, program="translate", output=tmp_path / "said")
+    with pipe.open("wb", buffering=0) as writer:  # which the command goes on waiting for
+        writer.write(b"da de\nbo\n")
+        while array.array("i", fcntl.ioctl(writer, termios.FIONREAD, b"\0" * 4))[0]:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        command.send(signal.SIGINT)
+        assert command.wait() == 130
+    assert (tmp_path / "out").read_text().count("\n") == 2
+    assert command.text() == ""
+
+
 def test_lines_are_translated_as_they_come(here, capsys):
     seen = []
 
@@ -308,5 +345,7 @@ def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
         assert "n_best must be in 1 to beam, which is 3, got 9" in line
         assert line.count("\n") == 1
     assert Path("kept.txt").read_text() == "an earlier translation"
-    assert "eval.cache.enabled" in here("evaluate", "run=stacked", "eval.cache.enabled=true", status=2)
+    line = here("evaluate", "run=stacked", "eval.cache.enabled=true", status=2)
+    assert line.endswith("a run of task=parallel has no option eval.cache.enabled: leave it out\n"), line
+    assert line.count("\n") == 1
     assert here("translate", "run=stacked", "beam=500", given=b"da\n").count("\n") == 1  # more than there are sub-words

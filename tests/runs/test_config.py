@@ -9,6 +9,7 @@ import torch
 from g2lstm.errors import UserError
 from g2lstm.gates import GATES
 from g2lstm.models.language_model import LanguageModel
+from g2lstm.models.translation import Translator
 from g2lstm.runs.compose import CONF, compose
 from g2lstm.runs.config import Config, RunConfig, experiment_name, run_name
 from g2lstm.runs.device import build_device
@@ -54,6 +55,36 @@ PAPER = {
     "gate.eps": 0.0,
     "gate.gates": ["i", "f"],
 }
+PAPER_TRANSLATION = {
+    "model.decoder": "conditional",
+    "model.attention": "additive",
+    "model.input_feeding": False,
+    "model.tied": "none",
+    "model.dropout": 0.2,
+    "model.readout_dropout": 0.5,
+    "model.word_dropout": 0.0,
+    "optimizer.name": "adadelta",
+    "optimizer.lr": 1.0,
+    "optimizer.betas": [0.95, 0.999],  # the first is rho
+    "optimizer.clip": 2.0,
+    "loss_per": "sentence",
+    "label_smoothing": 0.0,
+    "batch_tokens": None,
+    "data.joint": False,
+    "data.longest": 64,
+    "eval.limit": None,
+    "eval.beam": 5,
+    "eval.length_penalty": 1.0,
+    "eval.coverage_penalty": 0.0,
+    "gate.name": "gumbel",
+    "gate.tau": 0.9,
+    "gate.gates": ["i", "f"],
+}
+# Sub-words of a side, embedding, units, layers of the encoder and of the decoder, pairs a batch; and the parameters.
+PAPER_SIZES = {
+    "iwslt14": ((25_000, 256, 256, 2, 2, 32), 23_367_336),
+    "wmt14": ((30_000, 512, 1024, 3, 3, 64), 126_135_088),
+}
 
 
 def config_of(*overrides: str) -> Config:
@@ -79,6 +110,18 @@ def test_ptb_has_24_million_parameters():
     sizes = [(400, 1150), (1150, 1150), (1150, 400)]
     lstm = sum(4 * hidden * (size + hidden) + 8 * hidden for size, hidden in sizes)
     assert sum(parameter.numel() for parameter in model.parameters()) == 10_000 * 400 + 10_000 + lstm == 24_221_600
+
+
+@pytest.mark.parametrize("task", PAPER_SIZES)
+def test_translation_tasks_alone_are_the_papers_runs(task):
+    values, (sizes, parameters) = compose([f"task={task}"]), PAPER_SIZES[task]
+    assert {name: value_of(values, name) for name in PAPER_TRANSLATION} == PAPER_TRANSLATION
+    of_model = ["embedding_size", "hidden_size", "encoder_layers", "decoder_layers"]
+    names = ["data.vocabulary_size", *(f"model.{name}" for name in of_model), "batch_size"]
+    assert tuple(value_of(values, name) for name in names) == sizes
+    with torch.device("meta"):
+        model = Translator(sizes[0], sizes[0], **values_of(config_of(f"task={task}").task.model))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 def test_settings_carry_every_value():

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import sacrebleu
 import torch
 
 from g2lstm.data.batching import padded
+from g2lstm.decoding.beam import Hypothesis
 from g2lstm.errors import UserError
 from g2lstm.gates import SigmoidGate
 from g2lstm.models.translation import PAD
@@ -81,6 +83,29 @@ def test_a_limit_reads_the_first_pairs_and_names_another_evaluation(task):
     assert task.size("test", 4).startswith("4 pairs")
     digests = {task.digest("test"), task.digest("test", 4), task.digest("valid"), limited.digest("test")}
     assert len(digests) == 4
+
+
+def test_scores_are_of_each_sentence_beside_its_own_reference(task, monkeypatch):
+    """Every second translation is right, the others are words that are never said."""
+    pairs, references = task.corpus.test, task.corpus.lines["test"][1]
+    asked = [pairs.source(index).tolist() for index in range(len(pairs))]
+    right = {tuple(source): pairs.target(index).tolist() for index, source in enumerate(asked) if index % 2 == 0}
+    wrong = task.subwords.encode_target(["da da da da"])[0]
+    texts = [references[index] if tuple(source) in right else "da da da da" for index, source in enumerate(asked)]
+
+    def search(self, models, sources, options):
+        return [[Hypothesis(right.get(tuple(source.tolist()), wrong), 0.0)] for source in sources]
+
+    monkeypatch.setattr(TranslationTask, "search", search)
+    found = task.evaluate(model_of(task), "test")
+    assert found.metrics["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references], tokenize="none").score)
+    assert 10 < found.metrics["bleu"] < 90
+    assert found.metrics["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
+    whole = [texts[index] == reference for index, reference in enumerate(references)]
+    assert [bool(row[2:6].equal(row[6:])) for row in found.statistics] == whole  # each n-gram is matched
+    numbers = replace(task, config=replace(task.config, data=replace(task.config.data, name="numbers")))
+    numbers.__dict__["corpus"] = task.corpus
+    assert numbers.evaluate(model_of(task), "test").metrics["exact_match"] == pytest.approx(100 * sum(whole) / len(whole))
 
 
 def test_gates_see_no_padding(task):
