@@ -78,7 +78,8 @@ class G2LSTMCell(Gated, Masked, nn.LSTMCell):
             super().forward(input, hx)  # raises the framework's own error
         masked = self._is_masked_by(recurrent_mask, zoneout_mask)
         if gates.is_plain(self.gate, self.training) and not masked and autocast_dtype(input) is None:
-            return super().forward(input, hx)  # under autocast it would return what dtypes its states promote to
+            # Where dtypes differ, as under autocast, it would return what they promote to.
+            return super().forward(input, None if hx is None else (hx[0], hx[1].to(input.dtype)))
         if hx is None:
             hx = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * 2
         masks = self._masks_of(input, recurrent_mask, zoneout_mask, generator) if masked else NO_MASKS

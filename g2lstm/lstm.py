@@ -141,8 +141,8 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         request = self._request(input, draws)
         engine = engines.choose(self.engine, request)
         if engine == "framework" and framework.runs_whole(request):
-            # cuDNN takes no other states; our engines do, and which one runs should make no difference
-            return super().forward(input, None if hx is None else (hx[0].contiguous(), hx[1].contiguous()))
+            # It takes no other states; our engines do, and which one runs should make no difference
+            return super().forward(input, None if hx is None else (hx[0].contiguous(), hx[1].to(hx[0].dtype).contiguous()))
         if isinstance(input, PackedSequence):
             x, lengths = pad_packed_sequence(input, total_length=columns.packed_steps())  # (T, B, D), in the caller's order
             output, state = self._run_layers(x, hx, lengths.to(x.device), engine, draws)

@@ -204,10 +204,12 @@ def test_autocast_gives_a_low_precision_output_and_a_single_precision_cell(gate,
 
 
 def test_a_low_precision_cell_returns_its_own_dtype():
-    cell = G2LSTMCell(D, H, dtype=torch.bfloat16)
-    for training in (True, False):
-        h, c = cell.train(training)(torch.randn(B, D, dtype=torch.bfloat16))
-        assert (h.dtype, c.dtype) == (torch.bfloat16, torch.bfloat16)
+    for gate in (GumbelGate(), SigmoidGate()):
+        cell = G2LSTMCell(D, H, gate=gate, dtype=torch.bfloat16)
+        for training in (True, False):
+            for hx in None, (zeros(B, H).bfloat16(), zeros(B, H)), (zeros(B, H).bfloat16(),) * 2:
+                h, c = cell.train(training)(torch.randn(B, D, dtype=torch.bfloat16), hx)
+                assert (h.dtype, c.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_copies_keep_gate_and_temperature():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from g2lstm import G2LSTM
+from g2lstm.compression.deploy import deploy
 from g2lstm.engines import Request, framework, reference, triton
 from g2lstm.engines.noise import NoiseRecipe
 from g2lstm.layers.output import linear_cross_entropy
@@ -181,6 +182,15 @@ def test_every_task_trains_and_is_evaluated_on_cuda_as_on_the_cpu(small_task, na
         items = task.plan(torch.Generator().manual_seed(0))
         task.loss(model.train(), next(iter(items)), None).objective.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stored_model_reads_sentences_of_different_lengths_on_cuda(small_task, no_tf32):
+    losses = []
+    for device in ("cpu", "cuda"):
+        task, model = small_task("parallel", device=device)
+        stored = deploy(model.eval()).model(engine="torch").to(device)
+        losses.append(task.evaluate(stored, "valid").losses.cpu())
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
 
 

@@ -128,11 +128,15 @@ def test_a_low_precision_module_returns_its_own_dtype(engine, training):
     assert {parameter.grad.dtype for parameter in rnn.parameters()} == {LOW}
 
 
-@pytest.mark.parametrize("engine", ["reference", "bptt"])
-def test_a_low_precision_module_takes_the_single_precision_cell_of_an_earlier_pass(engine):
-    rnn = G2LSTM(D, H, engine=engine, dtype=LOW)
-    output, (_, c_n) = rnn(torch.randn(T, B, D, dtype=LOW), (torch.zeros(1, B, H, dtype=LOW), torch.zeros(1, B, H)))
-    assert (output.dtype, c_n.dtype) == (LOW, LOW)
+@pytest.mark.parametrize("engine", ["auto", "reference", "bptt"])
+@pytest.mark.parametrize("gate", [GumbelGate(), SigmoidGate()])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_low_precision_module_takes_the_single_precision_cell_of_an_earlier_pass(engine, gate, training):
+    rnn = G2LSTM(D, H, gate=gate, engine=engine, dtype=LOW).train(training)
+    for steps in (T, 1):
+        x, hx = torch.randn(steps, B, D, dtype=LOW), (torch.zeros(1, B, H, dtype=LOW), torch.zeros(1, B, H))
+        output, (_, c_n) = rnn(x, hx)
+        assert (output.dtype, c_n.dtype) == (LOW, LOW)
 
 
 def test_cells_are_accumulated_in_single_precision_under_autocast():

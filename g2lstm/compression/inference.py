@@ -103,9 +103,11 @@ class TorchRunner(nn.Module):
         self.ways = 2 if lstm.bidirectional else 1
 
     def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
-        """x (T, B, D), h and c (L * ways, B, ·), lengths (B,) -> (T, B, ways * P), and the state after."""
-        inside = None if lengths is None else (torch.arange(len(x)).unsqueeze(1) < lengths).unsqueeze(-1)  # (T, B, 1)
-        ends = []
+        """x (T, B, D), h and c (L * ways, B, ·), lengths (B,) on any device -> (T, B, ways * P), and the state after."""
+        inside, ends = None, []
+        if lengths is not None:
+            steps = torch.arange(len(x), device=x.device).unsqueeze(1)
+            inside = (steps < lengths.to(x.device)).unsqueeze(-1)  # (T, B, 1)
         for layer in range(len(self.directions) // self.ways):
             outputs = []
             for way in range(self.ways):

@@ -123,9 +123,14 @@ def _write(blocks: Iterator[tuple[Path, list[Pair]]], count: int, encode: Encode
     parent = os.getpid()
 
     def write(path: Path, block: list[Pair]) -> None:
-        if os.getpid() != parent:
-            end_with(parent)
-        write_atomically(path, shard(block, encode, longest))
+        if os.getpid() == parent:
+            write_atomically(path, shard(block, encode, longest))
+            return
+        import joblib
+
+        end_with(parent)
+        with joblib.parallel_config(backend="sequential"):  # in what `encode` does: the cores are taken
+            write_atomically(path, shard(block, encode, longest))
 
     processes = min(PROCESSES, os.cpu_count() or 1)
     if count <= 2 * processes or processes == 1:  # a process takes seconds to start

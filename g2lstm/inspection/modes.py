@@ -63,7 +63,9 @@ def with_gate(model: nn.Module, gate: Gate) -> Iterator[None]:
 def training_gates(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """The gates are noisy and tempered as in training, while every dropout is off and the model else evaluates.
 
-    The noise is drawn here, by a generator on the model's device, and handed to each layer, so that who watches it knows it.
+    The noise is drawn here, by a generator on the model's device, and handed to each layer, so that who watches it knows it:
+    at each call anew, so that a layer that is called step by step (a conditional decoder's, any in a search) has
+    noise_scope="step" whatever its gate has.
     """
 
     def hand_over(layer: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -220,8 +220,9 @@ class TranslationTask:
     def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:  # noqa: ARG002
         assert isinstance(model, Translator)
         whole, part = padded(self.corpus.train, item), workers.part(len(item))
-        batch = whole.columns(part).to(self.device)
-        words, count = (int((some.targets != PAD).sum()) for some in (whole, batch))
+        own = whole.columns(part)
+        words, count = (int((some.targets != PAD).sum()) for some in (whole, own))  # here, not on a GPU to be waited for
+        batch = own.to(self.device)
         with part.drawn(len(batch.source)):
             features = model(batch.source, batch.source_lengths, batch.inputs)
         loss = model.loss(features, batch.targets, smoothing=self.config.label_smoothing)

@@ -135,6 +135,14 @@ def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take(eng
     torch.testing.assert_close(states, others)
 
 
+def test_sequences_of_different_lengths_run_where_the_weights_are() -> None:
+    """Lengths come from a packed sequence, always on the CPU; meta stands in for a GPU."""
+    runner = deploy(nn.LSTM(4, 6, bidirectional=True)).model(engine="torch").runner.to("meta")
+    x, state = torch.empty(5, 3, 4, device="meta"), torch.empty(2, 3, 6, device="meta")
+    y, _ = runner(x, (state, state), torch.tensor([2, 5, 4]))
+    assert (y.shape, y.device.type) == ((5, 3, 12), "meta")
+
+
 def test_a_sharpened_cell_computes_the_same_when_it_is_stored() -> None:
     model = nn.ModuleDict({"cell": G2LSTMCell(3, 4, gate=SharpenedGate(0.3))}).eval()
     stored = deploy(model).model(model)

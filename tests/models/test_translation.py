@@ -193,6 +193,15 @@ def test_every_parameter_learns(decoder, feeding, attention, bfloat16):
     assert not silent
 
 
+@pytest.mark.parametrize("decoder", ["conditional", "stacked"])
+def test_a_model_of_low_precision_is_that_of_single_precision_but_for_rounding(decoder):
+    m = model(decoder=decoder).eval()
+    expected = m(*batch()[:3])
+    found = m.bfloat16()(*batch()[:3])
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)
+
+
 def test_embeddings_are_shared_as_asked():
     count = {tied: sum(p.numel() for p in model(tied=tied).parameters()) for tied in ("none", "target", "all")}
     assert count["none"] - count["target"] == count["target"] - count["all"] == V * E
