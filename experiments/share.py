@@ -30,7 +30,8 @@ def share(arguments: list[str]) -> int:
         model: Any = found.deployed if isinstance(found, StoredModel) else deploy_run(found, Method())
         if options.evaluate:
             task = found.task()
-            running = model.model(task.build_model())
+            engine = "auto" if task.device.type == "cpu" else "torch"
+            running = model.model(task.build_model(), engine=engine).to(task.device)
             model = replace(model, notes=model.notes | {"evaluated": evaluate_model(task, running, ("valid", "test"))})
     card = {"name": options.repository or options.out.name, "license": options.license}
     if options.out is not None:

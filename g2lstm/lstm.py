@@ -140,7 +140,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         draws = self._checked_draws(input, Draws(noise, weight_masks, recurrent_masks, zoneout_masks, generator))
         request = self._request(input, draws)
         engine = engines.choose(self.engine, request)
-        if engine == "framework" and framework.runs_whole(request):
+        if engine == "framework" and framework.runs_whole(request) and not self._drops_out(draws):
             # It takes no other states; our engines do, and which one runs should make no difference
             return super().forward(input, None if hx is None else (hx[0].contiguous(), hx[1].to(hx[0].dtype).contiguous()))
         if isinstance(input, PackedSequence):
@@ -227,6 +227,11 @@ class G2LSTM(Gated, Masked, nn.LSTM):
             training=self.training, autocast=cast is not None,
         )  # fmt: skip
 
+    def _drops_out(self, draws: Draws) -> bool:
+        """Whether something is dropped that nn.LSTM does not know, or not as it would draw it."""
+        own = draws.generator is not None or columns.present() is not None
+        return self.training and bool(self.weight_dropout or draws.weight_masks is not None or (self.dropout and own))
+
     def _dropped(self, weights: Weights, index: int, draws: Draws) -> Weights:
         """The weights of a layer and direction, W_hh under its DropConnect mask."""
         mask = None if draws.weight_masks is None else draws.weight_masks[index]
@@ -278,15 +283,21 @@ class G2LSTM(Gated, Masked, nn.LSTM):
 
     def draw_weight_mask(self, *, generator: torch.Generator | None = None) -> Tensor:
         """One inverted DropConnect mask for a W_hh: (4H, P) with entries 0 and 1 / (1 - weight_dropout)."""
-        keep = 1 - self.weight_dropout
-        return torch.empty_like(self.weight_hh_l0, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
+        keep, weight = 1 - self.weight_dropout, self.weight_hh_l0
+        if engines.is_vmapped():  # where nothing is drawn into a tensor that all share
+            drawn = torch.rand(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
+            return drawn.lt(keep).to(weight.dtype) / keep
+        return torch.empty_like(weight, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
 
     def _checked_draws(self, input: Tensor | PackedSequence, draws: Draws) -> Draws:
-        """Raises ValueError for noise or masks in eval mode, of the wrong number or shape."""
+        """Raises ValueError for noise or masks in eval mode, of the wrong number or shape, or noise on another device."""
         noise, steps = draws.noise, self._steps(input)
         if noise is not None:
             gate = self._expected_noise_gate()
             noise = _checked_list("noise", noise, self._count, (*steps, len(gate.gates) * self.hidden_size))
+            there, given = self.weight_hh_l0.device, {part.device for part in noise}
+            if given != {there}:  # a kernel would take another device's address for its own
+                raise ValueError(f"noise must be on {there}, as the weights, got {', '.join(map(str, given))}")
         found: dict[str, Any] = {}
         for name, shape in (
             ("weight_masks", tuple(self.weight_hh_l0.shape)),
@@ -321,15 +332,21 @@ class G2LSTM(Gated, Masked, nn.LSTM):
             raise ValueError("a hard gate can't be turned into an nn.LSTM: assign rnn.gate = SigmoidGate() first")
         lstm = nn.LSTM(**_constructor_arguments(self))
         scale = gates.block_scale(self.gate, self.tau, False)
-        lstm.load_state_dict(self.state_dict() if scale is None else layout.scale_blocks(self.state_dict(), scale))
+        weights = _weights_of(self)
+        lstm.load_state_dict(weights if scale is None else layout.scale_blocks(weights, scale))
         return lstm.train(self.training)
 
     @classmethod
     def from_lstm(cls, lstm: nn.LSTM, gate: Gate | None = None, **options: Any) -> "G2LSTM":
         """A new `G2LSTM` with a copy of an `nn.LSTM`'s options, weights and mode; other `options` as in `G2LSTM`."""
         rnn = cls(**_constructor_arguments(lstm), gate=gate, **options)
-        rnn.load_state_dict(lstm.state_dict())
+        rnn.load_state_dict(_weights_of(lstm))
         return rnn.train(lstm.training)
+
+
+def _weights_of(lstm: nn.LSTM) -> dict[str, Tensor]:
+    """By nn.LSTM's names, also where they are computed from other parameters."""
+    return {name: getattr(lstm, name).detach() for name in lstm._flat_weights_names}
 
 
 def engines_of(model: nn.Module, device: torch.device, dtype: torch.dtype) -> list[str]:

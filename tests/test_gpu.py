@@ -170,7 +170,7 @@ def test_evaluation_is_nn_lstms_on_cuda() -> None:
     ("name", "options"),
     [
         ("text", []), ("mnist", []), ("series", []),
-        ("parallel", []), ("parallel", ["model.decoder=stacked", "model.attention=dot"]),
+        ("parallel", []), ("parallel", ["model.decoder=conditional", "model.attention=additive"]),
     ],
     ids=lambda part: part if isinstance(part, str) else "-".join(part),
 )  # fmt: skip

@@ -4,12 +4,15 @@ import copy
 import io
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
+from g2lstm.layers.regularization import dropout
 
 T, B, D, H = 5, 3, 4, 6
 OPTIONS = {
@@ -75,6 +78,33 @@ def test_to_lstm_and_from_lstm_copy_options_weights_and_mode(options):
     assert lstm.weight_hh_l0.any()
     assert rnn.weight_hh_l0.any()
     assert G2LSTM.from_lstm(lstm).gate == GumbelGate()
+
+
+@pytest.mark.parametrize("changed", [parametrizations.weight_norm, partial(prune.random_unstructured, amount=0.5)])
+def test_to_lstm_and_from_lstm_copy_weights_that_are_computed(changed):
+    rnn, lstm = changed(G2LSTM(D, H), "weight_hh_l0").eval(), changed(nn.LSTM(D, H), "weight_hh_l0").eval()
+    x = inputs()
+    torch.testing.assert_close(rnn.to_lstm()(x)[0], rnn(x)[0])
+    torch.testing.assert_close(G2LSTM.from_lstm(lstm)(x)[0], lstm(x)[0])
+
+
+@pytest.mark.parametrize("gate", [SigmoidGate(), GumbelGate()])
+def test_a_module_on_the_cpu_trains_there_whatever_the_default_device_is(gate):
+    rnn, x = G2LSTM(D, H, gate=gate), inputs()
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        output = rnn(dropout(x, 0.5))[0]
+    finally:
+        torch.set_default_device(before)
+    assert output.device == x.device
+
+
+def test_noise_on_another_device_is_refused():
+    rnn = G2LSTM(D, H)
+    noise = [part.to("meta") for part in rnn.draw_noise(T, B)]
+    with pytest.raises(ValueError, match="noise must be on cpu, as the weights, got meta"):
+        rnn(inputs(), noise=noise)
 
 
 @pytest.mark.parametrize("blocks", [("i", "f"), ("f",), ("i", "o")])

@@ -141,9 +141,11 @@ def test_masks_keep_low_precision(precision):
 
 
 def test_vmap_draws_masks_for_each():
-    rnn, x = G2LSTM(D, H, gate=SigmoidGate(), **EVERYTHING), torch.randn(T, B, D)
-    first, second = torch.vmap(lambda given: rnn(given)[0], randomness="different")(torch.stack([x, x]))
-    assert not torch.equal(first, second)
+    x = torch.randn(T, B, D)
+    for options in EVERYTHING, {"weight_dropout": 0.5}:
+        rnn = G2LSTM(D, H, gate=SigmoidGate(), **options)
+        first, second = torch.vmap(lambda given, rnn=rnn: rnn(given)[0], randomness="different")(torch.stack([x, x]))
+        assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.folder import RunFolder
 
 GRACE = 30.0  # seconds that workers have to end once one of them was killed, as torchrun gives them
-TIMINGS = ("words_per_second", "eta", "seconds")
+TIMINGS = ("eta", "seconds")  # and speeds, in words, images, ... a second
 Start = Callable[[list[str], int], list[Any]]  # options, workers -> processes, with poll, terminate and kill
 
 
@@ -131,7 +131,10 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """What a run found, without what depends on the time it took."""
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in RunFolder(run).curve()]
+    return [
+        {key: value for key, value in line.items() if key not in TIMINGS and not key.endswith("_per_second")}
+        for line in RunFolder(run).curve()
+    ]
 
 
 def size(run: Path) -> int:

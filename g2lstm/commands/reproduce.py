@@ -73,6 +73,7 @@ class Stretch:
     start: Start = start_training
     active: list[Training] = field(default_factory=list)
     ended: list[Training] = field(default_factory=list)
+    lost: list[Training] = field(default_factory=list)  # of them those that something else ended
     began: float | None = None  # by time.monotonic(); now without it
 
     def __post_init__(self) -> None:
@@ -147,6 +148,8 @@ class Stretch:
             self.ended.append(training)
             if training.finished:
                 say(self.console, f"{training.member.name}: finished")
+            elif training.process.poll() not in (0, 1, 2, 130):
+                self.lost.append(training)
 
     def _stop(self) -> None:
         """Asks all to save and end, and ends those that have not when the budget is spent: their last checkpoint stands."""
@@ -196,6 +199,8 @@ class Stretch:
         for training in self.ended:
             if training.process.poll() in (1, 2):
                 raise UserError(f"{training.member.name} failed: {training.last_words()}")
+        for training in self.lost:
+            raise UserError(f"{training.member.name} was ended, perhaps for want of memory: the same command goes on")
         if not any(training.went_on() for training in self.ended):
             spent = max((training.saving for training in self.ended), default=0.0)
             raise UserError(

@@ -123,8 +123,10 @@ def job(config: DictConfig) -> float:
         if not several:
             raise
         cli.say_error(error)
-        raise (UnheardJobError if "SUBMITIT_EXECUTOR" in os.environ else JobError)(str(error)) from None
+        said = str(error)
     finally:  # what Hydra made for a run that never began goes; of a folder elsewhere not those above it
         with suppress(OSError):
-            for path in (folder, *(list(folder.parents)[:-1] if folder.parts[0] == "runs" else [])):
+            for path in (folder, *(list(folder.parents)[:-1] if folder.parts[:1] == ("runs",) else [])):
                 path.rmdir()
+    # Not where the error was met: Hydra keeps the exception, and with it the frames that hold the model and its memory.
+    raise (UnheardJobError if "SUBMITIT_EXECUTOR" in os.environ else JobError)(said)

@@ -7,7 +7,17 @@ import torch
 from g2lstm.engines import bptt, framework, native, reference, triton
 from g2lstm.engines.contract import Masks, Options, Request
 
-__all__ = ["DRAW_THEMSELVES", "ENGINES", "FASTEST_FIRST", "Masks", "Options", "Request", "check_name", "choose"]
+__all__ = [
+    "DRAW_THEMSELVES",
+    "ENGINES",
+    "FASTEST_FIRST",
+    "Masks",
+    "Options",
+    "Request",
+    "check_name",
+    "choose",
+    "is_vmapped",
+]
 
 ENGINES: dict[str, ModuleType] = {
     "reference": reference, "bptt": bptt, "native": native, "triton": triton, "framework": framework,
@@ -32,7 +42,7 @@ def choose(name: str, request: Request) -> str:
         if reason := ENGINES[name].lacks(request):
             raise ValueError(f"the {name} engine {reason}: use engine='auto'")
         return name
-    if _is_vmapped():
+    if is_vmapped():
         return "reference"
     own = ("framework",) if request.plain and not request.training else ()
     others = ("reference",) if request.steps == 1 else FASTEST_FIRST
@@ -45,7 +55,8 @@ def check_name(name: str) -> None:
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {name!r}")
 
 
-def _is_vmapped() -> bool:
+def is_vmapped() -> bool:
+    """Whether this happens under torch.vmap."""
     if torch.compiler.is_compiling():
         return False
     stack = torch._C._functorch.get_interpreter_stack()

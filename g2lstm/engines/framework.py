@@ -36,7 +36,7 @@ def lacks(request: Request) -> str | None:
         return "has no hard gates"
     if request.masked:
         return "has no recurrent dropout and no zoneout"
-    if (request.autocast or not request.plain) and request.dtype != accumulation_dtype(request.dtype):
+    if (request.autocast or not request.plain or request.training) and request.dtype != accumulation_dtype(request.dtype):
         return f"keeps the cell state in {str(request.dtype).removeprefix('torch.')}"
     if (request.noisy or request.scaled or request.training) and request.device.type != "cuda":
         return f"has noise, temperatures and training on CUDA alone, not on {request.device.type}"

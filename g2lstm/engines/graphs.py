@@ -7,6 +7,7 @@ the device what changes, the index of its first step included.
 
 import functools
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
 
@@ -71,12 +72,16 @@ class Steps:
     def _capture(self, step: Callable[[int], None], block: int) -> "torch.cuda.CUDAGraph":
         torch.cuda.current_blas_handle()  # each thread has one, which can't be made during a capture
         graph = torch.cuda.CUDAGraph()
-        stream = _capture_stream(self.first.device)
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may go on meanwhile
+        stream, own = _capture_stream(self.first.device), torch.cuda.current_stream(self.first.device)
+        # One capture at a time, as they share a stream; a failed one leaves that as the present stream, which `own` ends.
+        with _capturing, torch.cuda.stream(own), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for offset in range(block):
                 step(offset)
             self.first.add_(block)
         return graph
+
+
+_capturing = threading.Lock()
 
 
 @functools.cache

@@ -49,7 +49,7 @@ class NoiseRecipe:
 
     def seed_tensor(self) -> Tensor:
         """The seed as an operator takes it, which a graph doesn't hold as a constant."""
-        return self.seed if isinstance(self.seed, Tensor) else torch.tensor(self.seed)
+        return self.seed if isinstance(self.seed, Tensor) else torch.tensor(self.seed, device="cpu")
 
     def draw(self, time: int, batch: int, size: int, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """The noise in plain tensor operations: (T, B, 2H), or (T, B, 4H) where the output gate is perturbed."""

@@ -51,6 +51,8 @@ def lacks(request: Request) -> str | None:
         return "has no recurrent dropout and no zoneout"
     if torch.compiler.is_compiling():
         return "can't be traced by torch.compile"
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        return "has no fake tensors"
     return _problem()
 
 
@@ -210,7 +212,7 @@ def _fill(table: Tensor, values: tuple[float, ...]) -> None:
         for index, value in enumerate(values):  # a graph keeps arguments of a kernel, not memory of the host
             table[index].fill_(value)
     else:  # from pinned memory, so that the host waits for nothing
-        table.copy_(torch.tensor(values, dtype=table.dtype, pin_memory=table.is_cuda), non_blocking=True)
+        table.copy_(torch.tensor(values, dtype=table.dtype, device="cpu", pin_memory=table.is_cuda), non_blocking=True)
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -55,7 +55,7 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
     def kept(shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape)
-        words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        words = torch.empty(-(-size // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
         return words.view(torch.int16)[:size].view(shape) >= round(p * 2**16) - 2**15
 
     return x * (columns.draw(x.shape, 1, kept).to(x.dtype) / (1 - p))

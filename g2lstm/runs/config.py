@@ -215,6 +215,13 @@ class Config:
         """The task on its data; `files` is what an earlier run saved."""
         return self.task_class.from_config(self.task, gate=self.gate, device=device, files=files)
 
+    @property
+    def places(self) -> dict[str, Any]:
+        """Where its data lie, as it was given."""
+        names = [name.removesuffix("=") for name in _PLACES if name.startswith("data.")]
+        data = self.values.get("data")
+        return {name: data.get(name.removeprefix("data.")) for name in names} if isinstance(data, dict) else {}
+
     def anywhere(self) -> dict[str, Any]:
         """The values without what only this machine knows."""
         overrides = [text for text in self.run.overrides if not text.startswith(_PLACES)]

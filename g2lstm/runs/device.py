@@ -1,6 +1,7 @@
 """The device and the threads that a run computes with."""
 
 import os
+import re
 
 import torch
 
@@ -14,6 +15,8 @@ def build_device(name: str) -> torch.device:
     """The device called `name`; "auto" is a GPU where there is one. A UserError where there is no such device."""
     if name in ("auto", "cuda") and torch.cuda.is_available() and workers.started():
         return _gpu_of_worker()
+    if workers.started() and re.fullmatch(r"cuda:\d+", name):
+        raise UserError(f"device={name} would be of all workers: device=cuda or auto gives each its own")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

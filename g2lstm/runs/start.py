@@ -3,8 +3,9 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,13 @@ except ImportError:  # not on this system
     fcntl = None  # type: ignore[assignment]
 
 RESULTS = Path("results")
+# As the framework has it: "CUDA out of memory", "not enough memory: you tried to allocate", "can't allocate memory".
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory", re.IGNORECASE)
 # What may change when a run is resumed: nothing that its numbers depend on, but for rounding.
-RESUME_OPTIONS = ("max_steps", "checkpoint_minutes", "record", "profile", "threads", "device")
+RESUME_OPTIONS = (
+    *("max_steps", "checkpoint_minutes", "log_every", "keep_epochs", "profile", "threads", "device"),
+    *("record", "record_weights", "record_unfinished"),
+)
 
 
 def start(values: dict[str, Any], overrides: list[str], folder: Path, console: Console, *, several: bool = False) -> float:
@@ -79,13 +85,14 @@ def _follow(told: tuple[Path, dict[str, Any], bool], console: Console) -> float:
 def _start(config: Config, folder: Path, console: Console, *, several: bool) -> float:
     if config.run.record:
         check_committed(recorded_folder(config, RESULTS))
-    earlier = _same_run(config, folder)
-    if earlier is not None and (several or not earlier.summary):
-        config = Config.parse(earlier.config.values | {name: config.values[name] for name in RESUME_OPTIONS})
+    earlier = _same_run(config, folder, finished=several)
+    if earlier is not None:
+        taken = (*RESUME_OPTIONS, "tracker")
+        config = Config.parse(earlier.config.values | {name: config.values[name] for name in taken})
         if not earlier.summary:
-            say(console, f"{folder} holds an unfinished run of the same options: going on with it")
+            say(console, f"{earlier.path} holds an unfinished run of the same options: going on with it")
             return _go_on(earlier, config, console)
-        say(console, f"{folder} has finished before")
+        say(console, f"{earlier.path} has finished before")
         if _to_record(config, finished=bool(earlier.summary.get("finished"))) and not is_recorded(config, RESULTS):
             _record_later(earlier, config, console)
         return valid_metric(earlier.summary, config)
@@ -154,15 +161,33 @@ def _settled(config: Config, console: Console) -> Config:
     return Config.parse(config.values | {"precision": precision})
 
 
-def _same_run(config: Config, folder: Path) -> Run | None:
-    """The run in `folder` if it is of the same config; precision=auto is what it was settled as when that run started."""
-    with contextlib.suppress(UserError):
-        run = Run.open(folder)
-        if config.run.precision == "auto":
-            config = Config.parse(config.values | {"precision": run.own_config.run.precision})
-        same = run.own_config.identity({}) == config.identity({}) and run.own_config.run.max_steps == config.run.max_steps
-        return run if same else None
-    return None
+def _same_run(config: Config, folder: Path, *, finished: bool) -> Run | None:
+    """The first unfinished run of the same config in `folder` and its neighbours; else, if asked for, one that has ended."""
+    ended = None
+    for path in takewhile(Path.is_dir, _neighbours(folder)):
+        with contextlib.suppress(UserError):
+            run = Run.open(path)
+            if not _is_same(config, run.own_config):
+                continue
+            if not run.summary:
+                return run
+            ended = ended or run
+    return ended if finished else None
+
+
+def _is_same(config: Config, own: Config) -> bool:
+    """Whether a run with `own` is what `config` asks for; precision=auto is what it was settled as when that run started."""
+    if config.run.precision == "auto":
+        config = Config.parse(config.values | {"precision": own.run.precision})
+    compared = [(one.identity({}), one.places, one.run.max_steps) for one in (config, own)]
+    return compared[0] == compared[1]
+
+
+def _neighbours(path: Path) -> Iterator[Path]:
+    """`path`, and beside it with -2, -3, ... appended."""
+    yield path
+    whole = path if path.name else path.absolute()
+    yield from (whole.with_name(f"{whole.name}-{number}") for number in count(2))
 
 
 def _resume_options(arguments: list[str]) -> dict[str, Any]:
@@ -182,9 +207,8 @@ class _BusyError(UserError):
 
 @contextlib.contextmanager
 def _free(path: Path) -> Iterator[RunFolder]:
-    """A new folder at `path`, or beside it with -2, -3, ... appended: no run is written over."""
-    for number in count(1):
-        free = path.with_name(f"{path.name}-{number}") if number > 1 else path
+    """A new folder at `path`, or beside it: no run is written over."""
+    for free in _neighbours(path):
         with contextlib.suppress(_BusyError), _locked(RunFolder.at(free)) as run:
             if not run.config.exists():
                 yield run
@@ -298,7 +322,7 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
             if not workers.first():
                 raise workers.Ended from None
             raise UserError(f"a worker has gone: the same command, or train.py resume={run.path}, goes on") from None
-        if "memory" not in str(error).lower():
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         raise UserError("not enough memory for this model and batch: set a smaller batch_size or model") from None
     finally:
@@ -312,14 +336,15 @@ def _train(run: RunFolder, config: Config, task: Any, device: torch.device, cons
 def _tracker(run: RunFolder, config: Config, console: Console, *, resumed: bool) -> Tracker:
     """The tracker of `config`, going on with the run's own where there is one."""
     file, options = run.path / "tracker.json", config.run.tracker
+    told = run.read_json(file.name) if resumed and file.is_file() else {}
     tracker = build_tracker(
         options.name, project=options.project, config=config.values, run_dir=run.path, run_name=config.run.run_name,
-        run_id=run.read_json(file.name).get("run_id") if resumed and file.is_file() else None,
+        run_id=told.get("run_id") if told.get("tracker", options.name) == options.name else None,
         group=options.group or config.run.experiment_name, mode=options.mode, say=lambda text: say(console, text),
         tags=options.tags or (config.run.task.name, config.run.gate.name),
     )  # fmt: skip
     if tracker.run_id is not None:
-        run.write_json(file.name, {"run_id": tracker.run_id})
+        run.write_json(file.name, {"tracker": options.name, "run_id": tracker.run_id})
     return tracker
 
 

@@ -53,7 +53,8 @@ class Store:
         return kept
 
     def keep(self, keys: Iterable[str], stale: Iterable[Row] = ()) -> None:
-        """Writes the file with the rows of `keys` first, in this order, and without the rows that are `stale`."""
+        """Writes the file with the rows of `keys` first, in this order, and without the rows that are `stale`; as `add`."""
+        self._rows = self._read() | self._rows
         first = [key for key in dict.fromkeys(keys) if key in self._rows]
         dropped = {row["key"] for row in stale} - set(first)
         self._rows = {key: self._rows[key] for key in [*first, *self._rows] if key not in dropped}

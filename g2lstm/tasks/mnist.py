@@ -153,13 +153,14 @@ class MnistTask:
             return x.transpose(0, 1)  # (S, B, S)
         return x.flatten(1)[:, self.permutation].t().unsqueeze(-1)  # (S * S, B, 1)
 
-    def plan(self, generator: torch.Generator) -> list[Tensor]:
+    def plan(self, generator: torch.Generator) -> list[list[int]]:
         """The images of each batch of an epoch."""
-        return list(torch.randperm(len(self.splits["train"]), generator=generator).split(self.config.batch_size))
+        order = torch.randperm(len(self.splits["train"]), generator=generator).split(self.config.batch_size)
+        return [batch.tolist() for batch in order]  # tensors would be moved to the GPU of a worker, where no image is
 
-    def loss(self, model: nn.Module, item: Tensor, carried: Any) -> LossResult:  # noqa: ARG002
+    def loss(self, model: nn.Module, item: list[int], carried: Any) -> LossResult:  # noqa: ARG002
         train, part = self.splits["train"], workers.part(len(item))
-        mine = part.of(item, 0)
+        mine = part.of(torch.tensor(item), 0)
         with part.drawn():
             logits = model(self.sequences(train.pixels[mine]))  # (B, K)
         loss = F.cross_entropy(logits, train.labels[mine].to(self.device))

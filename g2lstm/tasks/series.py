@@ -105,14 +105,17 @@ class SeriesTask:
             raise UserError(f"burn_in={config.burn_in} must be less than window={config.window}: lower it")
         if files is not None:
             return cls(Scaling.parse(files["scaling.json"]), gate, device, config)
-        data, series = config.data, _load(config.data, config.data.columns)
+        data, columns, constant = config.data, config.data.columns, 0
         source = BUILTIN if data.file is None else Path(data.file).name
-        train = _borders(config, len(series), source)["train"][1]
-        scaling = Scaling.of(source, series, train, data.targets or (), data.season)
-        if scaling.constant:  # without them more rows may be complete
-            series = _load(data, scaling.columns)
+        while True:
+            series = _load(data, columns)
+            train = _borders(config, len(series), source)["train"][1]
+            scaling = Scaling.of(source, series, train, data.targets or (), data.season)
+            if not scaling.constant:
+                break
+            columns, constant = scaling.columns, constant + scaling.constant  # without them more rows may be complete
         series = series.with_columns(scaling.columns)
-        task = cls(replace(scaling, digest=_digest(series)), gate, device, config)
+        task = cls(replace(scaling, constant=constant, digest=_digest(series)), gate, device, config)
         task.__dict__["series"] = series
         return task
 

@@ -86,13 +86,14 @@ def check_committed(path: Path) -> None:
 
 def commit() -> str:
     """The commit of the checkout this package is in, with "-dirty" where tracked files were changed; "" outside one."""
-    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") if checkout() else ""
 
 
 def checkout() -> Path | None:
     """The folder of the checkout this package is in, None outside one."""
     found = _git("rev-parse", "--show-toplevel")
-    return Path(found) if found else None
+    package = Path(__file__).resolve().parents[1]  # installed, it may lie in an environment within somebody's repository
+    return Path(found) if found and package.parent == Path(found).resolve() else None
 
 
 def _git(*arguments: str) -> str:

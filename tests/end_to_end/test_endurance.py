@@ -15,7 +15,7 @@ import torch
 
 import train
 from g2lstm import cli, files
-from g2lstm.commands.endurance import endure
+from g2lstm.commands.endurance import curve, endure
 from g2lstm.training import progress
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.loop import Trainer
@@ -41,6 +41,13 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def command(*arguments: str) -> int:
     return cli.guarded(lambda: train.main(list(arguments)))
+
+
+@pytest.mark.parametrize("unit", ["words", "subwords", "images", "values"])
+def test_curves_are_compared_without_times_of_any_unit(tmp_path, unit):
+    found = {"kind": "train", "epoch": 1, "step": 1, "loss": 2.0}
+    RunFolder(tmp_path).log(found | {f"{unit}_per_second": 9.0, "eta": 1.0, "seconds": 3.0})
+    assert curve(tmp_path) == [found]
 
 
 def test_two_workers_killed_at_any_moment_end_as_ones_never_killed(commands, tiny, tmp_path):

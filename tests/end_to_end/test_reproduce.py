@@ -64,6 +64,19 @@ def test_a_stopped_member_notes_how_long_stopping_took(stretch, tiny, tmp_path, 
     assert Stopping.noted(places.runs / first.name).saving > 0
 
 
+def test_a_training_that_something_else_ends_is_told(commands, tiny, tmp_path):
+    def start(options, output, threads):
+        process = commands.start_training(options, output)
+        if "gate=gumbel" in options:
+            process.kill()
+        return process
+
+    about = Experiment(size="cpu", options=(*tiny, "epochs=1", "finetune=false"), seeds=(1,))
+    members = [Member("text", about, gate, 1) for gate in ("gumbel", "sigmoid")]
+    with pytest.raises(UserError, match=r"text/gumbel-\S+ was ended, perhaps for want of memory: the same command goes on"):
+        Stretch(300.0, Places(tmp_path / "results", tmp_path / "runs"), Console(), 1, start).run(members)
+
+
 def test_what_a_training_says_of_a_mistake_is_said(stretch, tiny):
     with pytest.raises(UserError, match=r"text/sigmoid-.* failed: .*model.hidden_size"):
         stretch(300.0, [*tiny, "model.hidden_size=-1"])

@@ -2,18 +2,23 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import train
 from g2lstm import cli
+from g2lstm.commands import train as train_command
+from g2lstm.errors import UserError
 from g2lstm.runs.device import DEFAULT_THREADS
 from g2lstm.runs.start import _locked
 from g2lstm.training.checkpoint import load_checkpoint
@@ -242,13 +247,80 @@ def test_a_sweep_that_is_repeated_does_what_is_missing_and_finishes_what_was_sto
     assert {path: path.read_bytes() for path in found} == found
 
 
+def test_runs_of_other_data_are_other_runs_that_a_repeated_sweep_finds(tiny, text_dir, tmp_path, capsys):
+    shutil.copytree(text_dir, other := tmp_path / "other")
+    train_text = next(other.glob("*train*"))
+    train_text.write_text("".join(train_text.read_text().splitlines(keepends=True)[:-1]))
+    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", f"data.dir={text_dir},{other}"]
+    assert command("-m", *short) == 0
+    one, two = sorted(Path("runs/text").iterdir())
+    assert two.name == f"{one.name}-2"
+    assert OmegaConf.load(two / "config.yaml").data.dir == str(other)
+    assert summary(one)["test_perplexity"] != summary(two)["test_perplexity"]
+    (two / "summary.json").unlink()  # as of a run that was killed
+    capsys.readouterr()
+    assert command("-m", *short) == 0
+    printed = capsys.readouterr().out
+    assert f"{one} has finished before" in printed
+    assert f"{two} holds an unfinished run of the same options: going on with it" in printed
+    assert sorted(Path("runs/text").iterdir()) == [one, two]
+
+
+def test_a_run_in_the_working_directory_leaves_its_neighbours_alone(tiny, tmp_path):
+    short = [*tiny, "max_steps=2", "eval.cache.enabled=false", "run_dir=."]
+    assert command(*short) == 0
+    assert summary(".")["seed"] == 1
+    try:
+        assert command(*short, "seed=2") == 0
+        assert summary(f"{tmp_path}-2")["seed"] == 2
+    finally:
+        shutil.rmtree(f"{tmp_path}-2", ignore_errors=True)
+
+
+def test_what_fails_in_a_sweep_is_forgotten_with_its_model(monkeypatch, tmp_path):
+    """The exception, which Hydra keeps, has no traceback of where it began, and so no model."""
+    found = SimpleNamespace(
+        mode=RunMode.MULTIRUN, runtime=SimpleNamespace(output_dir=str(tmp_path / "run")),
+        job=SimpleNamespace(num=0), overrides=SimpleNamespace(task=[]),
+    )  # fmt: skip
+
+    def fails(*_, **__):
+        raise UserError("not enough memory")
+
+    monkeypatch.setattr(train_command.HydraConfig, "get", lambda: found)
+    monkeypatch.setattr(train_command, "plain", lambda _: {})
+    monkeypatch.setattr(train_command, "start", fails)
+    with pytest.raises(train_command.JobError) as raised:
+        train_command.job(None)
+    assert raised.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_want_of_memory_is_told_from_other_errors(tiny, capsys, monkeypatch, error, known):
+    monkeypatch.setattr("g2lstm.training.loop.Trainer.fit", lambda _: (_ for _ in ()).throw(error))
+    if known:
+        assert command(*tiny, "run_dir=run") == 2
+        assert "not enough memory" in one_line(capsys)
+    else:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            command(*tiny, "run_dir=run")
+
+
 def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny, capsys):
     short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
     assert command(*short) == 0
     try:
         for again in (short, ["resume=run"]):
             Path("run/summary.json").unlink()  # as of a run that was killed
-            assert command(*again, "record=true", "threads=2", "device=cpu") == 0
+            assert command(*again, "record=true", "threads=2", "device=cpu", "log_every=1") == 0
             assert "(threads 1 -> 2)" in capsys.readouterr().out
     finally:
         torch.set_num_threads(1)

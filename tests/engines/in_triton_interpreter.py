@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from g2lstm.columns import Columns
 from g2lstm.engines import Request, graphs, reference, triton, triton_kernels
@@ -155,6 +156,12 @@ def test_second_derivatives_are_refused(loss):
 )
 def test_says_what_it_lacks(asked, reason):
     assert triton.lacks(Request(**{"device": torch.device("cpu"), "dtype": torch.float32, "size": H} | asked)) == reason
+
+
+def test_takes_no_fake_tensors():
+    """Which have no memory that a kernel could read."""
+    with FakeTensorMode():
+        assert triton.lacks(Request(device=torch.device("cpu"), dtype=torch.float32, size=H)) == "has no fake tensors"
 
 
 class _Replay:

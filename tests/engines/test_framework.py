@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from g2lstm import G2LSTM, SigmoidGate
 from g2lstm.engines import Request, framework, reference
 from g2lstm.engines.noise import NoiseRecipe
 from tests.engines.problems import assert_same, problem, results, run
@@ -63,6 +64,7 @@ def test_leaves_warnings_as_they_were(recwarn):
         ({"masked": True, "noisy": False, "training": False}, "has no recurrent dropout and no zoneout"),
         ({"dtype": torch.bfloat16, "noisy": True, "device": torch.device("cuda")}, "keeps the cell state in bfloat16"),
         ({"dtype": torch.bfloat16, "training": False, "autocast": True}, "keeps the cell state in bfloat16"),
+        ({"dtype": torch.bfloat16, "device": torch.device("cuda")}, "keeps the cell state in bfloat16"),
         ({"dtype": torch.bfloat16, "training": False}, None),
         ({"noisy": True, "scaled": True, "device": torch.device("cuda")}, None),
     ],
@@ -71,3 +73,21 @@ def test_leaves_warnings_as_they_were(recwarn):
 def test_says_what_it_lacks(asked, reason):
     asked = {"device": torch.device("cpu"), "dtype": torch.float32, "size": 8} | asked
     assert framework.lacks(Request(**asked)) == reason
+
+
+@pytest.mark.parametrize("given", ["drawn", "weight_masks", "generator"])
+@pytest.mark.parametrize("options", [{}, {"proj_size": P}], ids=["plain", "projected"])
+def test_what_is_dropped_in_training_is_dropped_here_too(monkeypatch, given, options):
+    """nn.LSTM's own pass, which a plain gate gets, knows no DropConnect; it trains on GPUs, so we say that it can here."""
+    monkeypatch.setattr(framework, "lacks", lambda _: None)
+    layers = {"num_layers": 2, "dropout": 0.5, "gate": SigmoidGate(), "engine": "framework"} | options
+    rnn, x = G2LSTM(3, H, weight_dropout=0.5, **layers), torch.randn(T, B, 3)
+    if given == "drawn":
+        rnn.dropout = 0.0
+        assert not torch.equal(rnn(x)[0], rnn(x)[0])
+        return
+    masks = [rnn.draw_weight_mask() for _ in range(2)] if given == "weight_masks" else None
+    draws = [{"generator": torch.Generator().manual_seed(5), "weight_masks": masks} for _ in range(2)]
+    found = rnn(x, **draws[0])[0]
+    rnn.engine = "reference"
+    torch.testing.assert_close(found, rnn(x, **draws[1])[0])

@@ -239,6 +239,18 @@ def test_an_unknown_device_is_one_line():
         build_device("nope")
 
 
+def test_workers_do_not_share_a_gpu_by_its_number(monkeypatch):
+    monkeypatch.setattr("g2lstm.training.workers.started", lambda: True)
+    with pytest.raises(UserError, match="device=cuda:0 would be of all workers: device=cuda or auto gives each its own"):
+        build_device("cuda:0")
+
+
+def test_a_trackers_group_and_tags_can_be_named():
+    tracker = config_of("tracker=wandb", "tracker.group=widths", "tracker.tags=[a,b]").run.tracker
+    assert (tracker.group, tracker.tags) == ("widths", ("a", "b"))
+    assert config_of("tracker=trackio", "tracker.group=widths").run.tracker.group == "widths"
+
+
 def test_a_folder_may_be_called_like_a_number_and_a_whole_number_is_one():
     config = config_of("data.dir=2024", "optimizer.lr=20")
     assert (config.task.data.dir, config.run.optimizer.lr) == ("2024", 20)

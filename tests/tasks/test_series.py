@@ -52,6 +52,17 @@ class Sloped(nn.Module):
         return x[-steps:, :, None, : self.ahead.shape[1]] + self.ahead
 
 
+def test_numbers_are_of_train_alone_also_where_a_column_without_use_hid_rows(tmp_path):
+    """Half of the rows come back once the constant column is left out, and with them another end of train."""
+    values = np.random.default_rng(1).normal(size=(ROWS, 2)).cumsum(0).round(3)
+    rows = [(*row, "" if place < ROWS // 2 else 5) for place, row in enumerate(values)]
+    task = task_of(write(tmp_path / "own.csv", rows, "when,a,b,c"))
+    plain = task_of(write(tmp_path / "plain.csv", values))
+    assert (task.scaling.columns, task.scaling.constant) == (("a", "b"), 1)
+    for name in ("mean", "scale", "steps"):
+        assert getattr(task.scaling, name) == getattr(plain.scaling, name)
+
+
 def test_a_model_that_knows_a_line_makes_no_error_anywhere(tmp_path):
     lines = np.stack([3 * np.arange(ROWS) + 7, np.arange(ROWS) % 3, -2 * np.arange(ROWS)], 1)
     task = task_of(write(tmp_path / "own.csv", lines, "when,a,b,c"), "data.targets=[c,a]")

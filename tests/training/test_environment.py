@@ -48,3 +48,11 @@ def test_hardware_is_named_with_what_matters_for_speed(monkeypatch):
     monkeypatch.setattr(environment, "_processor", lambda: ("Some CPU", {"avx512f", "avx512_bf16", "sse2"}))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert hardware(CPU) == "2-core Some CPU, AVX-512/BF16"
+
+
+def test_a_package_within_somebody_elses_repository_has_no_checkout(monkeypatch, tmp_path):
+    here = environment.checkout()
+    assert here is None or (here / "g2lstm").is_dir()
+    monkeypatch.setattr(environment, "_git", lambda *_: str(tmp_path))
+    assert environment.checkout() is None
+    assert environment.commit() == ""

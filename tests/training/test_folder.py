@@ -32,6 +32,13 @@ def test_the_curve_is_cut_back_also_within_a_line(tmp_path):
     assert run.metrics_size() == size
 
 
+def test_kept_epochs_are_in_order_whatever_their_number(tmp_path):
+    names = [f"epoch-{number:03}.safetensors" for number in (999, 1000, 2)]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in RunFolder(tmp_path).epochs()] == [names[2], names[0], names[1]]
+
+
 def test_an_absent_curve_has_no_size(tmp_path):
     run = RunFolder(tmp_path)
     run.cut_metrics(0)
