@@ -75,7 +75,7 @@ class Deployed:
         Args:
             model: as in `dense_model`.
             engine: "native" is the compiled runtime, which quantises what int8 weights read; "torch" reads it in float32.
-                "auto" takes the runtime where it can be compiled.
+                "auto" takes the runtime where it can be compiled. The runtime is of the CPU alone: a GPU needs "torch".
         """
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")

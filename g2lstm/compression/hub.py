@@ -5,6 +5,7 @@ HubModel.of(deployed).push_to_hub("USER/NAME")
 """
 
 import json
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,25 @@ def said(error: Exception) -> str:
 
 def _scores(notes: dict[str, Any]) -> str:
     """A table of the metrics before compression and, where it was evaluated, in this form."""
-    before, now = notes.get("summary", {}), notes.get("evaluated", {})
-    keys = [
-        key
-        for key in {**before, **now}
-        if key.startswith(("valid_", "test_")) and not key.endswith("_recorded_weights")
-    ]  # fmt: skip
+    before, now = _metrics(notes.get("summary", {})), notes.get("evaluated", {})
+    keys = list(before | now)
     if not keys:
         return "It was not evaluated."
-    cells = [[f"{values[key]:.2f}" if key in values else "-" for values in (before, now)] for key in keys]
+    cells = [[_number(values[key]) if key in values else "-" for values in (before, now)] for key in keys]
     lines = [f"| {key.replace('_', ' ')} | {' | '.join(row)} |" for key, row in zip(keys, cells, strict=True)]
     return "\n".join(["| metric | before compression | in this form |", "|---|---:|---:|", *lines])
+
+
+def _metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """Of the run's best weights: what a summary has after the model's size. Facts of the data come before it."""
+    found = {key: summary[key] for key in dropwhile(lambda key: key != "parameters", summary)}
+    return {
+        key: value
+        for key, value in found.items()
+        if key.startswith(("valid_", "test_")) and not key.endswith("_recorded_weights") and value is not None
+    }
+
+
+def _number(value: float) -> str:
+    """Four digits, but no fewer than two behind the point: 0.001180, 0.9870, 88.12, 1234.50."""
+    return f"{value:.2f}" if abs(value) >= 100 else f"{value:#.4g}"

@@ -128,9 +128,15 @@ class NativeRunner(nn.Module):
         self.model, self.number = model, number
 
     def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
-        """As `TorchRunner`'s. A UserError where it is traced: a trace would hold today's numbers, not what computes them."""
+        """As `TorchRunner`'s, on the CPU.
+
+        Raises:
+            UserError: x is elsewhere; or it is traced, and a trace would hold today's numbers, not what computes them.
+        """
         if torch.jit.is_tracing():
             raise UserError('the compiled runtime can\'t be traced: take Deployed.model(engine="torch")')
+        if not x.is_cpu:
+            raise UserError(f'the compiled runtime can\'t run on {x.device}: take Deployed.model(engine="torch")')
         return self.model.run_lstm(self.number, x, state, lengths)
 
 
@@ -153,7 +159,9 @@ class InferenceLSTM(nn.Module):
         if isinstance(input, PackedSequence):
             x, lengths = pad_packed_sequence(input)
             y, end = self.runner(x, self._state(x) if hx is None else hx, lengths)
-            return pack_padded_sequence(y, lengths, enforce_sorted=False), end
+            if input.sorted_indices is not None:
+                y, lengths = y[:, input.sorted_indices], lengths[input.sorted_indices.cpu()]
+            return input._replace(data=pack_padded_sequence(y, lengths).data), end
         batched = input.dim() == 3
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if self.batch_first and batched else x  # (T, B, D)

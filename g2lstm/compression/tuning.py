@@ -5,6 +5,7 @@ scale of a row of codes is trained too, its gradient as in LSQ (Esser et al. 202
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -110,8 +111,10 @@ def tune(
         UserError: the loss is not finite.
     """
     like = task.build_model()
-    parts = {name: [Tuned(form).to(device) for form in forms] for name, forms in deployed.forms.items()}
-    module = LossModule(task, deployed.dense_model(like).to(device).train())
+    model = copy.deepcopy(deployed.dense_model(like)).to(device)  # buffers that training moves, as a mean, are its own
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    parts = {name: [Tuned(form).to(device) for form in deployed.forms[name]] for name in names}
+    module = LossModule(task, model.train())
     stop, metric = stop or StopSignals(), task.metric
     best, best_rank = deployed, (math.inf, math.inf)
     about: dict[str, Any] = {"passes": passes, "lr": lr_share * settings.lr, "seed": seed}
@@ -119,7 +122,7 @@ def tune(
     def check(share: float) -> None:
         nonlocal best, best_rank
         forms = {name: [_on_cpu(part.stored()) for part in of] for name, of in parts.items()}
-        found = replace(deployed, forms=forms) if share else deployed
+        found = replace(deployed, forms=deployed.forms | forms) if share else deployed
         with stop.at_once():
             metrics = task.evaluate(found.dense_model(like).to(device), "valid", task.epoch_variant).metrics
         evaluated(share, metrics)
@@ -160,7 +163,7 @@ def _trained(
     items = items[: max(1, round(len(items) * passes / len(plans)))]
     carried, count, late = None, 0.0, math.nan
     for step, (item, anew) in enumerate(items, 1):
-        weights = {f"model.{name}": torch.cat([part() for part in of]) for name, of in parts.items()}
+        weights = {f"model.{name}": torch.cat([part() for part in of]) if of[1:] else of[0]() for name, of in parts.items()}
         result = torch.func.functional_call(module, weights, (item, None if anew else carried))
         loss = result.loss.item()
         if not math.isfinite(loss):

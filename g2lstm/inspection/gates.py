@@ -24,6 +24,7 @@ from g2lstm.lstm import G2LSTM
 from g2lstm.masks import Masked
 
 GATES = ("i", "f", "o")
+MASKS = ("weight_masks", "recurrent_masks", "recurrent_mask")  # that a pass may be given, and gates aren't recomputed with
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def watched(model: nn.Module, consume: Callable[[GateRecord], None], gates: tupl
         gates: which of "i", "f", "o".
 
     Raises:
-        ValueError: there is no LSTM layer; or, in a forward pass, as in `gate_values`.
+        ValueError: there is no LSTM layer; or a forward pass is given one of `MASKS`; or as in `gate_values`.
     """
     names: dict[nn.Module, str] = {layer: name for name, layer in lstm_layers(model).items()}
     calls = dict.fromkeys(names, 0)
@@ -80,6 +81,9 @@ def watched(model: nn.Module, consume: Callable[[GateRecord], None], gates: tupl
         given = dict(zip(("input", "hx"), arguments, strict=False)) | keywords
         x, hx, noise = given["input"], given.get("hx"), given.get("noise")
         masks = given.get("zoneout_masks")
+        for mask in MASKS:
+            if given.get(mask) is not None:
+                raise ValueError(f"gates can't be recomputed with {mask}: pass {mask}=None")
         if isinstance(layer, nn.LSTMCell):
             found = [cell_values(layer, x, hx, noise=noise, gates=gates)]
         else:

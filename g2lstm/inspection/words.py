@@ -17,6 +17,7 @@ from g2lstm.inspection.statistics import WORD_COLUMNS
 
 CLASSES = ("sentence end", "punctuation", "function", "content", "other")
 DRAWS = 10_000  # of the bootstrap and of the permutation test
+MOST_AT_ONCE = 2**25  # numbers of draws in memory, all of up to 3,355 words: other batches are other draws of the bootstrap
 OTHER = frozenset([UNK, "N"])  # Mikolov's Penn Treebank writes N for every number
 SYMBOLS = frozenset("$#%&@+=*<>/\\^|~")
 # Closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries, particles, clitics.
@@ -109,9 +110,10 @@ def compare_classes(rows: list[WordRow]) -> dict[str, float] | None:
         return None
     rng = np.random.default_rng(0)
     sides = (first, second)
-    span = scipy.stats.bootstrap(sides, _difference, n_resamples=DRAWS, method="percentile", rng=rng).confidence_interval
+    numbers = {"n_resamples": DRAWS, "batch": max(1, min(DRAWS, MOST_AT_ONCE // (len(first) + len(second)))), "rng": rng}
+    span = scipy.stats.bootstrap(sides, _difference, method="percentile", **numbers).confidence_interval
     permuted = scipy.stats.permutation_test(
-        sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), n_resamples=DRAWS, alternative="greater", rng=rng
+        sides, lambda a, b, axis: np.abs(_difference(a, b, axis)), alternative="greater", **numbers
     )
     found = {"difference": _difference(first, second), "low": span.low, "high": span.high, "p": permuted.pvalue}
     found["below"] = scipy.stats.mannwhitneyu(second, first).statistic / (len(first) * len(second))

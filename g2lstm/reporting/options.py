@@ -100,14 +100,14 @@ def _groups(runs: list[Measured]) -> Groups:
 def _columns(runs: list[Measured]) -> dict[str, Column]:
     """Title and value of what every run has."""
     scores, losses, shares = runs[0].panels  # titles of the panels
-    score = next(iter(runs[0].panels[scores]))
+    score, digits = next(iter(runs[0].panels[scores])), runs[0].digits
     found: dict[str, Column] = {
-        score: (lambda run: run.panels[scores][score], 2, ""),
-        f"valid {runs[0].metric}": (lambda run: run.valid["test"], 2, ""),
-        f"valid {runs[0].metric}, cut": (lambda run: run.valid["hard"], 2, ""),
-        f"valid {runs[0].metric}, {TEMPERED}": (lambda run: run.valid.get("tempered", run.valid["test"]), 2, ""),
+        score: (lambda run: run.panels[scores][score], digits, ""),
+        f"valid {runs[0].metric}": (lambda run: run.valid["test"], digits, ""),
+        f"valid {runs[0].metric}, cut": (lambda run: run.valid["hard"], digits, ""),
+        f"valid {runs[0].metric}, {TEMPERED}": (lambda run: run.valid.get("tempered", run.valid["test"]), digits, ""),
     }
-    for panel, form in ((shares, (1, "")), (losses, (2, "+"))):
+    for panel, form in ((shares, (1, "")), (losses, (digits, "+"))):
         for name in runs[0].panels[panel]:
             if name != CUT and not name.endswith("training") and all(name in run.panels[panel] for run in runs):
                 title = f"loss, {name}" if panel == losses else name.removesuffix(", test")

@@ -15,15 +15,13 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
-from g2lstm.reporting.comparison import mean_interval
 from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
-from g2lstm.reporting.run_tables import ONE_SEED
+from g2lstm.reporting.paired import difference
 from g2lstm.reporting.sweeps import lower_is_better
-from g2lstm.reporting.tables import SPREAD, interval, markdown, metric_label, number, spread
+from g2lstm.reporting.tables import SPREAD, markdown, metric_label, spread
 from g2lstm.runs.store import Row
 
 CUT = "gates cut to 0 or 1"
-FORMATS = ((2, ""), (2, "+"), (1, ""))  # digits and sign of the values of each panel
 LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 
@@ -42,6 +40,12 @@ class Measured:
     # by panel of the figure and column of the table: the metric without compression; how much worse it is by setting, and
     # that on valid where gates are cut to 0 or 1; % of values below 0.1 or above 0.9 over all layers
     panels: dict[str, dict[str, float]]
+    digits: int = 2  # of the metric
+
+    @property
+    def forms(self) -> tuple[tuple[int, str], ...]:
+        """Digits and sign of the values of each panel."""
+        return (self.digits, ""), (self.digits, "+"), (1, "")
 
 
 def read(results: Path, name: str) -> list[Measured]:
@@ -87,7 +91,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     panels = {f"test {metric}": {f"test {metric}": original}, f"loss of {metric}": losses}
     panels["gate values outside [0.1, 0.9], %"] = shares
     gate, seed, p, tau = swept[0]["gate"], swept[0]["seed"], gates[0]["noise_p"] or 0.0, gates[0]["tau"] or 1.0
-    return Measured(gate, seed, p, tau, metric, sign < 0, valid, panels)
+    return Measured(gate, seed, p, tau, metric, sign < 0, valid, panels, plain[0].get("digits", 2))
 
 
 def _shown(runs: list[Measured]) -> dict[str, list[str]]:
@@ -99,7 +103,9 @@ def _shown(runs: list[Measured]) -> dict[str, list[str]]:
 def table(runs: list[Measured]) -> str:
     """Markdown: one line for each p and tau, mean ± standard deviation over seeds; below it their differences."""
     columns = [
-        (title, name, form) for (title, names), form in zip(_shown(runs).items(), FORMATS, strict=True) for name in names
+        (title, name, form)
+        for (title, names), form in zip(_shown(runs).items(), runs[0].forms, strict=True)
+        for name in names
     ]
     lines = [["p", "tau", *(name for _, name, _ in columns), "n"]]
     for p, tau in dict.fromkeys((run.p, run.tau) for run in runs):
@@ -124,12 +130,13 @@ def _differences(runs: list[Measured]) -> str:
     titles = [name for name in _with_compressed(runs[0]) if all(name in of for by in groups.values() for of in by.values())]
     usual, lines = _usual_tau(runs), [["difference, paired by seed", *titles, "n"]]
     lowest = min(p for p, tau in groups if tau == usual)
+    _, _, shares = runs[0].panels.values()
+    digits = [1 if title in shares else max(1, runs[0].digits - 1) for title in titles]  # fewer: seeds differ by more
     for (p, tau), mine in groups.items():
         peer = (lowest if tau == usual else p, usual)
         if seeds := sorted(mine.keys() & groups.get(peer, {}).keys()) if (p, tau) != peer else []:
             paired = [[mine[seed][title] - groups[peer][seed][title] for seed in seeds] for title in titles]
-            spans = [(mean(found), mean_interval(found)) for found in paired]
-            cells = [f"{number(value, 1, '+')} ({interval(*span, 1, '+') if span else ONE_SEED})" for value, span in spans]
+            cells = list(map(difference, paired, digits))
             lines.append([f"p {p:g}, tau {tau:g} less p {peer[0]:g}, tau {peer[1]:g}", *cells, str(len(seeds))])
     footnote = "Mean over n seeds, in brackets its 95% t-interval, not corrected for the number of intervals."
     return markdown(lines, footnote) if lines[1:] else ""
@@ -166,7 +173,9 @@ def draw(runs: list[Measured]) -> Figure:
             axes.grid(alpha=0.3)
         line[0].set_ylabel(title)
         line[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    panels[1, 0].set_ylim(bottom=0)
+    _, (losses, shown), _ = _shown(runs).items()
+    if all(run.panels[losses][name] >= 0 for run in runs for name in shown):
+        panels[1, 0].set_ylim(bottom=0)
     for axes, label in zip(panels[-1], columns, strict=True):
         axes.set_xlabel(label)
     return figure

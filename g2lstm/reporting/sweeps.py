@@ -119,6 +119,7 @@ def _figure(rows: list[Row], axis: str) -> Figure:
         chosen = [row for row in rows if measured(row) == way]
         for axes, family in zip(line, families, strict=True):
             _panel(axes, [row for row in chosen if _belongs(row, family)], axis)
+        _scale_values(line[0], [row["value"] for row in chosen if any(_belongs(row, family) for family in families)])
         limit = chosen[0].get("limit")
         of = f"{way}, first {limit:,}" if limit else way
         line[0].set_ylabel(of if lower_is_better(chosen[0]) else f"{of} (higher is better)")
@@ -157,7 +158,7 @@ def _panel(axes: Axes, rows: list[Row], axis: str) -> None:
             xs, means, deviations = np.array(_points(several, axis)).T
             axes.errorbar(xs, means, deviations, fmt=marker, markersize=5, color=colour, elinewidth=1,
                           markerfacecolor="white", label=gate_label(gate))  # fmt: skip
-    _scale(axes, rows, axis)
+    _scale_places(axes, [row[axis] for row in rows if row[axis] is not None])
     axes.grid(alpha=0.3)
 
 
@@ -171,13 +172,15 @@ def _points(rows: list[Row], axis: str) -> list[tuple[float, float, float]]:
     return sorted(points)
 
 
-def _scale(axes: Axes, rows: list[Row], axis: str) -> None:
-    places = [row[axis] for row in rows if row[axis] is not None]
+def _scale_places(axes: Axes, places: list[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks([2.0**n for n in range(-6, 13) if min(places) / 1.5 <= 2.0**n <= max(places) * 1.5])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    values = [row["value"] for row in rows]
+
+
+def _scale_values(axes: Axes, values: list[float]) -> None:
+    """Of a row of panels, which share it: logarithmic where values are far apart."""
     if min(values) > 0 and max(values) > 3 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if max(values) > 30 * min(values) else (1, 2, 3, 5, 7)))

@@ -129,7 +129,7 @@ class Model:
         if read.dim() != 1 or not read.is_cpu or (len(read) and not _whole(read)):
             raise ValueError(f"tokens must be (B,) whole numbers on the CPU, got {_said(read)}")
         self._check_state(state, len(read))
-        read = read.clamp(-1, _LARGEST).to(torch.int32).contiguous()
+        read = read.to(torch.int64).clamp(-1, _LARGEST).to(torch.int32).contiguous()
         out = torch.empty(len(read), self.logits, dtype=torch.float32) if logits else None
         _take_threads_of_torch()
         pointer = None if out is None else out.data_ptr()
@@ -180,7 +180,7 @@ class Model:
     def _run(self, number: int, x: Tensor, lengths: Tensor | None, h: int, c: int | None) -> Tensor:
         last = self.lstms[number]  # of all modules, number -1, the last one's outputs
         x = x.detach().float().contiguous()
-        steps = None if lengths is None else lengths.clamp(0, len(x)).to("cpu", torch.int32).contiguous()
+        steps = None if lengths is None else lengths.to("cpu", torch.int64).clamp(0, len(x)).to(torch.int32).contiguous()
         y = torch.empty(*x.shape[:2], last.ways * last.outputs, dtype=torch.float32)
         if not x.shape[1]:  # no sequences, as nn.LSTM takes
             return y

@@ -12,6 +12,7 @@ from g2lstm.compression.deploy import REST, Deployed, deploy
 from g2lstm.compression.forms import Codes, Dense, Factors, Sparse
 from g2lstm.compression.inference import InferenceLSTM, TorchRunner
 from g2lstm.compression.model_file import load_model, save_model
+from g2lstm.errors import UserError
 from g2lstm.models.language_model import LanguageModel
 
 AVAILABLE = ["torch"] if runtime.problem() else ["torch", "native"]
@@ -133,6 +134,28 @@ def test_a_runner_of_dense_weights_is_nn_lstm_and_says_what_it_does_not_take(eng
     assert found.batch_sizes.equal(expected.batch_sizes)
     assert found.unsorted_indices.equal(expected.unsorted_indices)
     torch.testing.assert_close(states, others)
+
+
+@pytest.mark.parametrize("engine", AVAILABLE)
+@pytest.mark.parametrize("sort", [True, False])
+def test_packed_sequences_keep_the_order_that_they_came_in(engine, sort) -> None:
+    """Also where lengths are equal."""
+    lstm, lengths = nn.LSTM(4, 6), torch.tensor([3] * 40 + [2] * 40)
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(3, 80, 4), lengths, enforce_sorted=sort)
+    (found, _), (expected, _) = deploy(lstm).model(engine=engine)(packed), lstm(packed)
+    assert found.batch_sizes.equal(expected.batch_sizes)
+    assert (found.sorted_indices is None) == sort
+    assert found.sorted_indices is packed.sorted_indices
+    assert found.unsorted_indices is packed.unsorted_indices
+    torch.testing.assert_close(found.data, expected.data)
+
+
+@pytest.mark.skipif("native" not in AVAILABLE, reason="there is no runtime")
+def test_the_runtime_says_that_it_is_of_the_cpu() -> None:
+    """meta stands in for a GPU."""
+    x, message = torch.empty(5, 3, 4, device="meta"), r'run on meta: take Deployed.model\(engine="torch"\)'
+    with pytest.raises(UserError, match=message):
+        deploy(nn.LSTM(4, 6)).model(engine="native")(x)
 
 
 def test_sequences_of_different_lengths_run_where_the_weights_are() -> None:

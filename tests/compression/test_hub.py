@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_a_shared_folder_gives_the_model_back_with_a_card(text_dir) -> None:
     for text in ("svd:3+bits:8", "gumbel", "1806.02988", f"{size:.2f} MB", 'from_pretrained("shared")', "| corpus | text |"):
         assert text in card.text
     assert json.loads(Path("shared/config.json").read_text())["model_type"] == "g2lstm-language_model"
+
+
+def test_a_card_has_the_metrics_and_not_the_facts_of_the_data_with_enough_digits() -> None:
+    from g2lstm.compression.hub import HubModel
+
+    facts = {"test_images": 10000, "test_rmse_naive": 0.03, "parameters": 17}
+    found = {"valid_perplexity": 1234.5, "test_rmse": 0.00118, "test_accuracy": 0.987, "test_perplexity_cache": None}
+    notes = {"summary": facts | found | {"test_rmse_recorded_weights": 0.5}, "evaluated": {"test_rmse": 0.0012}}
+    card = HubModel.of(replace(load_model(Path("model.g2")), notes=notes)).generate_model_card().text
+    assert [line for line in card.splitlines() if line.startswith(("| valid", "| test"))] == [
+        "| valid perplexity | 1234.50 | - |", "| test rmse | 0.001180 | 0.001200 |", "| test accuracy | 0.9870 | - |",
+    ]  # fmt: skip
 
 
 def test_a_run_is_uploaded_as_it_is_and_downloaded_again(monkeypatch, capsys, tmp_path) -> None:

@@ -329,3 +329,18 @@ def test_the_legend_fits_its_figure(names: list[str]) -> None:
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.x1
         plt.close(figure)
+
+
+def test_panels_that_share_an_axis_share_its_scale() -> None:
+    """One family with values far apart; of the others, a last one has little to show, or a loss below 0."""
+
+    def scales(**values: float) -> list[str]:
+        about = {"split": "test", "metric": "perplexity", "variant": "", "gate": "sigmoid", "run": "a"}
+        settings = {"original": 80.0, "round:0.2+clip:0.4": 81.0} | values
+        rows = [about | {"setting": setting, "value": v, "bits_per_gate_parameter": 4, "rank": None}
+                for setting, v in settings.items()]  # fmt: skip
+        return [axes.get_yscale() for axes in figures(rows)["bits"].axes]
+
+    assert scales(**{"bits:3": 82.0, "prune:0.9": 300.0}) == ["log"] * 3
+    assert scales(**{"bits:3": 300.0, "prune:0.9": -1.0}) == ["linear"] * 3
+    assert scales(**{"bits:3": 82.0, "prune:0.9": 83.0}) == ["linear"] * 3

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 
 from g2lstm.compression import Method, Target
 from g2lstm.compression.deploy import Deployed, deploy
@@ -11,6 +12,7 @@ from g2lstm.compression.forms import Codes, Dense, Factors, Form
 from g2lstm.compression.operators import quantize
 from g2lstm.compression.tuning import Tuned, tune
 from g2lstm.errors import UserError
+from g2lstm.models.classifier import Classifier
 from g2lstm.runs.compose import compose
 from g2lstm.runs.config import Config
 from g2lstm.training.interruption import StopSignals
@@ -87,6 +89,27 @@ def test_every_task_gets_better_in_the_same_forms(small_options, name) -> None:
     again = task.evaluate(found.dense_model(task.build_model()), "valid", task.epoch_variant).metrics
     assert again["loss"] == pytest.approx(about["best_loss"])
     assert again[metric.name] == pytest.approx(about["best"])
+
+
+def test_buffers_and_single_numbers_of_an_own_model_are_no_hindrance(small_options, monkeypatch) -> None:
+    class Normed(Classifier):
+        def __init__(self, *sizes: int, **options: object) -> None:
+            super().__init__(*sizes, **options)
+            self.scale, self.norm = nn.Parameter(torch.tensor(0.5)), nn.BatchNorm1d(sizes[1])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(super().forward(x)) * self.scale
+
+    monkeypatch.setattr("g2lstm.tasks.mnist.Classifier", Normed)
+    task, config, before = build(small_options, "mnist")
+    buffers = {name: tensor.clone() for name, tensor in before.state().items() if "running" in name or "tracked" in name}
+    found = tune(before, task, config.settings, lr_share=3.0)
+    assert len(buffers) == 3
+    assert found.notes["tuned"]["best_at"] > 0
+    assert found.state()["scale"] != before.state()["scale"]
+    for name, tensor in buffers.items():
+        assert before.state()[name].equal(tensor)
+        assert found.state()[name].equal(tensor)
 
 
 def test_the_same_seed_gives_the_same_model(small_options) -> None:

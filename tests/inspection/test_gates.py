@@ -211,6 +211,23 @@ def test_what_a_layer_draws_by_itself_is_not_guessed(rnn, way_out) -> None:
         rnn(torch.randn(2, 1, 3))
 
 
+@pytest.mark.parametrize(
+    ("rnn", "name", "mask"),
+    [
+        (G2LSTM(3, 5, gate=SigmoidGate()), "weight_masks", [torch.ones(20, 5)]),
+        (G2LSTM(3, 5, gate=SigmoidGate()), "recurrent_masks", [torch.ones(2, 5)]),
+        (G2LSTMCell(3, 5, gate=SigmoidGate()), "recurrent_mask", torch.ones(2, 5)),
+    ],
+)
+def test_masks_that_are_passed_are_refused_also_where_none_would_be_drawn(rnn, name, mask) -> None:
+    x = torch.randn(2, 3) if isinstance(rnn, G2LSTMCell) else torch.randn(4, 2, 3)
+    with recorded_gates(rnn) as records:
+        rnn(x, **{name: None})
+        with pytest.raises(ValueError, match=f"can't be recomputed with {name}: pass {name}=None"):
+            rnn(x, **{name: mask})
+    assert len(records) == 1
+
+
 def test_binary_share_counts_values_outside_the_margin() -> None:
     values = {"i": torch.tensor([0.05, 0.5, 0.95, 0.2]), "f": torch.tensor([0.01, 0.3, 0.6, 0.89])}
     record = GateRecord("", 0, False, 0, {name: value.view(2, 2, 1) for name, value in values.items()}, None)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from g2lstm.inspection import words
 from g2lstm.inspection.words import WordRow, class_means, compare_classes, word_class, word_rows
 
 
@@ -38,6 +39,26 @@ def test_a_difference_is_found_with_its_interval() -> None:
     assert found["low"] < found["difference"] < found["high"] < 0
     assert found["p"] == pytest.approx(1 / 126, abs=0.004)  # of the 126 ways to choose 4 of 9, one is as extreme
     assert found["below"] == 1.0
+
+
+def test_draws_of_many_words_are_made_a_part_at_a_time(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    means = torch.rand(2, 60, generator=generator).tolist()
+    found, sizes = [], []
+    difference = words._difference
+
+    def seen(first, second, axis=-1):
+        sizes.append(first.size + second.size)
+        return difference(first, second, axis)
+
+    monkeypatch.setattr(words, "_difference", seen)
+    for most in (words.MOST_AT_ONCE, 6000):
+        sizes.clear()
+        monkeypatch.setattr(words, "MOST_AT_ONCE", most)
+        found.append(compare_classes(rows("function", means[0]) + rows("content", means[1])))
+        assert max(sizes) == min(most, 120 * words.DRAWS)
+    assert found[0]["p"] == found[1]["p"]
+    assert found[1] == pytest.approx(found[0], abs=0.01)
 
 
 def test_no_difference_is_not_claimed() -> None:

@@ -62,6 +62,15 @@ def test_the_table_of_words_has_the_test(tmp_path) -> None:
     assert lines[5].startswith("layers.0, 9 sentences of valid, the 400 words seen 20 times or more;")
 
 
+def test_words_of_another_layer_or_text_are_no_further_seeds() -> None:
+    about = {"layer": "layers.0", "size": "9 sentences (90 words)", "split": "valid", "types": 400, "min_count": 20}
+    about |= {"gate": "gumbel", "test": None}
+    first, second, other = (about | {"classes": [{"class": "content", "mean_of_types": mean}]} for mean in (0.3, 0.5, 0.9))
+    others = {"layer": "layers.1", "size": "8 sentences (80 words)", "split": "train", "min_count": 2}
+    pooled = [first, *(other | {name: value} for name, value in others.items()), second]
+    assert word_table(pooled) == word_table([first, second])
+
+
 def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
     rows = measured()
     for bins in (10, 50):

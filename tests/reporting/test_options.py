@@ -40,6 +40,14 @@ def test_each_gate_has_a_line_and_its_differences_from_the_plain_lstm_of_the_sam
     assert difference.endswith("| 2 |")
 
 
+def test_numbers_have_the_digits_of_the_metric():
+    runs = [replace(run, digits=4) for run in (*HARD, *PLAIN)]
+    lines = table(runs).splitlines()
+    assert lines[2].startswith("| plain LSTM | 100.5000 ± 0.7071 | 101.5000 ± 0.7071 | 140.0000 ± 0.0000 |")
+    assert "| 30.0 ± 0.0 | +38.5000 ± 0.7071 |" in lines[2]
+    assert "| +10.0 (+10.0 to +10.0) | +3.0000 (+3.0000 to +3.0000) |" in lines[-3]
+
+
 def test_without_a_plain_lstm_nothing_is_paired():
     assert "paired" not in table(HARD)
 

@@ -12,14 +12,19 @@ from g2lstm.reporting.study import draw, read, table
 from tests.conftest import ROOT
 
 
-def written(folder: Path, variants: list[tuple[float | None, float | None, int, float]], metric: str = "perplexity") -> Path:
+def written(
+    folder: Path,
+    variants: list[tuple[float | None, float | None, int, float]],
+    metric: str = "perplexity",
+    digits: int | None = None,
+) -> Path:
     """The two files of runs with (p, tau, seed, test perplexity)."""
     swept, gates = [], []
     for p, tau, seed, value in variants:
         run = {"run": f"runs/x/p{p}-tau{tau}-seed{seed}", "gate": f"p{p}-tau{tau}", "seed": seed}
         run |= {"weights": f"{p} {tau} {seed}", "split": "test"}
         about = run | {"gates": "if", "matrices": "input+recurrent", "layers": "all", "metric": metric, "variant": ""}
-        about |= {"lower_is_better": metric == "perplexity", "limit": None}
+        about |= {"lower_is_better": metric == "perplexity", "limit": None} | ({} if digits is None else {"digits": digits})
         about |= {"difference": None, "rank": None, "bits_per_gate_parameter": 32}
         for setting, loss in {"original": 0.0, "svd:H/16": 10.0 + seed, "round:0.5+clip:1": 2.0}.items():
             row = about | {"setting": setting, "value": value + loss if metric == "perplexity" else value - loss}
@@ -77,6 +82,16 @@ def test_a_metric_of_which_more_is_better_loses_what_it_falls(tmp_path) -> None:
     assert lines[4].startswith("Losses, positive where it gets lower, of the test accuracy under compression")
 
 
+def test_numbers_have_the_digits_of_the_metric(tmp_path) -> None:
+    runs = [(0.2, 0.9, 1, 0.9871), (0.2, 0.9, 2, 0.9874), (0.0, 0.9, 1, 0.9853)]
+    lines = table(read(written(tmp_path, runs, "accuracy", 4), "x")).splitlines()
+    assert lines[2].startswith("| 0 | 0.9 | 0.9853 | +11.0000 | +2.0000 | +3.5000 | 60.0 | ")
+    assert lines[3].startswith("| 0.2 | 0.9 | 0.9872 ± 0.0002 | +11.5000 ± 0.7071 |")
+    (line,) = (line for line in lines if line.startswith("| p 0.2, tau 0.9 less p 0, tau 0.9 |"))
+    assert line.split(" | ")[1] == "+0.002 (one seed: no interval)"
+    assert line.split(" | ")[-2] == "+0.0 (one seed: no interval)"  # a share in %
+
+
 def test_the_recorded_study_of_an_earlier_version_gives_its_table() -> None:
     assert table(read(ROOT / "results", "ptb_study")) + "\n" == (ROOT / "results/ptb_study/study.md").read_text()
 
@@ -94,6 +109,15 @@ def test_the_figure_has_a_column_for_p_and_one_for_tau(tmp_path) -> None:
     assert bars.lines[0].get_xydata().tolist() == [[0.0, 95.0], [0.2, 91.0], [1.0, 99.0]]
     (bars,) = figure.axes[1].containers
     assert bars.lines[0].get_xydata().tolist() == [[0.5, 93.0], [0.9, 91.0]]
+
+
+@pytest.mark.parametrize(("gain", "bottom"), [(0.0, 0.0), (5.0, -6.0)])
+def test_a_loss_that_is_a_gain_is_drawn(tmp_path, gain, bottom) -> None:
+    runs = read(written(tmp_path, STUDY), "x")
+    for run in runs:
+        run.panels["loss of perplexity"]["round 0.5 & clip 1"] -= gain
+    low, _ = draw(runs).axes[2].get_ylim()
+    assert bottom <= low <= 2.0 - gain
 
 
 def test_without_other_temperatures_there_is_one_column(tmp_path) -> None:

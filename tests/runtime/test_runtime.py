@@ -249,6 +249,18 @@ def test_a_language_model_reads_words_and_gives_logits(method, rest, tied) -> No
     torch.testing.assert_close(opened.output(y[-1]), found)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_words_and_lengths_are_whole_numbers_of_any_size(dtype) -> None:
+    torch.manual_seed(3)
+    model, words = deploy(LanguageModel(50, 4, 6)).open(), torch.tensor([3, 49, 0])
+    one, two = model.state(3), model.state(3)
+    assert model.step(words, one).equal(model.step(words.to(dtype), two))
+    lstm, lengths = lstm_of(4, 6), torch.tensor([100, 2])
+    x, state = inputs_and_state(lstm, 300, 2)  # more steps than eight bits count
+    opened = deploy(lstm).open()
+    assert opened.run_lstm(0, x, state, lengths.to(dtype))[0].equal(opened.run_lstm(0, x, state, lengths)[0])
+
+
 @torch.no_grad()
 def test_sigmoid_and_tanh_are_within_3e_7() -> None:
     values = torch.cat([torch.linspace(-30, 30, 20_001), torch.linspace(-0.01, 0.01, 2_001), torch.tensor([-1e4, 1e4])])
