@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.weight_norm import WeightNorm
 
 from g2lstm import columns, engines, gates, layout
 from g2lstm.engines import Masks, Options, Request, framework
@@ -46,8 +47,8 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         o &= \sigma(W_{io} x + b_{io} + W_{ho} h + b_{ho}) \\
         c' &= f * c + i * g, \qquad h' = o * \tanh(c')
 
-    In eval mode it is `nn.LSTM` to the letter, unless there is zoneout. It is a subclass of `nn.LSTM`: parameters and their
-    names, initialisation, inputs, outputs and errors are the framework's own, and each loads the other's `state_dict`.
+    In eval mode it computes what `nn.LSTM` does, unless there is zoneout. It is a subclass of `nn.LSTM`: parameters and
+    their names, initialisation, inputs, outputs and errors are the framework's own, and each loads the other's `state_dict`.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as in
@@ -285,7 +286,9 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         """One inverted DropConnect mask for a W_hh: (4H, P) with entries 0 and 1 / (1 - weight_dropout)."""
         keep, weight = 1 - self.weight_dropout, self.weight_hh_l0
         if engines.is_vmapped():  # where nothing is drawn into a tensor that all share
-            drawn = torch.rand(weight.shape, generator=generator, dtype=weight.dtype, device=weight.device)
+            drawn = torch.rand(
+                weight.shape, generator=generator, dtype=accumulation_dtype(weight.dtype), device=weight.device
+            )
             return drawn.lt(keep).to(weight.dtype) / keep
         return torch.empty_like(weight, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
 
@@ -330,22 +333,27 @@ class G2LSTM(Gated, Masked, nn.LSTM):
             raise ValueError(f"zoneout={self.zoneout} can't be turned into an nn.LSTM: assign rnn.zoneout = (0, 0) first")
         if isinstance(self.gate, HardGate):
             raise ValueError("a hard gate can't be turned into an nn.LSTM: assign rnn.gate = SigmoidGate() first")
+        weights, scale = _weights_of(self), gates.block_scale(self.gate, self.tau, False)
         lstm = nn.LSTM(**_constructor_arguments(self))
-        scale = gates.block_scale(self.gate, self.tau, False)
-        weights = _weights_of(self)
         lstm.load_state_dict(weights if scale is None else layout.scale_blocks(weights, scale))
         return lstm.train(self.training)
 
     @classmethod
     def from_lstm(cls, lstm: nn.LSTM, gate: Gate | None = None, **options: Any) -> "G2LSTM":
         """A new `G2LSTM` with a copy of an `nn.LSTM`'s options, weights and mode; other `options` as in `G2LSTM`."""
+        weights = _weights_of(lstm)
         rnn = cls(**_constructor_arguments(lstm), gate=gate, **options)
-        rnn.load_state_dict(_weights_of(lstm))
+        rnn.load_state_dict(weights)
         return rnn.train(lstm.training)
 
 
 def _weights_of(lstm: nn.LSTM) -> dict[str, Tensor]:
     """By nn.LSTM's names, also where they are computed from other parameters."""
+    from torch.nn.utils.prune import BasePruningMethod
+
+    for hook in lstm._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod | WeightNorm):
+            hook(lstm, ())  # until the next pass they are those of the last one
     return {name: getattr(lstm, name).detach() for name in lstm._flat_weights_names}
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from g2lstm import G2LSTM, GumbelGate, HardGate, SharpenedGate, SigmoidGate
 from g2lstm.layers.regularization import dropout
@@ -80,12 +80,17 @@ def test_to_lstm_and_from_lstm_copy_options_weights_and_mode(options):
     assert G2LSTM.from_lstm(lstm).gate == GumbelGate()
 
 
-@pytest.mark.parametrize("changed", [parametrizations.weight_norm, partial(prune.random_unstructured, amount=0.5)])
+@pytest.mark.parametrize(
+    "changed", [weight_norm, parametrizations.weight_norm, partial(prune.random_unstructured, amount=0.5)]
+)
 def test_to_lstm_and_from_lstm_copy_weights_that_are_computed(changed):
     rnn, lstm = changed(G2LSTM(D, H), "weight_hh_l0").eval(), changed(nn.LSTM(D, H), "weight_hh_l0").eval()
-    x = inputs()
-    torch.testing.assert_close(rnn.to_lstm()(x)[0], rnn(x)[0])
-    torch.testing.assert_close(G2LSTM.from_lstm(lstm)(x)[0], lstm(x)[0])
+    with torch.no_grad():
+        for parameter in (*rnn.parameters(), *lstm.parameters()):  # no pass has computed them of these
+            parameter.add_(0.1)
+    copies, x = (rnn.to_lstm(), G2LSTM.from_lstm(lstm)), inputs()
+    torch.testing.assert_close(copies[0](x)[0], rnn(x)[0])
+    torch.testing.assert_close(copies[1](x)[0], lstm(x)[0])
 
 
 @pytest.mark.parametrize("gate", [SigmoidGate(), GumbelGate()])

@@ -199,8 +199,9 @@ class Stretch:
         for training in self.ended:
             if training.process.poll() in (1, 2):
                 raise UserError(f"{training.member.name} failed: {training.last_words()}")
-        for training in self.lost:
-            raise UserError(f"{training.member.name} was ended, perhaps for want of memory: the same command goes on")
+        if self.lost:
+            names = ", ".join(training.member.name for training in self.lost)
+            raise UserError(f"{names} was ended, perhaps for want of memory: the same command goes on")
         if not any(training.went_on() for training in self.ended):
             spent = max((training.saving for training in self.ended), default=0.0)
             raise UserError(

@@ -10,6 +10,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, islice
@@ -123,13 +124,13 @@ def _write(blocks: Iterator[tuple[Path, list[Pair]]], count: int, encode: Encode
     parent = os.getpid()
 
     def write(path: Path, block: list[Pair]) -> None:
-        if os.getpid() == parent:
-            write_atomically(path, shard(block, encode, longest))
-            return
-        import joblib
+        around: AbstractContextManager[Any] = nullcontext()
+        if os.getpid() != parent:
+            import joblib
 
-        end_with(parent)
-        with joblib.parallel_config(backend="sequential"):  # in what `encode` does: the cores are taken
+            end_with(parent)
+            around = joblib.parallel_config(backend="sequential")  # in what `encode` does: the cores are taken
+        with around:
             write_atomically(path, shard(block, encode, longest))
 
     processes = min(PROCESSES, os.cpu_count() or 1)

@@ -124,7 +124,7 @@ def load_parallel(
     def encoded(text: Text, longest: int | None) -> Pairs:
         if not keep:
             return encode_pairs(text.read(), encode, longest=longest)
-        folder = cache_folder("parallel") / _key(text.digest, subwords.digest, form, longest, SHARD)
+        folder = cache_folder("parallel") / _key(text.digest, subwords.digest, form, longest)
         return cached_pairs(folder, text, encode, longest=longest)
 
     pairs = {"train": encoded(train, longest)}

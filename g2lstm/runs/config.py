@@ -217,10 +217,10 @@ class Config:
 
     @property
     def places(self) -> dict[str, Any]:
-        """Where its data lie, as it was given."""
-        names = [name.removesuffix("=") for name in _PLACES if name.startswith("data.")]
+        """Where its data lie, however that is spelt."""
+        names = [name.removeprefix("data.").removesuffix("=") for name in _PLACES if name.startswith("data.")]
         data = self.values.get("data")
-        return {name: data.get(name.removeprefix("data.")) for name in names} if isinstance(data, dict) else {}
+        return {name: _resolved(data.get(name)) for name in names} if isinstance(data, dict) else {}
 
     def anywhere(self) -> dict[str, Any]:
         """The values without what only this machine knows."""
@@ -239,6 +239,15 @@ class Config:
     def dump(self) -> str:
         """As YAML."""
         return OmegaConf.to_yaml(OmegaConf.create(self.values))
+
+
+def _resolved(place: Any) -> Any:
+    """A path, or those in a list or mapping, without links, ~ and what depends on the working directory."""
+    if isinstance(place, Mapping):
+        return {name: _resolved(part) for name, part in place.items()}
+    if isinstance(place, list | tuple):
+        return [_resolved(part) for part in place]
+    return None if place is None else str(Path(place).expanduser().resolve())
 
 
 def value_of(name: str, text: str) -> Any:

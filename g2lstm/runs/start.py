@@ -40,7 +40,7 @@ RESULTS = Path("results")
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|allocate memory", re.IGNORECASE)
 # What may change when a run is resumed: nothing that its numbers depend on, but for rounding.
 RESUME_OPTIONS = (
-    *("max_steps", "checkpoint_minutes", "log_every", "keep_epochs", "profile", "threads", "device"),
+    *("max_steps", "checkpoint_minutes", "log_every", "profile", "threads", "device"),
     *("record", "record_weights", "record_unfinished"),
 )
 
@@ -164,7 +164,7 @@ def _settled(config: Config, console: Console) -> Config:
 def _same_run(config: Config, folder: Path, *, finished: bool) -> Run | None:
     """The first unfinished run of the same config in `folder` and its neighbours; else, if asked for, one that has ended."""
     ended = None
-    for path in takewhile(Path.is_dir, _neighbours(folder)):
+    for path in takewhile(lambda path: RunFolder(path).config.is_file(), _neighbours(folder)):
         with contextlib.suppress(UserError):
             run = Run.open(path)
             if not _is_same(config, run.own_config):

@@ -91,14 +91,16 @@ def commit() -> str:
 
 def checkout() -> Path | None:
     """The folder of the checkout this package is in, None outside one."""
-    found = _git("rev-parse", "--show-toplevel")
-    package = Path(__file__).resolve().parents[1]  # installed, it may lie in an environment within somebody's repository
-    return Path(found) if found and package.parent == Path(found).resolve() else None
+    if _git("rev-parse", "--show-prefix") != "g2lstm/training/":  # none, or an environment within somebody's repository
+        return None
+    return Path(_git("rev-parse", "--show-toplevel"))
 
 
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -60,7 +60,7 @@ class RunFolder:
 
     def epochs(self) -> list[Path]:
         """The weights of the epochs that are kept, in order."""
-        return sorted(self.path.glob("epoch-*.safetensors"), key=lambda path: int(path.stem.removeprefix("epoch-")))
+        return sorted(self.path.glob("epoch-*.safetensors"), key=lambda path: (len(path.name), path.name))
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process left half written."""

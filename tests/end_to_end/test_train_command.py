@@ -23,6 +23,7 @@ from g2lstm.runs.device import DEFAULT_THREADS
 from g2lstm.runs.start import _locked
 from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.folder import RunFolder
+from g2lstm.training.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -312,6 +313,23 @@ def test_want_of_memory_is_told_from_other_errors(tiny, capsys, monkeypatch, err
     else:
         with pytest.raises(RuntimeError, match="illegal memory access"):
             command(*tiny, "run_dir=run")
+
+
+def test_a_tracker_goes_on_with_its_own_run_alone(tiny, monkeypatch):
+    asked = []
+
+    def build(name, **options):
+        asked.append((name, options["run_id"]))
+        tracker = Tracker()
+        tracker.run_id = None if name == "none" else f"{name}-id"
+        return tracker
+
+    monkeypatch.setattr("g2lstm.runs.start.build_tracker", build)
+    short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
+    for more in ["tracker=wandb"], ["tracker=trackio"], ["tracker=trackio"], []:
+        Path("run/summary.json").unlink(missing_ok=True)  # as of a run that was killed
+        assert command(*short, *more) == 0
+    assert asked == [("wandb", None), ("trackio", None), ("trackio", "trackio-id"), ("none", None)]
 
 
 def test_what_a_resumed_run_may_change_is_taken_from_the_command_that_resumes_it(tiny, capsys):

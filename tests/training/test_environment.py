@@ -50,9 +50,9 @@ def test_hardware_is_named_with_what_matters_for_speed(monkeypatch):
     assert hardware(CPU) == "2-core Some CPU, AVX-512/BF16"
 
 
-def test_a_package_within_somebody_elses_repository_has_no_checkout(monkeypatch, tmp_path):
+def test_a_package_within_somebody_elses_repository_has_no_checkout(monkeypatch):
     here = environment.checkout()
     assert here is None or (here / "g2lstm").is_dir()
-    monkeypatch.setattr(environment, "_git", lambda *_: str(tmp_path))
+    monkeypatch.setattr(environment, "_git", lambda *_: "env/lib/python3.11/site-packages/g2lstm/training/")
     assert environment.checkout() is None
     assert environment.commit() == ""
