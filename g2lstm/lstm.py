@@ -286,9 +286,8 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         """One inverted DropConnect mask for a W_hh: (4H, P) with entries 0 and 1 / (1 - weight_dropout)."""
         keep, weight = 1 - self.weight_dropout, self.weight_hh_l0
         if engines.is_vmapped():  # where nothing is drawn into a tensor that all share
-            drawn = torch.rand(
-                weight.shape, generator=generator, dtype=accumulation_dtype(weight.dtype), device=weight.device
-            )
+            dtype = accumulation_dtype(weight.dtype)
+            drawn = torch.rand(weight.shape, generator=generator, dtype=dtype, device=weight.device)
             return drawn.lt(keep).to(weight.dtype) / keep
         return torch.empty_like(weight, requires_grad=False).bernoulli_(keep, generator=generator).div_(keep)
 

@@ -80,6 +80,7 @@ def test_to_lstm_and_from_lstm_copy_options_weights_and_mode(options):
     assert G2LSTM.from_lstm(lstm).gate == GumbelGate()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize(
     "changed", [weight_norm, parametrizations.weight_norm, partial(prune.random_unstructured, amount=0.5)]
 )

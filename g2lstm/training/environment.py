@@ -99,8 +99,7 @@ def checkout() -> Path | None:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
-        ).stdout.strip()
+        found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+        return found.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
