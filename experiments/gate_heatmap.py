@@ -10,7 +10,7 @@ from rich.console import Console
 from g2lstm import cli
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.inspection.measure import keep_first, measure_words, open_store
+from g2lstm.inspection.measure import measure_words, open_store
 from g2lstm.inspection.reading import read_runs
 from g2lstm.reporting.figures import lacking, save_figure
 from g2lstm.reporting.gate_tables import word_table
@@ -34,8 +34,6 @@ def gate_heatmap(arguments: list[str]) -> int:
     for name, run in ((name, run) for name, members in groups.items() for run in members if options.words != "none"):
         with blamed(run):
             words.append(measure_words(open_store(out), run, name, shown[0].layer, **limits))
-    if words:
-        keep_first(open_store(out), words)
     written = [*save_figure(draw_heatmap(shown), out, "heatmap"), *save_figure(draw_units(shown), out, "units")]
     for row in {row["gate"]: row for row in reversed(words)}.values():
         written += save_figure(draw_words(row), out, f"words-{row['gate'].replace('/', '-')}-seed{row['seed']}")

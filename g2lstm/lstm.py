@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.nn.utils.weight_norm import WeightNorm
 
 from g2lstm import columns, engines, gates, layout
 from g2lstm.engines import Masks, Options, Request, framework
@@ -349,6 +348,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
 def _weights_of(lstm: nn.LSTM) -> dict[str, Tensor]:
     """By nn.LSTM's names, also where they are computed from other parameters."""
     from torch.nn.utils.prune import BasePruningMethod
+    from torch.nn.utils.weight_norm import WeightNorm
 
     for hook in lstm._forward_pre_hooks.values():
         if isinstance(hook, BasePruningMethod | WeightNorm):

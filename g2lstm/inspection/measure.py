@@ -96,11 +96,16 @@ def measure_words(
 ) -> Row:
     """Which words have the lowest mean forget gate over a text, and the test of the paper's observation.
 
-    As `measure_gates`; words seen less than `min_count` times are left out. A UserError where no word is left.
+    As `measure_gates`; words seen less than `min_count` times are left out.
+
+    Raises:
+        UserError: no word is left, or the layer is of an encoder, which reads other words than the task's labels.
     """
     task = run.task()
     if task.labels is None:
         raise UserError(f"task {run.config.run.task.name} reads no words to compare: set words=none")
+    if "decoder" not in layer and any("decoder" in other for other in layer_names(run.bare_model(task))):
+        raise UserError(f"layer {layer} does not read the words that are said: name one of the decoder's")
     key = key_of("words", run.weights, split, task.digest(split, limit), layer, min_count)
     if key in store:
         return _named(store, key, run, name)[0]

@@ -51,9 +51,12 @@ def gate_table(rows: list[Row], kind: str, layer: str | None = None) -> str:
 def word_table(rows: list[Row]) -> str:
     """Of rows of kind "words": function words, punctuation and sentence ends against content words; "" without words.
 
-    Rows that were not measured as the first one was, in the same layer on the same text, are left out.
+    Of rows of several layers, texts or `min_count` those that the most runs have, and of each run what was measured last.
     """
-    rows = [row for row in rows if all(row[name] == rows[0][name] for name in ("layer", "split", "size", "min_count"))]
+    ways: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        ways.setdefault(tuple(row[name] for name in ("layer", "split", "size", "min_count")), {})[row["run"]] = row
+    rows = list(max(ways.values(), key=len).values()) if ways else []
     if all(found["class"] == "other" for row in rows for found in row["classes"]):
         return ""
     columns = {"sentence end": "sentence end", "function": "function words", "content": "content words"}

@@ -217,7 +217,7 @@ class Config:
 
     @property
     def places(self) -> dict[str, Any]:
-        """Where its data lie, however that is spelt."""
+        """Where its data lie, however that is spelt; seen from the present working directory."""
         names = [name.removeprefix("data.").removesuffix("=") for name in _PLACES if name.startswith("data.")]
         data = self.values.get("data")
         return {name: _resolved(data.get(name)) for name in names} if isinstance(data, dict) else {}
@@ -247,7 +247,7 @@ def _resolved(place: Any) -> Any:
         return {name: _resolved(part) for name, part in place.items()}
     if isinstance(place, list | tuple):
         return [_resolved(part) for part in place]
-    return None if place is None else str(Path(place).expanduser().resolve())
+    return None if place is None else str(Path(f"{place}").expanduser().resolve())
 
 
 def value_of(name: str, text: str) -> Any:

@@ -87,10 +87,12 @@ def _start(config: Config, folder: Path, console: Console, *, several: bool) -> 
         check_committed(recorded_folder(config, RESULTS))
     earlier = _same_run(config, folder, finished=several)
     if earlier is not None:
-        taken = (*RESUME_OPTIONS, "tracker")
+        taken, asked = (*RESUME_OPTIONS, "tracker"), config.run.keep_epochs
         config = Config.parse(earlier.config.values | {name: config.values[name] for name in taken})
         if not earlier.summary:
             say(console, f"{earlier.path} holds an unfinished run of the same options: going on with it")
+            if (own := earlier.config.run.keep_epochs) != asked:
+                say(console, f"keep_epochs={own} stays, as the run began with it")
             return _go_on(earlier, config, console)
         say(console, f"{earlier.path} has finished before")
         if _to_record(config, finished=bool(earlier.summary.get("finished"))) and not is_recorded(config, RESULTS):

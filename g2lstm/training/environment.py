@@ -93,7 +93,8 @@ def checkout() -> Path | None:
     """The folder of the checkout this package is in, None outside one."""
     if _git("rev-parse", "--show-prefix") != "g2lstm/training/":  # none, or an environment within somebody's repository
         return None
-    return Path(_git("rev-parse", "--show-toplevel"))
+    found = _git("rev-parse", "--show-toplevel")
+    return Path(found) if found else None
 
 
 def _git(*arguments: str) -> str:

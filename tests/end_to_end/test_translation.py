@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from g2lstm import cli
 from g2lstm.data.sources import SPLITS
+from g2lstm.errors import UserError
+from g2lstm.inspection.measure import measure_words, open_store
 from g2lstm.inspection.words import word_class
 from g2lstm.runs.run import Run
 from g2lstm.training.checkpoint import load_checkpoint
@@ -195,6 +197,8 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     (words,) = (row for row in json.loads(Path("words", "gates.json").read_text()) if row["kind"] == "words")
     found = {row["word"]: row for row in words["lowest_and_highest"]}
     assert (found["<s>"]["kind"], found["<s>"]["count"]) == ("other", 14)  # once a sentence
+    with pytest.raises(UserError, match=r"layer encoder\.0 does not read the words that are said"):
+        measure_words(open_store(Path("other")), Run.open(Path("stacked")), "G2-LSTM", "encoder.0", split="valid")
     task = Run.open(Path("stacked")).task()
     for label, kind in {
         **{"\u2581The": "function", "\u2581&apos;s": "function", "\u2581bus": "content", "\u2581,": "punctuation"},

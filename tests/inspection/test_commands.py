@@ -93,7 +93,7 @@ def test_a_heat_map_marks_unknown_words_and_words_are_compared(capsys) -> None:
     assert all(row["types"] == 21 and row["lowest_and_highest"][0]["count"] >= 5 for row in rows)
     with without_drawing():
         assert heatmap(*arguments, "layer=layers.1") == 0
-    assert [row["layer"] for row in recorded_rows(out, "words")] == ["layers.1"] * 3 + ["layers.0"] * 3
+    assert [row["layer"] for row in recorded_rows(out, "words")] == ["layers.0"] * 3 + ["layers.1"] * 3
     with without_drawing():
         assert heatmap("run=results/text/gumbel-seed1", "text=w1", "words=none", "layer=layers.1", "out=one") == 0
     assert {path.stem for path in Path("one").iterdir()} == {"heatmap", "units"}

@@ -65,9 +65,12 @@ def test_the_table_of_words_has_the_test(tmp_path) -> None:
 def test_words_of_another_layer_or_text_are_no_further_seeds() -> None:
     about = {"layer": "layers.0", "size": "9 sentences (90 words)", "split": "valid", "types": 400, "min_count": 20}
     about |= {"gate": "gumbel", "test": None}
-    first, second, other = (about | {"classes": [{"class": "content", "mean_of_types": mean}]} for mean in (0.3, 0.5, 0.9))
+    first, second, other, before = (
+        about | {"run": run, "classes": [{"class": "content", "mean_of_types": mean}]}
+        for run, mean in (("a", 0.3), ("b", 0.5), ("a", 0.9), ("a", 0.8))
+    )
     others = {"layer": "layers.1", "size": "8 sentences (80 words)", "split": "train", "min_count": 2}
-    pooled = [first, *(other | {name: value} for name, value in others.items()), second]
+    pooled = [*(other | {name: value} for name, value in others.items()), before, first, second]
     assert word_table(pooled) == word_table([first, second])
 
 

@@ -239,6 +239,18 @@ def test_an_unknown_device_is_one_line():
         build_device("nope")
 
 
+def test_a_place_is_the_same_however_it_is_spelt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "link").symlink_to("2024")
+    config = config_of("task=text")
+    found = [config.with_values({"data.dir": place}).places for place in (2024, "2024/", "./2024", "~/2024", "link")]
+    assert found == [{"dir": str(tmp_path / "2024"), "files": None, "file": None}] * 5
+    several = config_of("task=parallel", "data.files={train:[~/2024],valid:[b],test:[c]}").places["files"]
+    assert several["train"] == [str(tmp_path / "2024")]
+
+
 def test_workers_do_not_share_a_gpu_by_its_number(monkeypatch):
     monkeypatch.setattr("g2lstm.training.workers.started", lambda: True)
     with pytest.raises(UserError, match="device=cuda:0 would be of all workers: device=cuda or auto gives each its own"):
