@@ -247,7 +247,7 @@ def test_a_place_is_the_same_however_it_is_spelt(tmp_path, monkeypatch):
     config = config_of("task=text")
     found = [config.with_values({"data.dir": place}).places for place in (2024, "2024/", "./2024", "~/2024", "link")]
     assert found == [{"dir": str(tmp_path / "2024"), "files": None, "file": None}] * 5
-    several = config_of("task=parallel", "data.files={train:[~/2024],valid:[b],test:[c]}").places["files"]
+    several = config_of("task=parallel", "data.files={train:[./2024],valid:[b],test:[c]}").places["files"]
     assert several["train"] == [str(tmp_path / "2024")]
 
 
