@@ -97,12 +97,8 @@ def test_to_lstm_and_from_lstm_copy_weights_that_are_computed(changed):
 @pytest.mark.parametrize("gate", [SigmoidGate(), GumbelGate()])
 def test_a_module_on_the_cpu_trains_there_whatever_the_default_device_is(gate):
     rnn, x = G2LSTM(D, H, gate=gate), inputs()
-    before = torch.get_default_device()
-    torch.set_default_device("meta")
-    try:
+    with torch.device("meta"):
         output = rnn(dropout(x, 0.5))[0]
-    finally:
-        torch.set_default_device(before)
     assert output.device == x.device
 
 

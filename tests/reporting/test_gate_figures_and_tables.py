@@ -53,8 +53,8 @@ def test_the_table_of_words_has_the_test(tmp_path) -> None:
     classes = [{"class": kind, "mean_of_types": 0.3} for kind in ("sentence end", "function", "content")]
     about = {"layer": "layers.0", "size": "9 sentences (90 words)", "split": "valid", "types": 400, "min_count": 20}
     rows = [
-        about | {"classes": classes, "gate": "gumbel", "test": test},
-        about | {"classes": classes, "gate": "a", "test": None},
+        about | {"run": "one", "classes": classes, "gate": "gumbel", "test": test},
+        about | {"run": "two", "classes": classes, "gate": "a", "test": None},
     ]
     lines = word_table(rows).splitlines()
     assert lines[2] == "| G2-LSTM | 0.300 | 0.300 | 0.300 | -0.020 | -0.030 to -0.010 | 0.004 | 1 |"
