@@ -9,7 +9,7 @@ import interrupts  # noqa: F401 first of all
 from g2lstm import cli
 from g2lstm.commands.evaluate import find_model
 from g2lstm.compression.methods import Method
-from g2lstm.compression.stored import StoredModel, deploy_run
+from g2lstm.compression.stored import StoredModel, deploy_run, running
 from g2lstm.errors import UserError
 from g2lstm.runs.device import build_device
 from g2lstm.runs.record import evaluate_model
@@ -31,9 +31,8 @@ def share(arguments: list[str]) -> int:
         model: Any = found.deployed if isinstance(found, StoredModel) else deploy_run(found, Method())
         if options.evaluate:
             task = found.task()
-            device = build_device(found.config.run.device)
-            running = model.model(task.build_model(), engine="auto" if device.type == "cpu" else "torch").to(device)
-            model = replace(model, notes=model.notes | {"evaluated": evaluate_model(task, running, ("valid", "test"))})
+            evaluated = evaluate_model(task, running(model, task, build_device(found.config.run.device)), ("valid", "test"))
+            model = replace(model, notes=model.notes | {"evaluated": evaluated})
     card = {"name": options.repository or options.out.name, "license": options.license}
     if options.out is not None:
         own = options.out / "README.md"

@@ -141,7 +141,7 @@ class G2LSTM(Gated, Masked, nn.LSTM):
         request = self._request(input, draws)
         engine = engines.choose(self.engine, request)
         if engine == "framework" and framework.runs_whole(request) and not self._drops_out(draws):
-            # It takes no other states; our engines do, and which one runs should make no difference
+            # nn.LSTM takes no other states; our engines do, and which one runs should make no difference
             return super().forward(input, None if hx is None else (hx[0].contiguous(), hx[1].to(hx[0].dtype).contiguous()))
         if isinstance(input, PackedSequence):
             x, lengths = pad_packed_sequence(input, total_length=columns.packed_steps())  # (T, B, D), in the caller's order

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from g2lstm.compression.deploy import Deployed, deploy
@@ -61,6 +62,10 @@ class StoredModel:
 
     def model(self, task: Any) -> nn.Module:
         """The model as it is stored, in eval mode on the task's device."""
-        like = None if self.deployed.kind in MODELS else task.build_model()
-        device = build_device(self.config.run.device)
-        return self.deployed.model(like, engine="auto" if device.type == "cpu" else "torch").to(device)
+        return running(self.deployed, task, build_device(self.config.run.device))
+
+
+def running(deployed: Deployed, task: Any, device: torch.device) -> nn.Module:
+    """A deployed model of a task in eval mode on a device, in the compiled runtime where it is a CPU."""
+    like = None if deployed.kind in MODELS else task.build_model()
+    return deployed.model(like, engine="auto" if device.type == "cpu" else "torch").to(device)

@@ -40,7 +40,7 @@ def summarise(run: RunFolder, config: Config, task: Any, model: nn.Module, posit
         "gate_noise_p": getattr(gate, "noise_p", None),
         "seed": config.run.seed,
         "metric": task.metric.name,
-        **task.facts,
+        **task.facts,  # before "parameters"; metrics are behind it, where a model card looks for them
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": position.evaluated_epochs,
         "best_epoch": position.best_epoch,

@@ -14,6 +14,7 @@ import train
 from g2lstm import cli
 from g2lstm.compression.model_file import load_model
 from g2lstm.errors import UserError
+from tests.conftest import ROOT
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -67,6 +68,16 @@ def test_a_card_has_the_metrics_and_not_the_facts_of_the_data_with_enough_digits
     assert [line for line in card.splitlines() if line.startswith(("| valid", "| test"))] == [
         "| valid perplexity | 1234.50 | - |", "| test rmse | 0.001180 | 0.001200 |", "| test accuracy | 0.9870 | - |",
     ]  # fmt: skip
+
+
+def test_no_recorded_summary_gives_a_card_counts_for_scores() -> None:
+    from g2lstm.compression.hub import _metrics
+
+    summaries = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/*/*/summary.json"))]
+    assert {found["task"] for found in summaries} >= {"ptb", "iwslt14", "mnist"}
+    for found in map(_metrics, summaries):
+        assert found
+        assert all(isinstance(value, float) for value in found.values()), found  # a count is none
 
 
 def test_a_run_is_uploaded_as_it_is_and_downloaded_again(monkeypatch, capsys, tmp_path) -> None:

@@ -73,9 +73,9 @@ class Command:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process, number)
 
-    def wait(self) -> int:
+    def wait(self, patience: float = PATIENCE) -> int:
         """The exit status, or minus the number of the signal that ended it; one that hangs is ended, and fails."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while self.poll() is None:
             if time.monotonic() > end:
                 self.kill()

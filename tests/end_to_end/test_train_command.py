@@ -315,7 +315,7 @@ def test_want_of_memory_is_told_from_other_errors(tiny, capsys, monkeypatch, err
             command(*tiny, "run_dir=run")
 
 
-def test_a_tracker_goes_on_with_its_own_run_alone(tiny, monkeypatch):
+def test_a_tracker_goes_on_with_its_own_run_alone_and_kept_epochs_stay(tiny, capsys, monkeypatch):
     asked = []
 
     def build(name, **options):
@@ -326,9 +326,11 @@ def test_a_tracker_goes_on_with_its_own_run_alone(tiny, monkeypatch):
 
     monkeypatch.setattr("g2lstm.runs.start.build_tracker", build)
     short = [*tiny, "epochs=1", "finetune=false", "eval.cache.enabled=false", "run_dir=run"]
-    for more in ["tracker=wandb"], ["tracker=trackio"], ["tracker=trackio"], []:
+    for more in ["tracker=wandb"], ["tracker=trackio"], ["tracker=trackio"], ["keep_epochs=2"]:
         Path("run/summary.json").unlink(missing_ok=True)  # as of a run that was killed
+        capsys.readouterr()
         assert command(*short, *more) == 0
+        assert ("keep_epochs=0 stays, as the run began with it" in capsys.readouterr().out) is (more == ["keep_epochs=2"])
     assert asked == [("wandb", None), ("trackio", None), ("trackio", "trackio-id"), ("none", None)]
 
 

@@ -135,7 +135,8 @@ def test_a_model_learns_to_turn_sentences_round(commands, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", ["sigmoid", "gumbel"])
 def test_number_words_are_learned(commands, gate):
-    commands.run("task=numbers", f"gate={gate}", "run_dir=run")
+    command = commands.start("task=numbers", f"gate={gate}", "threads=2", "run_dir=run")
+    assert command.wait(patience=600) == 0, command.text()
     assert json.loads((commands.folder / "run" / "summary.json").read_text())["test_exact_match"] >= 99
 
 
