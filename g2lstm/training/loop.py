@@ -44,7 +44,7 @@ class Position:
     tau: float | None = None  # the gates' present temperature
     averaging: bool = False
     best: float = math.inf
-    best_epoch: int = 0
+    best_epoch: int = 0  # of both stages together, as `evaluated_epochs`
     evaluated_epochs: int = 0
     done: bool = False
 
@@ -174,8 +174,8 @@ class Trainer:
         if workers.count() > 1:
             total, count = workers.summed(torch.stack([total.double(), total.new_tensor(count).double()]))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        schedule = "constant" if self.at.stage == "finetune" else settings.schedule
-        lr = settings.lr * learning_rate_factor(schedule, progress, warmup=settings.warmup) * scale
+        scheduled = learning_rate_factor(settings.schedule, progress, warmup=settings.warmup)
+        lr = settings.lr * (scheduled if self.at.stage == "train" else 1.0) * scale
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = lr
         self.at.step += 1
@@ -213,7 +213,7 @@ class Trainer:
         self._save()  # a run that is stopped while it evaluates loses nothing
         metrics = self._evaluate()
         if metrics["loss"] < at.best:  # of both stages: finetune starts from the best weights' loss
-            at.best, at.best_epoch = metrics["loss"], at.epoch + 1
+            at.best, at.best_epoch = metrics["loss"], at.evaluated_epochs + 1
             self._save_weights(self.run.best, metrics)
         if settings.keep_epochs and workers.first():
             self._save_weights(self.run.path / f"epoch-{at.evaluated_epochs + 1:03}.safetensors", metrics)

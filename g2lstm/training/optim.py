@@ -42,12 +42,13 @@ def average_of(model: nn.Module) -> AveragedModel:
 def learning_rate_factor(schedule: str, progress: float, *, warmup: float = 0.0) -> float:
     """What the learning rate is multiplied with when a share `progress` of training is done; more than 1 counts as 1.
 
-    "constant" is 1. "warmup_cosine" rises linearly from 0 to 1 over the share `warmup`, then falls to 0 along half a cosine.
+    It rises linearly from 0 to 1 over the share `warmup`; then "constant" stays 1, and "warmup_cosine" falls to 0 along half a
+    cosine.
     """
-    if schedule == "constant":
-        return 1.0
     if progress < warmup:
         return progress / warmup
+    if schedule == "constant":
+        return 1.0
     share = (min(progress, 1.0) - warmup) / (1 - warmup)
     return 0.5 * (1 + math.cos(math.pi * share))
 

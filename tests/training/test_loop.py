@@ -145,7 +145,7 @@ def test_finetune_starts_from_the_best_weights_averages_and_ends_by_its_trigger(
     assert torch.equal(task.after_each_step[3 * BATCHES], task.weights[1])
     iterates = task.after_each_step[3 * BATCHES + 1 : 4 * BATCHES + 1]
     torch.testing.assert_close(task.weights[3], torch.stack(iterates).mean(0))
-    assert (position.best, position.best_epoch, position.evaluated_epochs) == (0.5, 1, 7)
+    assert (position.best, position.best_epoch, position.evaluated_epochs) == (0.5, 4, 7)
 
 
 def test_finetune_ends_at_its_last_epoch_at_the_latest(tmp_path):
@@ -187,6 +187,16 @@ def test_the_gradient_is_clipped(tmp_path):
     change = torch.cat([(a - b).flatten() for a, b in zip(trained.model.parameters(), before, strict=True)]).norm()
     scale = curve(tmp_path)[0]["lr"]
     assert change.item() == pytest.approx(0.01 * scale, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "warmup_cosine"])
+def test_the_learning_rate_warms_up_in_the_main_stage_alone(tmp_path, schedule):
+    trainer(tmp_path, epochs=1, finetune_epochs=1, schedule=schedule, warmup=0.5).fit()
+    plan = [Scripted().plan(torch.Generator().manual_seed(seed)) for seed in (2 * 1_000_003, 3 * 1_000_003)]
+    rates = [line["lr"] for line in curve(tmp_path) if line["kind"] == "train"]
+    by_item = [rate / (0.1 * (1 + item % 2)) for rate, item in zip(rates, plan[0] + plan[1], strict=True)]
+    fallen = [1, 0.5] if schedule == "warmup_cosine" else [1, 1]
+    assert by_item == pytest.approx([0, 0.5, *fallen, 1, 1, 1, 1])
 
 
 VARIANTS = {

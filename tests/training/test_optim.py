@@ -144,8 +144,9 @@ def test_warmup_cosine_rises_linearly_and_falls_along_a_cosine():
     assert learning_rate_factor("warmup_cosine", 1.0) == pytest.approx(0)
 
 
-def test_constant_schedule_is_one():
-    assert [learning_rate_factor("constant", p, warmup=0.5) for p in (0.0, 0.3, 1.0)] == [1, 1, 1]
+def test_constant_schedule_is_one_after_its_warmup():
+    assert [learning_rate_factor("constant", p) for p in (0.0, 0.3, 1.0, 1.1)] == [1, 1, 1, 1]
+    assert [learning_rate_factor("constant", p, warmup=0.5) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
 
 
 def test_an_unknown_optimizer_is_quoted():
