@@ -60,7 +60,8 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
             weights = reading.attention[start : start + widest].T.numpy()  # (S, words)
             grey = place.imshow(_widened(weights, widest), vmin=0, vmax=1, cmap="Greys", aspect="auto")
             looks = f"{gate_label(reading.gate)} looks at, to say the next {reading.unit}"
-            place.set_title("\n".join(wrap(looks, 44)), fontsize="small", loc="left")
+            title = wrap(looks, int(0.44 * max(widest, 8) / 0.08), break_on_hyphens=False)
+            place.set_title("\n".join(title), fontsize="small", loc="left")
             place.set_xticks([])
             place.set_yticks(range(len(reading.source)), reading.source, fontsize=7, parse_math=False)
     aspect = max(8, 4 * len(labels))
