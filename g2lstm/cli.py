@@ -35,14 +35,14 @@ class OptionParser(argparse.ArgumentParser):
             self.add_argument(f"--{name}", **SHARED[name])
 
     def parse_options(self, arguments: list[str]) -> argparse.Namespace:
-        options, rest = self.parse_known_args(_named(arguments))
+        options, rest = self.parse_known_args(self._named(arguments))
         if rest:
             self._refuse(rest[0])
         return options
 
     def parse_with_others(self, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         """The options of this parser, and the texts of all others by name."""
-        options, rest = self.parse_known_args(_named(arguments))
+        options, rest = self.parse_known_args(self._named(arguments))
         others: dict[str, str] = {}
         while rest:
             name, separator, value = rest.pop(0).partition("=")
@@ -52,6 +52,16 @@ class OptionParser(argparse.ArgumentParser):
                 self._refuse(name)
             others[name.removeprefix("--")] = value
         return options, others
+
+    def _named(self, arguments: list[str]) -> list[str]:
+        """`name=value` as `--name=value`, unless it is the value of a `--name` before it."""
+        found, awaited = list[str](), False
+        for text in arguments:
+            found.append(text if awaited or text.startswith("-") or "=" not in text else f"--{text}")
+            action = self._option_string_actions.get(text)
+            may_lack = action is not None and action.nargs is not None  # 0 or "?": what comes next is an option of its own
+            awaited = not awaited and text.startswith("--") and "=" not in text and not may_lack
+        return found
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument --([\w.-]+):(?= (must )?)", lambda found: found[1] + ("" if found[2] else ":"), message)
@@ -80,10 +90,6 @@ class OptionParser(argparse.ArgumentParser):
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What the options say of a run's config."""
     return {name: getattr(options, name) for name in ("data.dir", "device") if hasattr(options, name)}
-
-
-def _named(arguments: list[str]) -> list[str]:
-    return [f"--{text}" if "=" in text and not text.startswith("-") else text for text in arguments]
 
 
 def flag(text: str) -> bool:
@@ -177,17 +183,33 @@ SHARED: dict[str, dict[str, Any]] = {
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user's becomes one line on stderr and status 2 (HYDRA_FULL_ERROR=1: a traceback)."""
     try:
-        return command()
+        status = command()
+        _flush()  # here: at the interpreter's exit a full disk would be two lines and status 120
+        return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # as by head: who reads has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return 141
     except (UserError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         say_error(error)
+        try:
+            _flush()
+        except OSError:
+            _mute()
         return 2
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _mute() -> None:
+    """Throws away what stdout can't take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_error(error: Exception) -> None:

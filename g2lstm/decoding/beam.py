@@ -206,7 +206,7 @@ def check_search(
         raise UserError(f"beam must be from 1 to {MOST_BEAM}, got {beam}: 5 to 10 are usual")
     if not 1 <= n_best <= beam:
         raise UserError(f"n_best must be in 1 to beam, which is {beam}, got {n_best}")
-    if length_penalty < 0 or coverage_penalty < 0:
+    if not (length_penalty >= 0 and coverage_penalty >= 0):  # nor NaN
         raise UserError(f"length and coverage penalties must be >= 0, got {length_penalty} and {coverage_penalty}")
     if max_length is not None and max_length < 0:
         raise UserError(f"max_length must be >= 0, got {max_length}")

@@ -27,9 +27,14 @@ class ContinuousCache:
         window: positions remembered.
         theta: how sharply resemblance counts; 0 makes all remembered positions equal.
         weight: lambda, the share of the cache in the mixture, in [0, 1).
+
+    Raises:
+        ValueError: no position is remembered, or the weight is out of range.
     """
 
     def __init__(self, window: int = 500, theta: float = 1.0, weight: float = 0.1) -> None:
+        if window < 1 or not 0 <= weight < 1:
+            raise ValueError(f"window must be at least 1 and weight in [0, 1), got {window} and {weight}")
         self.window, self.theta, self.weight = window, theta, weight
         self._hidden: Tensor | None = None  # (W, B, D), W <= window
         self._words: Tensor | None = None  # (W, B), the word that followed each

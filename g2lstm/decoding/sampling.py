@@ -15,19 +15,27 @@ def sample(logits: np.ndarray, *, temperature: float = 1.0, top_k: int = 0, seed
 
     Args:
         logits: (V,) float32.
-        temperature: above 0, taken as float32.
+        temperature: from 0 on, taken as float32; 0 takes the largest logit, of equal ones the first.
         top_k: of equal logits the lower numbers come first; 0, and V and more, leave none out.
         seed, step: the draw is a function of these two, as of the seed of a text and the word's place in it.
 
     Raises:
-        UserError: a logit is not finite.
+        UserError: a logit is not finite, or an option is out of range.
     """
+    with np.errstate(over="ignore"):  # infinite then
+        heat = np.float32(temperature)
+    if not 0 <= heat < np.inf:
+        raise UserError("the temperature must be a number >= 0")
+    if top_k < 0:
+        raise UserError("top_k must be a number >= 0")
     if not np.isfinite(logits).all():
         raise UserError("a logit is not finite")
+    if heat == 0:
+        return int(np.argmax(logits))
     count = min(top_k or len(logits), len(logits))
     kept = np.sort(np.argsort(-logits, kind="stable")[:count])
     chosen = logits[kept].astype(np.float64)
-    sums = np.cumsum(np.exp((chosen - chosen.max()) / np.float64(np.float32(temperature))))
+    sums = np.cumsum(np.exp((chosen - chosen.max()) / np.float64(heat)))
     drawn = (splitmix64(splitmix64(seed) ^ step) >> 11) / 2**53 * sums[-1]
     return int(kept[min(np.searchsorted(sums, drawn, side="right"), count - 1)])
 

@@ -5,6 +5,8 @@ Tensors are the file's tensors, named by their path in the tree; the tree itself
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,22 @@ def checkpoint_bytes(tree: Tree, kind: Kind) -> bytes:
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind = CHECKPOINT) -> Tree:
     """The tree that `save_checkpoint` wrote; a UserError where the file is missing, damaged or of another kind."""
+    with _opened(path, kind) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
+            raise ValueError("its checksum is wrong")
+        return _unpack(json.loads(metadata["tree"]), tensors, device)
+
+
+def read_part(path: Path, name: str, kind: Kind = CHECKPOINT) -> Tree:
+    """What stands under a key of the tree, without reading the tensors: it has none. Errors as in `load_checkpoint`."""
+    with _opened(path, kind) as (_, metadata):
+        return _unpack(dict(json.loads(metadata["tree"])["dict"])[name], {}, "cpu")
+
+
+@contextmanager
+def _opened(path: Path, kind: Kind) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file and its metadata, and a UserError for what is wrong with it, also where what is read of it is."""
     if not path.is_file():
         raise UserError(f"no {kind.name} {path}: {kind.missing}")
     try:
@@ -63,22 +81,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", kind: Kind =
                 family = kind.format.rpartition("-")[0]
                 what = f"of another version ({found})" if found.startswith(family) else f"not a {kind.name} of this project"
                 raise UserError(f"{path} is {what}: {kind.foreign}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        if _checksum(metadata["tree"], tensors) != metadata["checksum"]:
-            raise ValueError("its checksum is wrong")
-        return _unpack(json.loads(metadata["tree"]), tensors, device)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            yield file, metadata
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}): {kind.damaged}") from None
-
-
-def read_part(path: Path, name: str, kind: Kind = CHECKPOINT) -> Tree:
-    """What stands under a key of the tree, without reading the tensors: it has none. Errors as in `load_checkpoint`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _unpack(dict(json.loads(file.metadata()["tree"])["dict"])[name], {}, "cpu")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): {kind.damaged}") from None
 
 
 def _pack(tree: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:

@@ -42,8 +42,8 @@ def average_of(model: nn.Module) -> AveragedModel:
 def learning_rate_factor(schedule: str, progress: float, *, warmup: float = 0.0) -> float:
     """What the learning rate is multiplied with when a share `progress` of training is done; more than 1 counts as 1.
 
-    It rises linearly from 0 to 1 over the share `warmup`; then "constant" stays 1, and "warmup_cosine" falls to 0 along half a
-    cosine.
+    It rises linearly from 0 to 1 over the share `warmup`. Then "constant" stays 1, and "warmup_cosine" falls to 0 along half
+    a cosine.
     """
     if progress < warmup:
         return progress / warmup

@@ -64,13 +64,16 @@ def test_each_engine_has_a_row_with_quality_time_and_size(capsys, monkeypatch) -
     assert [row["value"] for row in json.loads(Path("out/pareto.json").read_text())] == [row["value"] for row in rows]
 
 
-def test_a_fine_tuned_model_stands_beside_its_run(undrawn) -> None:
+def test_a_fine_tuned_model_stands_beside_its_run(undrawn, capsys) -> None:
     assert compress(["run=gumbel", "method=ternary", "rest=int8", "tune=0.5", "out=tuned.g2"]) == 0
     command = ["forms=original/int8", "seconds=1", "limit=3", "models=tuned.g2", "out=tuned"]
     assert pareto(["runs=sigmoid,gumbel", *command]) == 0
     rows = json.loads(Path("tuned/pareto.json").read_text())
     assert [row["run"] for row in rows if row["engine"] == "ternary, rest int8, tuned for 0.5 passes"] == ["gumbel"]
+    capsys.readouterr()
     assert cli.guarded(lambda: pareto(["runs=sigmoid", *command])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tuned.g2 was made from none of these runs" in line
 
 
 @pytest.mark.parametrize(

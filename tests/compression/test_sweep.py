@@ -1,6 +1,7 @@
 """A sweep evaluates every setting once, goes on after an interruption, and reports what it found."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from g2lstm import G2LSTM, HardGate, SharpenedGate, cli
 from g2lstm.compression import Method, Target, compressed_copy
 from g2lstm.compression import sweep as sweeping
+from g2lstm.errors import UserError
 from g2lstm.models.language_model import LanguageModel
 from g2lstm.reporting.sweeps import figures, tables
 from g2lstm.runs.compose import compose
@@ -302,9 +304,21 @@ def test_a_mistake_is_one_line(capsys, folder, text_dir, arguments, message) -> 
     (folder / "broken" / "sweep.json").write_text('[{"key": "x"}]')
     where = [f"data.dir={text_dir}", "variants=plain", "out=elsewhere"]
     assert cli.guarded(lambda: compression_sweep([*where, *arguments])) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert message in lines[-1]
-    assert not any("Traceback" in line for line in lines)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+class Deadly:
+    """Ends the process that it is handed to."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_process_that_ends_unexpectedly_is_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(sweeping.multiprocessing, "get_context", lambda _: FORKS)
+    with pytest.raises(UserError, match=r"a process of the sweep ended unexpectedly.*: the same command goes on"):
+        list(sweeping._evaluated([Deadly(), Deadly()], 2, 1))
 
 
 def test_a_recorded_run_without_weights_is_one_line(capsys) -> None:

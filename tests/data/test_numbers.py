@@ -80,8 +80,9 @@ def test_words_read_back_as_the_number():
 
 @pytest.mark.parametrize("number", [-1, LIMIT])
 def test_numbers_out_of_range_are_refused(number: int):
-    with pytest.raises(ValueError, match="must be from 0"):
-        german(number)
+    for words in (german, english):
+        with pytest.raises(ValueError, match="must be from 0"):
+            words(number)
 
 
 def test_no_number_is_in_two_splits_and_the_pairs_are_the_same_each_time():

@@ -1,5 +1,6 @@
 """Beam search against all sequences of a small vocabulary, and what must never change a translation."""
 
+import math
 from itertools import pairwise, product
 
 import pytest
@@ -219,6 +220,10 @@ def test_a_translation_that_never_ends_is_cut(longest):
         ({"beam": 1001}, "beam must be from 1 to 1000, got 1001"),
         ({"beam": 2, "n_best": 3}, "n_best must be in 1 to beam, which is 2, got 3"),
         ({"length_penalty": -1.0}, "must be >= 0, got -1.0 and 0.0"),
+        ({"beam": 2, "n_best": 0}, "n_best must be in 1 to beam, which is 2, got 0"),
+        ({"length_penalty": math.nan}, "must be >= 0, got nan and 0.0"),
+        ({"coverage_penalty": -0.5}, "must be >= 0, got 1.0 and -0.5"),
+        ({"coverage_penalty": math.nan}, "must be >= 0, got 1.0 and nan"),
         ({"max_length": -1}, "max_length must be >= 0, got -1"),
     ],
 )

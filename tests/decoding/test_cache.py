@@ -17,6 +17,12 @@ def stream(length=40, batch=3, width=5, words=6, dtype=torch.float64) -> tuple[T
     return hidden, targets, model.gather(2, targets.unsqueeze(2)).squeeze(2)
 
 
+@pytest.mark.parametrize(("window", "weight"), [(0, 0.1), (5, 1.0), (5, -0.1), (5, math.nan)])
+def test_options_out_of_range_are_quoted(window, weight):
+    with pytest.raises(ValueError, match=rf"window must be at least 1 and weight in \[0, 1\), got {window} and {weight}"):
+        ContinuousCache(window, weight=weight)
+
+
 def oracle(hidden: Tensor, targets: Tensor, window: int, theta: float) -> Tensor:
     """Word by word, in plain numbers."""
     out = torch.zeros(targets.shape, dtype=torch.float64)

@@ -26,6 +26,25 @@ def test_the_runtime_draws_the_same_words() -> None:
         assert sample(logits, **options) == runtime.sample(torch.from_numpy(logits), **options)
 
 
+@pytest.mark.parametrize("temperature", [0, 1e-50])  # which float32 doesn't tell from 0
+def test_at_temperature_0_the_largest_is_taken_and_of_equal_ones_the_first(temperature: float) -> None:
+    assert {sample(LOGITS, temperature=temperature, seed=seed) for seed in range(20)} == {1}
+    if runtime.problem() is None:
+        assert runtime.sample(torch.from_numpy(LOGITS), temperature=temperature) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": np.nan}, {"temperature": np.inf}, {"temperature": 1e39}, {"top_k": -1}]
+)
+def test_options_out_of_range_are_refused_in_both_with_the_same_line(wrong) -> None:
+    line = rf"\A(the )?{next(iter(wrong))} must be a number >= 0\Z"
+    with pytest.raises(UserError, match=line):
+        sample(LOGITS, **wrong)
+    if runtime.problem() is None:
+        with pytest.raises(UserError, match=line):
+            runtime.sample(torch.from_numpy(LOGITS), **wrong)
+
+
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.5, 3), (2.0, 6)])
 def test_words_come_as_often_as_the_softmax_of_the_largest_says(temperature: float, top_k: int) -> None:
     draws = [sample(LOGITS, temperature=temperature, top_k=top_k, seed=7, step=step) for step in range(4000)]

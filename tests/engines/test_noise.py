@@ -36,6 +36,17 @@ def test_philox_gives_the_published_words():
     assert found == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
+@pytest.mark.parametrize("seed", [7, 2**40 + 7, 2**63 - 1])
+@pytest.mark.parametrize("counter", [1, 2**32 - 1, 2**32, 2**40 + 3])
+def test_philox_is_its_definition_in_plain_numbers(seed, counter):
+    c, k = [counter % 2**32, counter >> 32, 0, 0], [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        first, third = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [third >> 32 ^ c[1] ^ k[0], third % 2**32, first >> 32 ^ c[3] ^ k[1], first % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    assert [int(word) for word in philox(seed, torch.tensor([counter]))] == c
+
+
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("p", [0.2, 1.0])
 def test_noise_that_is_not_dropped_is_logistic(source, p):

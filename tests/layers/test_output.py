@@ -80,10 +80,13 @@ def test_losses_and_gradients_do_not_depend_on_a_common_shift_of_the_logits(
         assert relative_error(ours.double(), theirs) < tolerance
 
 
-def test_a_target_outside_the_vocabulary_is_an_error():
-    x, weight, bias, targets = make(dtype=torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)  # of the kernel and of plain operations
+@pytest.mark.parametrize("target", [11, -1, -100])
+def test_a_target_outside_the_vocabulary_is_an_error(dtype, target):
+    x, weight, bias, targets = make(words=11, dtype=dtype)
+    targets[1] = target
     with pytest.raises((IndexError, RuntimeError)):
-        linear_cross_entropy(x, weight, bias, targets + 20)
+        linear_cross_entropy(x, weight, bias, targets)
 
 
 def test_huge_logits_stay_finite_and_exact():

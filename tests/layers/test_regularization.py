@@ -107,6 +107,8 @@ def test_a_probability_outside_its_range_is_quoted(p):
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {p}"):
         locked_dropout(torch.ones(1, 1, 1), p)
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {p}"):
+        dropout(torch.ones(1, 1, 1), p, True)
+    with pytest.raises(ValueError, match=rf"in \[0, 1\), got {p}"):
         embed(torch.zeros(1, dtype=torch.int64), table(torch.ones(1, 1)), p, True)
 
 

@@ -251,9 +251,12 @@ def test_a_scale_multiplies_what_is_read_of_embeddings_alone():
 @pytest.mark.parametrize("scope", ["mask", "sequence"])
 def test_a_conditional_layer_keeps_noise_over_steps_and_feeding_refuses_to(scope):
     gate = GumbelGate(noise_scope=scope)
-    given = batch()[:3]
-    torch.manual_seed(0)
-    assert model(gate=gate)(*given).isfinite().all()
+    seen, m = [], model(gate=gate)
+    m.decoder.word.register_forward_pre_hook(lambda _, __, given: seen.append(given["noise"]), with_kwargs=True)
+    m(*batch()[:3])
+    assert len(seen) > 1
+    assert all(torch.equal(noise == 0, seen[0] == 0) for noise in seen)
+    assert [torch.equal(noise, seen[0]) for noise in seen[1:]] == [scope == "sequence"] * (len(seen) - 1)
     for decoder in ("conditional", "stacked"):
         with pytest.raises(ValueError, match=f"noise_scope='{scope}' outlasts a step"):
             model(gate=gate, decoder=decoder, input_feeding=True)

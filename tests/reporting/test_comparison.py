@@ -26,6 +26,13 @@ def test_about_19_of_20_intervals_hold_the_true_mean() -> None:
     assert 0.92 < sum(low < 7 < high for low, high in intervals) / 400 < 0.98
 
 
+def test_signs_of_many_are_drawn_the_same_each_time() -> None:
+    differences = np.random.default_rng(3).normal(0.4, 1, 18).tolist()
+    flips = np.array(list(itertools.product((-1, 1), repeat=18)), np.int8)
+    exact = (np.abs(flips @ differences) >= abs(sum(differences)) - 1e-9).mean()
+    assert sign_flip_test(differences) == sign_flip_test(differences) == pytest.approx(exact, rel=0.05)
+
+
 @pytest.mark.parametrize("differences", [DIFFERENCES, [1.0, 2.0], [1.0, 2.0, 3.0, 4.0], [0.3, -0.2, 0.1, 5.0, 0.0, 0.7]])
 def test_signs_are_flipped_in_all_ways(differences) -> None:
     n, observed = len(differences), abs(sum(differences))

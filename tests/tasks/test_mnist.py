@@ -189,6 +189,19 @@ def test_the_classifier_is_an_lstm_and_a_linear_layer_on_its_last_state():
     torch.testing.assert_close(model(x), model.output(plain(x)[0][-1]))
 
 
+def test_dropout_acts_once_on_the_last_state_in_training():
+    torch.manual_seed(0)
+    model = Classifier(3, 4, 400, dropout=0.4, gate=SigmoidGate())
+    x, read = torch.randn(2, 5, 3), []
+    model.output.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model.eval()(x)
+    model.train()(x)
+    whole, dropped = read
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.6)
+    assert kept.float().mean().item() == pytest.approx(0.6, abs=0.05)
+
+
 def test_forget_gates_start_as_asked_and_chrono_spreads_memory_over_its_steps():
     torch.manual_seed(0)
     before = G2LSTM(3, 200)
@@ -279,6 +292,9 @@ def test_the_hubs_parquet_files_give_the_images_and_are_kept(tmp_path, monkeypat
         (tmp_path / "hub" / "mnist").mkdir(parents=True, exist_ok=True)
         rows.to_parquet(tmp_path / "hub" / "mnist" / f"{split}-00000-of-00001.parquet")
     monkeypatch.setattr(images, "HUB", HubFiles(str(tmp_path / "hub"), None, images.HUB.data_files, "image"))
+    with pytest.raises(UserError, match="30 images, expected 31"):
+        load_mnist(counts={"train": 31, "test": 10})
+    assert not list((tmp_path / "cache").rglob("*ubyte*"))
     found, place = load_mnist(counts={"train": 30, "test": 10})
     assert place.endswith("on the Hub")
     assert found["train"].pixels.equal(torch.from_numpy(drawn(30)[0]))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from g2lstm.errors import UserError
-from g2lstm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from g2lstm.training.checkpoint import CHECKPOINT, load_checkpoint, read_part, save_checkpoint
 
 TREE = {
     "weights": {"a": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "scalar": torch.tensor(1.5)},
@@ -22,7 +22,8 @@ TREE = {
     "turned": torch.randn(3, 4).t(),
     "state": {0: {"step": torch.tensor(3.0)}, 1: {"step": torch.tensor(4.0)}},
     "nested": [[1, [2, None]], "text", {"yes": True, "no": False}],
-    "numbers": [math.inf, -math.inf, 0.1, 1e-320, 10**20],
+    "signs": torch.tensor([-0.0, math.nan, -math.inf]),
+    "numbers": [-0.0, math.inf, -math.inf, 0.1, 1e-320, 10**20],
     "nothing": None,
     "no": [],
     "none": {},
@@ -31,12 +32,13 @@ TREE = {
 
 def equal(a, b) -> bool:
     if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        same = isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
+        return same and torch.equal(*(x.contiguous().flatten().view(torch.uint8) for x in (a, b)))
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return isinstance(b, list) and len(a) == len(b) and all(map(equal, a, b))
-    return type(a) is type(b) and a == b
+    return type(a) is type(b) and (struct.pack("d", a) == struct.pack("d", b) if isinstance(a, float) else a == b)
 
 
 def test_a_tree_comes_back_bit_for_bit(tmp_path):
@@ -102,18 +104,31 @@ def test_every_truncation_is_noticed(tmp_path):
             load_checkpoint(path)
 
 
-def test_a_foreign_file_is_refused(tmp_path):
+READERS = pytest.mark.parametrize("read", [load_checkpoint, lambda path: read_part(path, "a")], ids=["all", "a part"])
+
+
+@READERS
+def test_a_foreign_file_is_refused(tmp_path, read):
     save_file({"weights": torch.ones(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="not a checkpoint of this project"):
-        load_checkpoint(tmp_path / "foreign.safetensors")
+        read(tmp_path / "foreign.safetensors")
 
 
-def test_a_file_of_another_version_is_refused_and_says_so(tmp_path):
-    save_checkpoint(tmp_path / "older", {"a": torch.ones(2)}, replace(CHECKPOINT, format="g2lstm-checkpoint-0"))
+@READERS
+def test_a_file_of_another_version_is_refused_and_says_so(tmp_path, read):
+    save_checkpoint(tmp_path / "older", {"a": 1}, replace(CHECKPOINT, format="g2lstm-checkpoint-0"))
     with pytest.raises(UserError, match=r"older is of another version \(g2lstm-checkpoint-0\)"):
-        load_checkpoint(tmp_path / "older")
+        read(tmp_path / "older")
 
 
-def test_a_missing_file_is_named(tmp_path):
+@READERS
+def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(UserError, match=r"no checkpoint .*none\.safetensors"):
-        load_checkpoint(tmp_path / "none.safetensors")
+        read(tmp_path / "none.safetensors")
+
+
+def test_a_part_is_read_alone_and_one_that_is_not_there_is_a_damage(tmp_path):
+    save_checkpoint(tmp_path / "file", {"a": {"b": [1, 2.5, "c"]}, "weights": torch.ones(2)})
+    assert read_part(tmp_path / "file", "a") == {"b": [1, 2.5, "c"]}
+    with pytest.raises(UserError, match="file is damaged"):
+        read_part(tmp_path / "file", "c")
