@@ -30,7 +30,7 @@ def compression_sweep(arguments: list[str]) -> int:
     out = options.out or default_folder(runs, "compression")
     store = sweep.open_store(out / "sweep.json")
     found = sweep.subjects(runs, target, options.split, options.limit)
-    evaluations = sweep.plan(found, methods, target, options.split, variants=options.variants, limit=options.limit)
+    evaluations = sweep.plan(found, methods, target, options.split, variants=options.variants)
     done = sum(one.key in store for one in evaluations)
     say(console, f"{len(evaluations)} evaluations of {len(runs)} runs, {done} of them done before; writing to {out}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -19,7 +19,7 @@ from g2lstm.runs.run import blamed
 def share(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     try:
-        from g2lstm.compression.hub import HubModel, said
+        from g2lstm.compression.hub import HubModel, check_own, said
     except ImportError:
         raise UserError("the package huggingface_hub is not installed: pip install 'g2lstm[hub]'") from None
     if (options.out is None) == (options.repository is None):
@@ -33,8 +33,9 @@ def share(arguments: list[str]) -> int:
             task = found.task()
             evaluated = evaluate_model(task, running(model, task, build_device(found.config.run.device)), ("valid", "test"))
             model = replace(model, notes=model.notes | {"evaluated": evaluated})
-    card = {"name": options.repository or options.out.name, "license": options.license}
+    card = {"name": options.repository or options.out.resolve().name, "license": options.license}
     if options.out is not None:
+        check_own(options.out)
         own = options.out / "README.md"
         stays = _said_of(own, options.license) if own.exists() else ""
         HubModel.of(model).save_pretrained(options.out, model_card_kwargs=card)
@@ -43,7 +44,7 @@ def share(arguments: list[str]) -> int:
         return 0
     try:
         place = HubModel.of(model).push_to_hub(options.repository, private=options.private, model_card_kwargs=card)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # without a network those of the HTTP client, whichever the package has
         raise UserError(f"can't upload to {options.repository} ({said(error)}): see hf auth login, or out=DIR") from None
     print(f"uploaded to {place}")
     return 0

@@ -23,6 +23,10 @@ def tables(arguments: list[str]) -> int:
     options = _parser().parse_options(arguments)
     if options.margin is not None and not 0 < options.margin < math.inf:
         raise UserError(f"margin must be a number above 0, got {options.margin:g}")
+    if options.runs is None and (options.losses or options.margin is not None):
+        raise UserError("losses= and margin= are of runs: set runs=... too, or leave them out")
+    if options.runs is not None and options.check:
+        raise UserError("check=true is of the documents: leave it out, or runs=...")
     if options.runs is not None:
         runs = find_runs(options.runs)
         if options.losses:
@@ -33,7 +37,8 @@ def tables(arguments: list[str]) -> int:
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")
-    stale = fill(DOCUMENTS, options.results, write=not options.check)
+    own = options.results.resolve() == ROOT / "results"  # of which the documents speak
+    stale = fill(DOCUMENTS, options.results, write=not options.check) if own else []
     if options.check and stale:
         names = ", ".join(path.relative_to(ROOT).as_posix() for path in stale)
         raise UserError(f"{names} quote other numbers than results/ has: run python experiments/tables.py")

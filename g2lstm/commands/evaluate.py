@@ -89,5 +89,7 @@ def find_models(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]
     for name in text.split(","):
         files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
         models = [path for path in files if path.suffix == ".g2" or str(path) == name]  # of a pattern no other files
-        found += [StoredModel(path, overrides) for path in models] or find_runs(name, overrides)
+        found += [StoredModel(path, overrides) for path in models]
+        if not models or any(Path(path, "config.yaml").is_file() for path in glob.glob(name)):  # noqa: PTH207
+            found += find_runs(name, overrides)
     return found

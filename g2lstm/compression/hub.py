@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin,
 from g2lstm.compression.deploy import Deployed
 from g2lstm.compression.model_file import load_model, save_model
 from g2lstm.errors import UserError
+from g2lstm.files import read_json, write_atomically
 from g2lstm.version import __version__
 
 FILE, CONFIG = "model.g2", "config.json"
@@ -69,7 +70,7 @@ class HubModel(ModelHubMixin):
         self.size = save_model(save_directory / FILE, self.deployed)
         settings = {name: self.deployed.notes.get(name) for name in ("method", "target", "rest")}
         content = {"model_type": f"g2lstm-{self.deployed.kind}", "g2lstm": __version__, **settings}
-        (save_directory / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_atomically(save_directory / CONFIG, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **where: Any) -> "HubModel":
@@ -114,6 +115,13 @@ class HubModel(ModelHubMixin):
             size=full if self.size is None else f"{self.size / 1e6:.2f} MB, {full}", scores=_scores(notes),
         )  # fmt: skip
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def check_own(folder: Path) -> None:
+    """Raises a UserError where a folder has another library's model, whose files would be replaced."""
+    path = folder / CONFIG
+    if path.exists() and "g2lstm" not in read_json(path, dict, "name another folder"):
+        raise UserError(f"{path} is of another library's model, and would be replaced: name another folder")
 
 
 def said(error: Exception) -> str:

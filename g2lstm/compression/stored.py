@@ -30,7 +30,10 @@ def deploy_run(run: Run, method: Method, target: Target | None = None, *, rest: 
         model = run.task().build_model()
     model = load_weights(model, run.folder.best, run.identity)
     notes = {"config": run.own_config.anywhere(), "files": run.files, "summary": run.summary}
-    return deploy(model, method, target, rest=rest, notes=notes)
+    try:
+        return deploy(model, method, target, rest=rest, notes=notes)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 @dataclass(frozen=True)

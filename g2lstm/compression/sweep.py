@@ -48,7 +48,11 @@ def _upgraded(row: Any) -> Any:
 
 
 def of_one_target(rows: list[Row]) -> list[Row]:
-    """The originals, and what was compressed as the first compressed row was."""
+    """The originals, and what was compressed as the first compressed row was.
+
+    Of rows that say the same of one run the first: others are of another text, or of other options of the evaluation.
+    """
+    rows = list({_identity(row): row for row in reversed(rows)}.values())[::-1]
     compressed = [row for row in rows if row["setting"] != ORIGINAL]
     chosen = [row for row in compressed if all(row[name] == compressed[0][name] for name in ("gates", "matrices", "layers"))]
     return [row for row in rows if row["setting"] == ORIGINAL] + chosen
@@ -65,18 +69,18 @@ class Subject:
     variants: tuple[str, ...]  # of evaluation that its task has
     weights: str  # digest of its weights
     digest: str  # of all else that the values depend on apart from compression
+    limit: int | None = None  # the first so many items of the split; None where that is all
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation that a sweep asks for: of a subject under a method, in a variant, on a split or its first items."""
+    """One evaluation that a sweep asks for: of a subject under a method, in a variant, on a split."""
 
     subject: Subject
     method: Method
     target: Target
     variant: str
     split: str
-    limit: int | None = None
 
     @property
     def key(self) -> str:
@@ -89,7 +93,7 @@ class Evaluation:
         run, target = self.subject, self.target
         layers = "all" if target.layers is None else ",".join(map(str, target.layers))
         row = {"run": run.path.as_posix(), "gate": run.gate, "seed": run.seed, "setting": str(self.method)}
-        row |= {"variant": self.variant, "split": self.split, "limit": self.limit}
+        row |= {"variant": self.variant, "split": self.split, "limit": run.limit}
         return row | {"gates": "".join(target.gates), "matrices": "+".join(target.matrices), "layers": layers}
 
 
@@ -103,19 +107,14 @@ def subjects(runs: Sequence[Run], target: Target, split: str, limit: int | None 
                 find_blocks(run.bare_model(task), target)
             except ValueError as error:
                 raise UserError(str(error)) from None
-            digest = task.digest(split, limit)
-        found.append(Subject(run.path, run.overrides, gate, run.seed, tuple(task.variants), weights, digest))
+            part = None if limit is None or task.size(split, limit) == task.size(split) else limit
+            digest = task.digest(split, part)
+        found.append(Subject(run.path, run.overrides, gate, run.seed, tuple(task.variants), weights, digest, part))
     return found
 
 
 def plan(
-    subjects: Sequence[Subject],
-    methods: Sequence[Method],
-    target: Target,
-    split: str,
-    *,
-    variants: str = ALL,
-    limit: int | None = None,
+    subjects: Sequence[Subject], methods: Sequence[Method], target: Target, split: str, *, variants: str = ALL
 ) -> list[Evaluation]:
     """Every evaluation of a sweep, run by run.
 
@@ -128,7 +127,7 @@ def plan(
         if name not in names:
             raise UserError(f"there is no variant {name}: choose of {', '.join(names)}, or {ALL}")
     return [
-        Evaluation(subject, method, target, variant, split, limit)
+        Evaluation(subject, method, target, variant, split)
         for subject in subjects
         for variant in subject.variants
         if (variant or PLAIN) in wanted
@@ -141,7 +140,7 @@ def evaluate(task: Any, model: nn.Module, evaluation: Evaluation) -> Row:
     started = time.monotonic()
     compressed = compress(model, evaluation.method, evaluation.target)
     runs = without_gates(compressed.applied_to(model))
-    found = task.evaluate(runs, evaluation.split, evaluation.variant, limit=evaluation.limit)
+    found = task.evaluate(runs, evaluation.split, evaluation.variant, limit=evaluation.subject.limit)
     return evaluation.about() | {
         "metric": task.metric.name,
         "lower_is_better": task.metric.lower_is_better,

@@ -61,7 +61,8 @@ def read_text(task: Any, model: nn.Module, gate: str, text: str | None, layer: s
             read = task.read(model, text)
     except ValueError as error:
         raise UserError(str(error)) from error
-    own = {name: gates for name, gates in found.items() if not read.module or name.startswith(f"{read.module}.")}
+    within = tuple(f"{name}." for name in read.modules) or ("",)
+    own = {name: gates for name, gates in found.items() if name.startswith(within)}
     layer = chosen_layer(own, layer)
     last = {gate: torch.cat(steps)[-len(read.labels) * read.steps :].cpu() for gate, steps in own[layer].items()}
     gates = {gate: values.unflatten(0, (-1, read.steps)).mean(1) for gate, values in last.items()}  # (N, H)

@@ -5,7 +5,7 @@ Reads what experiments/compression_sweep.py and experiments/gate_histograms.py w
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -79,7 +79,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     metric, sign = metric_label(plain[0]["metric"]), 1 if all(map(lower_is_better, plain)) else -1
     values = {row["setting"]: row["value"] for row in plain}
     original = values.pop(ORIGINAL)
-    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
+    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric" and row.get("split", "valid") == "valid"}
     losses = {Method.parse(name).label: sign * (value - original) for name, value in values.items()}
     losses[CUT] = sign * (valid["hard"] - valid["test"])
     of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL]
@@ -165,7 +165,7 @@ def draw(runs: list[Measured]) -> Figure:
     for line, (title, names) in zip(panels, _shown(runs).items(), strict=True):
         for axes, chosen in zip(line, columns.values(), strict=True):
             places = sorted({place for place, _ in chosen})
-            for name, (colour, marker) in zip(names, LINES, strict=False):
+            for name, (colour, marker) in zip(names, cycle(LINES), strict=False):
                 groups = [[values[title][name] for place, values in chosen if place == x] for x in places]
                 bars = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
                 means = list(map(mean, groups))

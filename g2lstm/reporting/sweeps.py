@@ -112,7 +112,8 @@ def _figure(rows: list[Row], axis: str) -> Figure:
     """One column of panels a family of settings, one row each way to evaluate; only low rank against rank."""
     present = {Method.parse(row["setting"]).family for row in rows if row["setting"] != ORIGINAL}
     families = ["svd"] if axis == "rank" else [family for family in FAMILIES if family in present]
-    ways = list(dict.fromkeys(measured(row) for row in rows))
+    drawn = [row for row in rows if row["setting"] != ORIGINAL and Method.parse(row["setting"]).family in families]
+    ways = list(dict.fromkeys(map(measured, drawn)))
     size = (0.8 + 4.4 * len(families), 0.9 + 3.4 * len(ways))
     figure, panels = grid(len(ways), len(families), size, sharex="col", sharey="row")
     for line, way in zip(panels, ways, strict=True):

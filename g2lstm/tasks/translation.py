@@ -185,9 +185,11 @@ class TranslationTask:
         return self.subwords.target_labels
 
     def word_of(self, label: str) -> str | None:
-        """The word that a sub-word starts, without the mark of a start and Moses' escapes."""
+        """The word that a sub-word starts, without the mark of a start and Moses' escapes; None where it is not English."""
         if label == "</s>":
             return EOS
+        if self.form.languages[1] not in ("en", "target"):  # the second says nothing of the language
+            return None
         return html.unescape(label[1:]) or None if label.startswith("\u2581") else None
 
     def files(self) -> dict[str, str]:

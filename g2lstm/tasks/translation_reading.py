@@ -56,7 +56,7 @@ def read_pair(task: Any, model: Translator, text: str | None) -> ReadText:
     return ReadText(
         labels,
         unknown,
-        module="decoder",
+        modules=("decoder", "upper_decoder"),
         source=[*subwords.source.shown(given), SPECIALS[EOS]],
         attention=attention[:, 0].float().cpu(),
         unit="sub-word",

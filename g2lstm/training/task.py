@@ -80,7 +80,7 @@ class ReadText:
     Attributes:
         labels: what stands at each of the last steps that it read.
         unknown: what of the text it does not know.
-        module: the part of the model that read the labels; "" is all of it.
+        modules: the parts of the model that read the labels; all of it where there are none.
         source: what was read besides, as the other language of a translation.
         attention: (labels, source) weights with which each step looked at that, where it does.
         steps: that a label stands for; their mean gates are shown.
@@ -89,7 +89,7 @@ class ReadText:
 
     labels: list[str]
     unknown: list[str]
-    module: str = ""
+    modules: tuple[str, ...] = ()
     source: Sequence[str] = ()
     attention: Tensor | None = None
     steps: int = 1

@@ -81,6 +81,7 @@ def test_a_fine_tuned_model_stands_beside_its_run(undrawn, capsys) -> None:
     [
         (["runs=nowhere"], "nowhere is not a run directory"),
         (["runs=gumbel", "forms=zip/int8"], "'zip' is no compression setting"),
+        (["runs=gumbel", "layers=7"], "there is no LSTM layer 7"),
         (["runs=gumbel", "gates=x"], "gates must be some of i, f, g, o, got x"),
     ],
 )

@@ -123,14 +123,39 @@ def test_a_card_that_is_there_stays_and_what_it_lacks_is_said(capsys) -> None:
         (["run=model.g2,run", "out=x"], "names 2 models: name one"),
         (["run=model.g2", "out=x", "private=true"], "private=true is of a repository: set repository=USER/NAME"),
         (["run=model.g2", "repository=no/such/name"], "can't upload to no/such/name"),
+        (["run=model.g2", "out=others"], "others/config.json is of another library's model, and would be replaced"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, arguments, message) -> None:
+    Path("others").mkdir(exist_ok=True)
+    Path("others/config.json").write_text('{"model_type": "bert"}')
     assert cli.guarded(lambda: share(arguments)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
     assert not Path("x").exists()
+    assert [path.name for path in Path("others").iterdir()] == ["config.json"]
+
+
+def test_an_upload_without_a_network_is_one_line(monkeypatch, capsys) -> None:
+    class UnreachableError(Exception):
+        """As an HTTP client's, which is no OSError."""
+
+    def fail(*_, **__):
+        raise UnreachableError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    assert cli.guarded(lambda: share(["run=model.g2", "repository=someone/small"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: can't upload to someone/small (no route to host): ")
+
+
+def test_a_card_in_the_present_folder_has_its_name(monkeypatch, tmp_path) -> None:
+    model = Path("model.g2").resolve()
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "small")
+    assert share([f"run={model}", "out=."]) == 0
+    assert 'from_pretrained("small")' in Path("README.md").read_text()
 
 
 def test_what_is_not_there_and_a_missing_package_are_said(monkeypatch, capsys) -> None:

@@ -253,6 +253,18 @@ def test_a_part_of_the_split_is_evaluated_alone_and_said(sweep, counted, tmp_pat
     assert (whole["limit"], part["limit"]) == (None, 3)
     assert whole["value"] != part["value"]
     assert "Evaluated on the first 3 of the test split alone." in (tmp_path / "sweep.md").read_text()
+    assert sweep(*arguments, "limit=1000")[0] == whole  # all of it, which is no part
+    assert counted == ["original", "svd:1"] * 2
+
+
+def test_of_rows_that_say_the_same_of_a_run_the_first_are_read() -> None:
+    about = {"run": "a", "variant": "", "split": "test", "limit": None, "gates": "if", "matrices": "input", "layers": "all"}
+    rows = [about | {"setting": setting, "value": value} for value in (1.0, 2.0) for setting in ("original", "svd:1")]
+    rows.append(rows[-1] | {"run": "b"})
+    found = sweeping.of_one_target(rows)
+    assert [(row["run"], row["setting"], row["value"]) for row in found] == [
+        ("a", "original", 1.0), ("a", "svd:1", 1.0), ("b", "svd:1", 2.0),
+    ]  # fmt: skip
 
 
 def test_rows_of_an_earlier_version_are_read_and_replaced_by_their_successors(sweep, tmp_path) -> None:
@@ -343,6 +355,19 @@ def test_the_legend_fits_its_figure(names: list[str]) -> None:
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.x1
         plt.close(figure)
+
+
+def test_a_way_to_evaluate_without_settings_of_a_figure_has_no_panel_there() -> None:
+    about = {"metric": "perplexity", "split": "test", "limit": None, "lower_is_better": True, "gate": "sigmoid", "run": "a"}
+    settings = {"": ("original", "svd:8"), "cache": ("original", "bits:4")}
+    rows = [
+        about | {"variant": variant, "setting": setting, "value": 80.0, "bits_per_gate_parameter": 8,
+                 "rank": 8 if "svd" in setting else None}
+        for variant, chosen in settings.items() for setting in chosen
+    ]  # fmt: skip
+    found = figures(rows)
+    assert [axes.get_ylabel() for axes in found["rank"].axes] == ["test perplexity"]
+    assert len(found["bits"].axes) == 4
 
 
 def test_panels_that_share_an_axis_share_its_scale() -> None:

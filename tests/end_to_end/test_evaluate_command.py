@@ -1,9 +1,11 @@
 """python evaluate.py gives again what a run found, and says one line about a mistake."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from compress import compress
 from omegaconf import OmegaConf
 
 import evaluate
@@ -82,6 +84,13 @@ def test_several_runs_are_evaluated_and_named(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert f"run: test perplexity: {found[0]['test_perplexity']:.2f}" in lines
     assert lines[1].startswith(f"{recorded}: test perplexity: ")
+
+
+def test_a_pattern_names_models_and_runs(monkeypatch):
+    shutil.copytree("run", "both/run")
+    assert compress(["run=run", "method=svd:2", "out=both/model.g2"]) == 0
+    monkeypatch.setattr("g2lstm.commands.evaluate.evaluate_model", lambda *_: {})
+    assert [Path(one["run"]).name for one in numbers("run=both/*", f"data.dir={where()}")] == ["model.g2", "run"]
 
 
 def where() -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 import termios
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,7 +201,9 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     assert (found["<s>"]["kind"], found["<s>"]["count"]) == ("other", 14)  # once a sentence
     with pytest.raises(UserError, match=r"layer encoder\.0 does not read the words that are said"):
         measure_words(open_store(Path("other")), Run.open(Path("stacked")), "G2-LSTM", "encoder.0", split="valid")
-    task = Run.open(Path("stacked")).task()
+    other = Run.open(Path("stacked")).task()
+    task = replace(other, form=replace(other.form, languages=("xx", "en")))
+    assert word_class(other.word_of("\u2581The")) == "other"  # in a language whose words have no classes here
     for label, kind in {
         **{"\u2581The": "function", "\u2581&apos;s": "function", "\u2581bus": "content", "\u2581,": "punctuation"},
         **{"</s>": "sentence end", "the": "other", "\u2581": "other", "<unk>": "other"},
@@ -220,6 +223,10 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     assert shown["layer"].startswith("decoder")
     assert len(shown["mean"]["f"]) == len(shown["words"])
     assert shown["source"] == ["\u2581da", "\u2581de", "\u2581bo", "</s>"]
+    here("gate_heatmap", "runs=stacked", "text=da de bo", "words=none", "layer=upper_decoder.0", "out=upper")
+    upper = json.loads(Path("upper", "heatmap.json").read_text())["models"][0]
+    assert (upper["layer"], upper["words"]) == ("upper_decoder.0", shown["words"])
+    assert upper["mean"] != shown["mean"]
     assert [sum(weights) for weights in shown["attention"]] == pytest.approx([1.0] * len(shown["words"]), abs=1e-4)
     for given in ["text=da de ||| des das"], []:
         here("gate_heatmap", "runs=stacked,conditional", *given, "words=none", "out=map")

@@ -252,9 +252,27 @@ def test_long_curves_are_thinned_and_end_where_they_end(record_run, tmp_path) ->
     assert points[-1][0] > 1980
 
 
-def test_no_results_is_one_line(tmp_path) -> None:
-    with pytest.raises(UserError, match="no folder"):
-        tables.tables([f"results={tmp_path / 'none'}"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["results=none"], "no folder none: train with record=true first"),
+        (["losses=true"], "losses= and margin= are of runs: set runs="),
+        (["margin=1"], "losses= and margin= are of runs: set runs="),
+        (["runs=a", "check=true"], "check=true is of the documents: leave it out"),
+        (["runs=a", "margin=0"], "margin must be a number above 0, got 0"),
+    ],
+)
+def test_a_mistake_writes_nothing(arguments, message, monkeypatch) -> None:
+    monkeypatch.setattr(tables, "fill", lambda *_, **__: pytest.fail("documents are filled"))
+    with pytest.raises(UserError, match=message):
+        tables.tables(arguments)
+
+
+def test_results_elsewhere_are_told_and_change_no_document(record_run, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(tables, "fill", lambda *_, **__: pytest.fail("documents are filled"))
+    record_run(tmp_path / "text", 1, "gate=gumbel")
+    assert tables.tables([f"results={tmp_path}"]) == 0
+    assert "| G2-LSTM |" in capsys.readouterr().out
 
 
 def test_the_documents_quote_what_results_has() -> None:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import study as command
 
 from g2lstm import cli
+from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL
 from g2lstm.reporting.study import draw, read, table
 from tests.conftest import ROOT
@@ -73,6 +75,29 @@ def test_differences_are_paired_by_seed(tmp_path) -> None:
     assert cells[1] == "+0.0 (+0.0 to +0.0)"
     assert line.endswith("| 2 |")
     assert any(line.startswith("| p 0.2, tau 0.5 less p 0.2, tau 0.9 | +3.0 (one seed: no interval) |") for line in lines)
+
+
+def test_cut_gates_are_read_of_valid_alone(tmp_path) -> None:
+    folder = written(tmp_path, STUDY)
+    path = folder / "gates/x/gates.json"
+    rows = json.loads(path.read_text())
+    of_test = [
+        row | {"split": "test", "value": 0.0, "key": f"test of {row['key']}"} for row in rows if row["kind"] == "metric"
+    ]
+    path.write_text(json.dumps(rows + of_test))
+    assert table(read(folder, "x")) == table(read(written(tmp_path / "other", STUDY), "x"))
+    path.write_text(json.dumps([row for row in rows if row["kind"] != "metric"] + of_test))
+    with pytest.raises(UserError, match=r"gate_histograms\.py with metric=valid"):
+        read(folder, "x")
+
+
+def test_all_lines_are_drawn_however_many(tmp_path) -> None:
+    runs = read(written(tmp_path, STUDY), "x")
+    for run in runs:
+        run.panels["loss of perplexity"].update({f"setting {number}": 1.0 for number in range(12)})
+    figure = draw(runs)
+    assert len(figure.axes[2].containers) == 3 + 12
+    plt.close(figure)
 
 
 def test_a_metric_of_which_more_is_better_loses_what_it_falls(tmp_path) -> None:
