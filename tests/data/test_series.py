@@ -154,3 +154,10 @@ def test_years_and_row_numbers_go_on(read):
     assert (found.labels(), found.labels(found.times_after(2))) == (["1990", "1991"], ["1992", "1993"])
     assert read("a,b\n1,2\n").times_after(2).tolist() == [1, 2]
     assert read("date,a\n2024-01-01,1\n", time="none", columns=["a"]).time_name is None
+
+
+def test_a_separator_and_a_decimal_mark_that_are_given_are_taken(read):
+    text = "a\n1,234\n5,678\n"
+    assert read(text, separator=";", decimal=".").values.tolist() == [[1234.0], [5678.0]]  # commas part thousands
+    assert read(text, separator=";", decimal=",").values.tolist() == [[1.234], [5.678]]
+    assert read("a,b\n1,2\n", separator=",").values.tolist() == [[1.0, 2.0]]

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import sys
 import tarfile
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from g2lstm.data import download
-from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, read_hub
+from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, open_hub, read_hub
 from g2lstm.data.sources import CORPORA, Corpus, Counts, find_splits, load_lines, read_lines
 from g2lstm.errors import UserError
 
@@ -188,6 +189,17 @@ def test_utf16_is_named(tmp_path: Path) -> None:
     path.write_text("the text\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"train\.txt is UTF-16, not UTF-8"):
         read_lines(path)
+
+
+def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"can't read .*: Is a directory: check the file and its permissions"):
+        read_lines(tmp_path)
+
+
+def test_hub_without_its_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UnavailableError, match=r"no/where on the Hub \(the package datasets is missing: pip install"):
+        open_hub(HubFiles("no/where", None, {}, "text"))
 
 
 def test_invalid_utf8_names_file_offset_and_line(tmp_path: Path) -> None:

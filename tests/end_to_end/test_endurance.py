@@ -9,14 +9,20 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import endurance as script
 import pytest
 import torch
 
 import train
 from g2lstm import cli, files
-from g2lstm.commands.endurance import curve, endure
+from g2lstm.commands.endurance import curve, endure, same_weights, unreadable
+from g2lstm.errors import UserError
+from g2lstm.runs.compose import compose
+from g2lstm.runs.config import Config
 from g2lstm.training import progress
+from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
 from g2lstm.training.folder import RunFolder
 from g2lstm.training.loop import Trainer
 from tests.end_to_end.same_run import assert_same_run
@@ -63,6 +69,38 @@ def test_two_workers_killed_at_any_moment_end_as_ones_never_killed(commands, tin
     assert [moment["unreadable"] for moment in found["moments"]] == [None] * 2
     assert [moment["while"] for moment in found["moments"]] == ["training", "starting"]
     assert [moment["workers"] for moment in found["moments"]] == [[0], [0, 1]]
+
+
+def test_what_is_not_the_same_or_not_readable_is_found(straight, tmp_path):
+    run = Path(shutil.copytree(straight, "run"))
+    content = load_checkpoint(run / "last.safetensors")
+    name, weight = next(iter(content["model"].items()))
+    assert same_weights(straight / "last.safetensors", run / "last.safetensors")
+    weight.view(torch.int32).flatten()[0] ^= 1
+    lacks = {key: value for key, value in content["model"].items() if key != name}
+    for number, model in enumerate((content["model"], lacks)):
+        save_checkpoint(tmp_path / f"{number}.safetensors", content | {"model": model})
+        assert not same_weights(straight / "last.safetensors", tmp_path / f"{number}.safetensors")
+    assert not same_weights(straight / "last.safetensors", tmp_path / "none.safetensors")
+    assert unreadable(run) is None
+    (run / "last.safetensors").write_bytes((straight / "last.safetensors").read_bytes()[:-1])
+    assert "damaged" in unreadable(run)
+
+
+@pytest.mark.parametrize(("trains", "message"), [(False, "a command ended that nobody"), (True, "a command failed that")])
+def test_a_command_that_ends_by_itself_is_no_result(tmp_path, trains, message):
+    def start(*_) -> list[SimpleNamespace]:
+        if trains:
+            (tmp_path / "straight").mkdir()
+            RunFolder(tmp_path / "straight").log({"kind": "train"})
+        return [SimpleNamespace(poll=lambda: 1)]
+
+    with pytest.raises(UserError, match=message):
+        endure([], tmp_path, start, kills=1, workers=1, seed=1)
+
+
+def test_the_script_has_options_that_exist():
+    assert Config.parse(compose(list(script.SMALL))).settings.finetune_epochs == 3
 
 
 def test_a_clock_that_is_set_back_changes_nothing(short, straight, monkeypatch):

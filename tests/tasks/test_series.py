@@ -82,6 +82,24 @@ def test_a_model_that_knows_a_line_makes_no_error_anywhere(tmp_path):
         assert len(found.losses) == len(last)
 
 
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_the_loss_that_is_asked_for_trains_and_chooses(walk, loss):
+    task = task_of(walk[0], f"loss={loss}", "data.targets=[a]")
+    model = Sloped([0.0], 4)  # says that nothing changes
+    a = torch.tensor(walk[1][:, 0]).float().sub(task.scaling.mean[0]).div(task.scaling.scale[0])
+    distance = torch.square if loss == "mse" else torch.abs
+
+    def errors(made_at: range) -> torch.Tensor:
+        return distance(torch.stack([a[place + 1 : place + 5] - a[place] for place in made_at]))
+
+    item = [30, 50]
+    found = task.loss(model, item, None)
+    expected = torch.stack([errors(range(place - 7, place + 1)) for place in item]).mean()
+    torch.testing.assert_close(found.loss, expected)
+    assert found.objective is found.loss
+    assert task.evaluate(model, "valid").metrics["loss"] == pytest.approx(errors(range(83, 98)).mean().item(), rel=1e-5)
+
+
 def test_an_epoch_has_each_window_once_and_is_drawn_again_alike(walk):
     task = task_of(walk[0])
     first, second = (task.plan(torch.Generator().manual_seed(seed)) for seed in (1, 2))
