@@ -1,4 +1,4 @@
-"""Steps of a recurrence where a CUDA graph can't be captured; with graphs they are tested on a GPU and in the interpreter."""
+"""Steps of a recurrence where no CUDA graph can be captured; graphs are tested on a GPU and in the interpreter."""
 
 import logging
 
