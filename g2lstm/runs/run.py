@@ -19,7 +19,7 @@ from g2lstm.runs.config import Config, named_overrides
 from g2lstm.runs.device import build_device
 from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.folder import RunFolder
-from g2lstm.training.loop import set_temperature
+from g2lstm.training.loop import set_noise, set_temperature
 
 LONGEST_LABEL = 40
 Overrides = Mapping[str, Any]
@@ -125,13 +125,14 @@ class Run:
 
 
 def load_weights(model: nn.Module, path: Path, identity: str) -> nn.Module:
-    """Gives `model` the weights of a checkpoint and their temperature, in eval mode; a UserError where they don't fit."""
+    """Gives `model` a checkpoint's weights, temperature and noise share, in eval mode; a UserError where they don't fit."""
     content = load_checkpoint(path)
     if content.get("identity", identity) != identity:  # older records have none
         raise UserError(f"{path} does not belong to the config and the files beside it: put back those of its own run")
     try:
         model.load_state_dict(content["model"])
         set_temperature(model, content["tau"])
+        set_noise(model, content.get("noise_p"))  # which earlier files don't tell
     except (KeyError, RuntimeError, ValueError, TypeError):
         raise UserError(f"{path} does not fit the run's config.yaml: put back the one of its own run") from None
     return model.eval()

@@ -42,6 +42,7 @@ class Position:
     epoch_loss: float = 0.0
     epoch_count: float = 0.0
     tau: float | None = None  # the gates' present temperature
+    noise_p: float | None = None  # and their share of noise
     averaging: bool = False
     best: float = math.inf
     best_epoch: int = 0  # of both stages together, as `evaluated_epochs`
@@ -155,10 +156,9 @@ class Trainer:
         if settings.temperature is not None:
             self.at.tau = settings.temperature(whole)
             set_temperature(self.model, self.at.tau)
-        if settings.noise_p is not None and settings.noise_p_schedule != "constant":
-            for module in self.model.modules():
-                if isinstance(module, Gated):
-                    module.set_noise(noise_share(settings.noise_p, settings.noise_p_schedule, whole))
+        if settings.noise_p is not None:
+            self.at.noise_p = noise_share(settings.noise_p, settings.noise_p_schedule, whole)
+            set_noise(self.model, self.at.noise_p)
         total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0
         for index, item in enumerate(group):
             with workers.exchanging(self.criterion, index + 1 == len(group)):
@@ -254,7 +254,8 @@ class Trainer:
             return
         at, model = self.at, self.evaluated_model
         content = {"model": model.state_dict()} | {name: getattr(model, name, None) for name in ("kind", "options")}
-        content |= {"identity": self.identity, "tau": at.tau, "stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
+        content |= {"identity": self.identity, "tau": at.tau, "noise_p": at.noise_p}
+        content |= {"stage": at.stage, "epoch": at.epoch + 1, "metrics": metrics}
         save_checkpoint(path, content)
 
     def _start_averaging(self) -> None:
@@ -388,6 +389,14 @@ def set_temperature(model: nn.Module, tau: float | None) -> None:
         for module in model.modules():
             if isinstance(module, Gated):
                 module.tau = tau
+
+
+def set_noise(model: nn.Module, noise_p: float | None) -> None:
+    """Gives every gated layer of `model` that has noise the share `noise_p`; None leaves them as they are."""
+    if noise_p is not None:
+        for module in model.modules():
+            if isinstance(module, Gated):
+                module.set_noise(noise_p)
 
 
 def _generator(seed: int, stage: str, epoch: int) -> torch.Generator:
