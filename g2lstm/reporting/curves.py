@@ -21,13 +21,14 @@ Points = list[tuple[float, float]]
 
 def draw_curves(groups: Groups, title: str) -> Figure | None:
     """The metric on valid over epochs, one line a run; None where no run was validated twice."""
-    metric = metric_of(groups)
+    metric, how = metric_of(groups), next(iter(groups.values()))[0].config.task_class.epoch_variant
 
     def curve(run: Run) -> Points:
         return [(one["epoch"], one[metric.name]) for one in _records(run, "valid", metric.name)]
 
     curves = {name: list(map(curve, runs)) for name, runs in groups.items()}
-    return _drawn(curves, "epoch", f"validation {metric_label(metric.name)}", title, metric.lower_is_better)
+    label = f"validation {metric_label(metric.name)}" + (f" ({how})" if how else "")
+    return _drawn(curves, "epoch", label, title, metric.lower_is_better)
 
 
 def draw_training(groups: Groups, title: str) -> Figure | None:

@@ -34,7 +34,7 @@ def draw_histograms(rows: list[Row], layer: str, bins: int) -> Figure:
         if len(shares) > 1:
             axes.stairs(shares.max(0), edges, baseline=shares.min(0), fill=True, color="black", alpha=0.5)
 
-    figure, _ = _drawn(chosen, _titles(chosen), bars)
+    figure, _ = _drawn(chosen, _titles(chosen, ", dark: their range"), bars)
     figure.suptitle(f"Gate values of {layer} in test, {bins} bins\n{text_read(chosen[0])}", fontsize="medium")
     return figure
 
@@ -94,11 +94,11 @@ def _drawn(
     return figure, panels
 
 
-def _titles(rows: list[Row]) -> dict[str, str]:
-    """Each gate's label in lines that fit a panel, with the number of its seeds."""
+def _titles(rows: list[Row], of_seeds: str = "") -> dict[str, str]:
+    """Each gate's label in lines that fit a panel, with the number of its seeds and what is said of several."""
     titles = {}
     for gate in dict.fromkeys(row["gate"] for row in rows):
         lines = [line for part in gate_label(gate).replace(" (", "\n(").splitlines() for line in wrap(part, 24)]
         seeds = len({row["run"] for row in rows if row["gate"] == gate})
-        titles[gate] = "\n".join([*lines, *([f"{seeds} seeds"] if seeds > 1 else [])])
+        titles[gate] = "\n".join([*lines, *([f"{seeds} seeds{of_seeds}"] if seeds > 1 else [])])
     return titles

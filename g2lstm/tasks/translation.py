@@ -123,7 +123,8 @@ class TranslationTask:
     FILES: ClassVar[tuple[str, ...]] = ("subwords.json", "text.json")
     metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False, beside=scores.BESIDE)
     variants: ClassVar[tuple[str, ...]] = ("",)
-    epoch_variant: ClassVar[str] = "glance"  # to translate all of valid after each epoch would take as long as the epoch
+    # To translate all of valid after each epoch would take as long as the epoch.
+    epoch_variant: ClassVar[str] = f"greedy, first {GLANCE:,}"
     gate_variant: ClassVar[str] = "forced"
 
     subwords: Subwords
@@ -247,7 +248,7 @@ class TranslationTask:
     ) -> Evaluation:
         """The loss of the references, and the scores of translations.
 
-        Variants are "" for the beam of `eval`, "glance", which translates the first `GLANCE` sentences greedily, and
+        Variants are "" for the beam of `eval`, `epoch_variant`, which translates the first `GLANCE` sentences greedily, and
         "forced", in which nothing is translated.
         """
         losses = self._reference_losses(model, split, limit, reading)

@@ -357,6 +357,27 @@ def test_the_legend_fits_its_figure(names: list[str]) -> None:
         plt.close(figure)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_bands_are_explained_where_there_are_any(seeds: int) -> None:
+    about = {
+        "metric": "perplexity",
+        "variant": "",
+        "split": "test",
+        "limit": None,
+        "lower_is_better": True,
+        "gate": "sigmoid",
+    }
+    rows = [
+        about | {"run": f"seed{seed}", "setting": setting, "value": 80.0 + seed, "rank": rank, "bits_per_gate_parameter": rank}
+        for seed in range(seeds) for setting, rank in (("original", 32), ("svd:8", 8), ("svd:4", 4))
+    ]  # fmt: skip
+    for figure in figures(rows).values():
+        (axes,) = figure.axes
+        assert (len(axes.collections) > 0) == (seeds == 2)
+        assert axes.get_xlabel().endswith("bands: ± standard deviation over seeds") == (seeds == 2)
+        plt.close(figure)
+
+
 def test_a_way_to_evaluate_without_settings_of_a_figure_has_no_panel_there() -> None:
     about = {"metric": "perplexity", "split": "test", "limit": None, "lower_is_better": True, "gate": "sigmoid", "run": "a"}
     settings = {"": ("original", "svd:8"), "cache": ("original", "bits:4")}

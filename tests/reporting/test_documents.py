@@ -245,6 +245,16 @@ def test_curves_are_drawn_without_what_is_no_number(record_run, tmp_path) -> Non
     assert draw_curves({"gumbel": groups["gumbel"]}, "x") is None
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "label"),
+    [("builtin", "perplexity", "validation perplexity"), ("numbers", "bleu", "validation BLEU (greedy, first 1,000)")],
+)
+def test_a_curve_says_how_it_was_evaluated(record_run, tmp_path, task, metric, label) -> None:
+    curve = [{"kind": "valid", "epoch": epoch, "step": epoch, "loss": 1.0, metric: 20.0 + epoch} for epoch in (1, 2)]
+    run = Run.open(record_run(tmp_path / task, 1, f"task={task}", curve=curve))
+    assert draw_curves({"gumbel": [run]}, "x").axes[0].get_ylabel() == label
+
+
 def test_long_curves_are_thinned_and_end_where_they_end(record_run, tmp_path) -> None:
     curve = [{"kind": "train", "epoch": 1, "step": step, "loss": 4.0} for step in range(1, 2001)]
     points = training(Run.open(record_run(tmp_path / "x", 1, "gate=gumbel", curve=curve)), math.exp)

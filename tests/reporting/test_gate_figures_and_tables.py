@@ -80,7 +80,7 @@ def test_figures_have_a_column_a_model_and_equal_axes(tmp_path) -> None:
         figure = draw_histograms(rows, "layers.0", bins)
         assert "First 1,000 sentences of train" in figure.get_suptitle()
         titles = [axes.get_title() for axes in figure.axes]
-        assert titles == ["plain LSTM\n2 seeds", "G2-LSTM\n(p 0.5)", "", ""]
+        assert titles == ["plain LSTM\n2 seeds, dark: their range", "G2-LSTM\n(p 0.5)", "", ""]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
         assert len(figure.axes[0].patches[0].get_data().values) == bins
     files = save_figure(figure, tmp_path, "histograms")
