@@ -368,7 +368,7 @@ def test_bands_are_explained_where_there_are_any(seeds: int) -> None:
         "gate": "sigmoid",
     }
     rows = [
-        about | {"run": f"seed{seed}", "setting": setting, "value": 80.0 + seed, "rank": rank, "bits_per_gate_parameter": rank}
+        about | {"run": f"seed{seed}", "setting": setting, "value": 80 + seed, "rank": rank, "bits_per_gate_parameter": rank}
         for seed in range(seeds) for setting, rank in (("original", 32), ("svd:8", 8), ("svd:4", 4))
     ]  # fmt: skip
     for figure in figures(rows).values():
