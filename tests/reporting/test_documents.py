@@ -92,6 +92,12 @@ def test_runs_of_two_precisions_or_texts_are_told(record_run, tmp_path) -> None:
     assert " Trained with products in bfloat16 and float32. Trained on 1,000 and 2,000 pairs: not the same text." in found
 
 
+@pytest.mark.parametrize("limit", ["null", 1500])
+def test_a_table_says_of_how_much_of_valid_and_test_it_is(record_run, tmp_path, limit) -> None:
+    record_run(tmp_path / "x", 1, "task=numbers", f"eval.limit={limit}")
+    assert ("Of the first 1,500 of valid and of test alone." in table(tmp_path / "x")) == (limit == 1500)
+
+
 @pytest.mark.parametrize("gates", [["gumbel", "sharpened"], ["sigmoid"], []])
 def test_losses_need_a_plain_lstm_and_another_gate(record_run, tmp_path, gates) -> None:
     for gate in gates:
