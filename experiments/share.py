@@ -26,6 +26,8 @@ def share(arguments: list[str]) -> int:
         raise UserError("set out=DIR to write a folder, or repository=USER/NAME to upload it: one of the two")
     if options.private and options.repository is None:
         raise UserError("private=true is of a repository: set repository=USER/NAME, or leave it out")
+    if options.out is not None:
+        check_own(options.out)
     found = find_model(options.run, cli.overrides(options))
     with blamed(found):
         model: Any = found.deployed if isinstance(found, StoredModel) else deploy_run(found, Method())
@@ -33,9 +35,8 @@ def share(arguments: list[str]) -> int:
             task = found.task()
             evaluated = evaluate_model(task, running(model, task, build_device(found.config.run.device)), ("valid", "test"))
             model = replace(model, notes=model.notes | {"evaluated": evaluated})
-    card = {"name": options.repository or options.out.resolve().name, "license": options.license}
+    card = {"name": options.repository or options.out.absolute().name, "license": options.license}
     if options.out is not None:
-        check_own(options.out)
         own = options.out / "README.md"
         stays = _said_of(own, options.license) if own.exists() else ""
         HubModel.of(model).save_pretrained(options.out, model_card_kwargs=card)

@@ -37,7 +37,9 @@ def tables(arguments: list[str]) -> int:
         return 0
     if not options.results.is_dir():
         raise UserError(f"no folder {options.results}: train with record=true first")
-    own = options.results.resolve() == ROOT / "results"  # of which the documents speak
+    own = options.results.resolve() == (ROOT / "results").resolve()  # of which the documents speak
+    if options.check and not own:
+        raise UserError(f"check=true compares the documents with results/, not with {options.results}: leave one out")
     stale = fill(DOCUMENTS, options.results, write=not options.check) if own else []
     if options.check and stale:
         names = ", ".join(path.relative_to(ROOT).as_posix() for path in stale)

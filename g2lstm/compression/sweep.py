@@ -52,10 +52,12 @@ def of_one_target(rows: list[Row]) -> list[Row]:
 
     Of rows that say the same of one run the first: others are of another text, or of other options of the evaluation.
     """
-    rows = list({_identity(row): row for row in reversed(rows)}.values())[::-1]
-    compressed = [row for row in rows if row["setting"] != ORIGINAL]
+    first: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        first.setdefault(_identity(row), row)
+    compressed = [row for row in first.values() if row["setting"] != ORIGINAL]
     chosen = [row for row in compressed if all(row[name] == compressed[0][name] for name in ("gates", "matrices", "layers"))]
-    return [row for row in rows if row["setting"] == ORIGINAL] + chosen
+    return [row for row in first.values() if row["setting"] == ORIGINAL] + chosen
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def sample(logits: np.ndarray, *, temperature: float = 1.0, top_k: int = 0, seed
     with np.errstate(over="ignore"):  # infinite then
         heat = np.float32(temperature)
     if not 0 <= heat < np.inf:
-        raise UserError("the temperature must be a number >= 0")
+        raise UserError(f"the temperature must be a number >= 0, got {temperature}")
     if top_k < 0:
-        raise UserError("top_k must be a number >= 0")
+        raise UserError(f"top_k must be a number >= 0, got {top_k}")
     if not np.isfinite(logits).all():
         raise UserError("a logit is not finite")
     if heat == 0:

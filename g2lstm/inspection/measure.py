@@ -199,11 +199,11 @@ def joined(shares: Sequence[float], bins: int) -> list[float]:
 
 
 def _about(run: Run, name: str, model: nn.Module) -> Row:
-    """What every row says of a run; the temperature is the present one of its best weights."""
+    """What every row says of a run: the temperature that its best weights have, and the share of noise that it was given."""
     layer = next(iter(gated_layers(model)), None)
     row = {"run": run.path.as_posix(), "gate": name, "seed": run.seed, "weights": run.weights}
     tau = layer.tau if layer is not None and has_temperature(layer.gate) else None
-    return row | {"tau": tau, "noise_p": getattr(layer and layer.gate, "noise_p", None)}
+    return row | {"tau": tau, "noise_p": getattr(run.config.gate, "noise_p", None)}
 
 
 def _named(store: Store, key: str, run: Run, name: str) -> list[Row]:

@@ -43,7 +43,8 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
     above = 0.35 + (0.085 * longest if slanted else 0.1)  # inches for the words
     heights = [high_row * len(labels), *(0.17 * len(reading.source) for reading in looking)]
     tall = sum(heights) + above + 0.4 * len(looking)
-    size = (1.6 + 0.085 * broad + 0.44 * max(widest, 6), 0.7 + tall * len(starts))
+    wide = 0.44 * max(widest, 6)  # inches of the panels
+    size = (1.6 + 0.085 * broad + wide, 0.7 + tall * len(starts))
     figure, panels = grid(len(heights) * len(starts), 1, size, height_ratios=heights * len(starts))
     lines = panels.reshape(len(starts), len(heights))
     for (axes, *below), start in zip(lines, starts, strict=True):
@@ -60,7 +61,7 @@ def draw_heatmap(readings: list[Reading]) -> Figure:
             weights = reading.attention[start : start + widest].T.numpy()  # (S, words)
             grey = place.imshow(_widened(weights, widest), vmin=0, vmax=1, cmap="Greys", aspect="auto")
             looks = f"{gate_label(reading.gate)} looks at, to say the next {reading.unit}"
-            title = wrap(looks, int(0.44 * max(widest, 8) / 0.08), break_on_hyphens=False)
+            title = wrap(looks, int(wide / 0.08), break_on_hyphens=False)
             place.set_title("\n".join(title), fontsize="small", loc="left")
             place.set_xticks([])
             place.set_yticks(range(len(reading.source)), reading.source, fontsize=7, parse_math=False)

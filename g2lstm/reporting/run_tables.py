@@ -122,9 +122,10 @@ def run_table(groups: Groups, published: Published = MappingProxyType({})) -> st
         text += f" Trained with products in {' and '.join(sorted(precisions))}."
     if len(texts := {s["train_pairs"] for s in summaries if "train_pairs" in s}) > 1:
         text += f" Trained on {' and '.join(f'{pairs:,}' for pairs in sorted(texts))} pairs: not the same text."
-    evaluations = (run.own_config.values.get("eval") or {} for runs in groups.values() for run in runs)
-    if limits := {found["limit"] for found in evaluations if found.get("limit")}:
-        text += f" Of the first {' or '.join(f'{limit:,}' for limit in sorted(limits))} of valid and of test alone."
+    limits = [(run.own_config.values.get("eval") or {}).get("limit") for runs in groups.values() for run in runs]
+    if some := [limit for limit in limits if limit]:
+        which = "Evaluated" if len(some) == len(limits) else f"{len(some)} of the {len(limits)} runs evaluated"
+        text += f" {which} on the first {_all_of(f'{limit:,}' for limit in some)} pairs of valid and of test alone."
     if moved := sum(bool(s.get("resumed_on_another_environment")) for s in summaries):
         text += f" {moved} of the {len(summaries)} runs went on elsewhere (`environment.json`); their time means nothing."
     return markdown(lines, text)

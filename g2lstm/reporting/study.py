@@ -5,7 +5,7 @@ Reads what experiments/compression_sweep.py and experiments/gate_histograms.py w
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -15,14 +15,13 @@ from g2lstm.compression import sweep
 from g2lstm.compression.methods import ORIGINAL, Method
 from g2lstm.errors import UserError
 from g2lstm.inspection.measure import ALL, BLOCK_NAMES, of_one_text, recorded_rows
-from g2lstm.reporting.figures import COLOURS, MARKERS, MORE_LINES, grid
+from g2lstm.reporting.figures import grid, looks
 from g2lstm.reporting.paired import difference
 from g2lstm.reporting.sweeps import lower_is_better
 from g2lstm.reporting.tables import SPREAD, markdown, metric_label, spread
 from g2lstm.runs.store import Row
 
 CUT = "gates cut to 0 or 1"
-LINES = (*((COLOURS[gate], MARKERS[gate]) for gate in COLOURS), *MORE_LINES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def read(results: Path, name: str) -> list[Measured]:
             raise UserError(f"no {path}: python experiments/{command} runs='runs/{name}/*' out={path.parent} writes it")
     rows = [row for row in sweep.open_store(swept).all() if row["split"] == "test" and row.get("limit") is None]
     names, found = list(dict.fromkeys(row["run"] for row in rows)), []
-    rows, of_gates = sweep.of_one_target(rows), of_one_text(recorded_rows(gates.parent, "gates", "metric"))
+    rows, of_gates = sweep.of_one_target(rows), of_one_text(_of_valid(recorded_rows(gates.parent, "gates", "metric")))
     try:
         for name in names:
             if mine := [row for row in of_gates if row["run"] == name]:
@@ -69,8 +68,14 @@ def read(results: Path, name: str) -> list[Measured]:
         text = f"{swept} or {gates} lacks what a study needs ({error!r})"
         raise UserError(f"{text}: compression_sweep.py writes it, and gate_histograms.py with metric=valid") from None
     if not found:
-        raise UserError(f"{swept} and {gates} have no run in common")
+        raise UserError(f"{swept} and {gates} have no run in common: gate_histograms.py with metric=valid measures gates")
     return sorted(found, key=lambda run: (run.tau != _usual_tau(found), -run.tau, run.p))
+
+
+def _of_valid(rows: list[Row]) -> list[Row]:
+    """Without the measurements whose metric is of another split."""
+    others = {row["key"] for row in rows if row["kind"] == "metric" and row.get("split", "valid") != "valid"}
+    return [row for row in rows if row["key"] not in others]
 
 
 def _measured(swept: list[Row], gates: list[Row]) -> Measured:
@@ -79,7 +84,7 @@ def _measured(swept: list[Row], gates: list[Row]) -> Measured:
     metric, sign = metric_label(plain[0]["metric"]), 1 if all(map(lower_is_better, plain)) else -1
     values = {row["setting"]: row["value"] for row in plain}
     original = values.pop(ORIGINAL)
-    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric" and row.get("split", "valid") == "valid"}
+    valid = {row["mode"]: row["value"] for row in gates if row["kind"] == "metric"}
     losses = {Method.parse(name).label: sign * (value - original) for name, value in values.items()}
     losses[CUT] = sign * (valid["hard"] - valid["test"])
     of_all = [row for row in gates if row["kind"] == "gates" and row["layer"] == ALL]
@@ -165,7 +170,7 @@ def draw(runs: list[Measured]) -> Figure:
     for line, (title, names) in zip(panels, _shown(runs).items(), strict=True):
         for axes, chosen in zip(line, columns.values(), strict=True):
             places = sorted({place for place, _ in chosen})
-            for name, (colour, marker) in zip(names, cycle(LINES), strict=False):
+            for name, (colour, marker) in looks(names).items():
                 groups = [[values[title][name] for place, values in chosen if place == x] for x in places]
                 bars = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
                 means = list(map(mean, groups))

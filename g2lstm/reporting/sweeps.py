@@ -127,9 +127,9 @@ def _figure(rows: list[Row], axis: str) -> Figure:
     for axes, family in zip(panels[0], families, strict=True):
         several = any("+" in row["setting"] for row in rows if _belongs(row, family))
         axes.set_title(FAMILIES[family] + (" (hollow: in several steps)" if several else ""), fontsize="medium")
-    several = len({row["run"] for row in rows}) > len({row["gate"] for row in rows})
+    seeds = len({row["run"] for row in drawn}) > len({row["gate"] for row in drawn})
     for axes in panels[-1]:
-        axes.set_xlabel(AXES[axis] + ("\nbands: ± standard deviation over seeds" if several else ""))
+        axes.set_xlabel(AXES[axis] + ("\nbands, bars: ± standard deviation over seeds" if seeds else ""))
     handles: dict[str, Any] = {}
     for axes in panels.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

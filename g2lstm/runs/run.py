@@ -132,7 +132,7 @@ def load_weights(model: nn.Module, path: Path, identity: str) -> nn.Module:
     try:
         model.load_state_dict(content["model"])
         set_temperature(model, content["tau"])
-        set_noise(model, content.get("noise_p"))  # which earlier files don't tell
+        set_noise(model, content.get("noise_p"))  # None where it has no schedule; earlier files don't tell
     except (KeyError, RuntimeError, ValueError, TypeError):
         raise UserError(f"{path} does not fit the run's config.yaml: put back the one of its own run") from None
     return model.eval()

@@ -39,6 +39,7 @@ IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 SEARCHED = 320  # hypotheses that are searched at a time
+ENGLISH = ("en", "eng", "english", "target")  # as a side is called; the last says nothing of its language
 GLANCE = 1000  # sentences of valid that are translated after an epoch
 
 
@@ -124,7 +125,7 @@ class TranslationTask:
     metric: ClassVar[Metric] = Metric("bleu", "subwords", lower_is_better=False, beside=scores.BESIDE)
     variants: ClassVar[tuple[str, ...]] = ("",)
     # To translate all of valid after each epoch would take as long as the epoch.
-    epoch_variant: ClassVar[str] = f"greedy, first {GLANCE:,}"
+    epoch_variant: ClassVar[str] = f"greedy, up to {GLANCE:,} pairs"
     gate_variant: ClassVar[str] = "forced"
 
     subwords: Subwords
@@ -189,7 +190,7 @@ class TranslationTask:
         """The word that a sub-word starts, without the mark of a start and Moses' escapes; None where it is not English."""
         if label == "</s>":
             return EOS
-        if self.form.languages[1] not in ("en", "target"):  # the second says nothing of the language
+        if self.form.languages[1] not in ENGLISH:
             return None
         return html.unescape(label[1:]) or None if label.startswith("\u2581") else None
 

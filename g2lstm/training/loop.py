@@ -42,7 +42,7 @@ class Position:
     epoch_loss: float = 0.0
     epoch_count: float = 0.0
     tau: float | None = None  # the gates' present temperature
-    noise_p: float | None = None  # and their share of noise
+    noise_p: float | None = None  # and their share of noise, where that has a schedule
     averaging: bool = False
     best: float = math.inf
     best_epoch: int = 0  # of both stages together, as `evaluated_epochs`
@@ -156,7 +156,7 @@ class Trainer:
         if settings.temperature is not None:
             self.at.tau = settings.temperature(whole)
             set_temperature(self.model, self.at.tau)
-        if settings.noise_p is not None:
+        if settings.noise_p is not None and settings.noise_p_schedule != "constant":
             self.at.noise_p = noise_share(settings.noise_p, settings.noise_p_schedule, whole)
             set_noise(self.model, self.at.noise_p)
         total, count, scale = torch.zeros((), device=self.device), 0.0, 0.0

@@ -265,6 +265,8 @@ def test_of_rows_that_say_the_same_of_a_run_the_first_are_read() -> None:
     assert [(row["run"], row["setting"], row["value"]) for row in found] == [
         ("a", "original", 1.0), ("a", "svd:1", 1.0), ("b", "svd:1", 2.0),
     ]  # fmt: skip
+    other = rows[1] | {"matrices": "recurrent"}
+    assert sweeping.of_one_target([rows[1], other, rows[3]]) == [rows[1]]
 
 
 def test_rows_of_an_earlier_version_are_read_and_replaced_by_their_successors(sweep, tmp_path) -> None:
@@ -374,7 +376,7 @@ def test_bands_are_explained_where_there_are_any(seeds: int) -> None:
     for figure in figures(rows).values():
         (axes,) = figure.axes
         assert (len(axes.collections) > 0) == (seeds == 2)
-        assert axes.get_xlabel().endswith("bands: ± standard deviation over seeds") == (seeds == 2)
+        assert axes.get_xlabel().endswith("bands, bars: ± standard deviation over seeds") == (seeds == 2)
         plt.close(figure)
 
 

@@ -233,7 +233,7 @@ def test_a_value_out_of_range_is_told_before_anything_is_done(capsys, command, o
         ("threads=100000", "threads must be at most 1024, got 100000"),
         ("optimizer.lr=inf", "optimizer.lr must be finite, got inf"),
         ("seed=-1", "seed must be at least 0, got -1"),
-        ("model.engine=triton", "triton"),
+        ("model.engine=triton", "the triton engine runs on CUDA, not on cpu"),
         (f"run_dir={LONG}", LONG),
         (f"hydra.run.dir={LONG}", LONG),
         ("hydra/launcher=nope", "hydra/launcher=nope is not installed"),

@@ -95,7 +95,10 @@ def test_runs_of_two_precisions_or_texts_are_told(record_run, tmp_path) -> None:
 @pytest.mark.parametrize("limit", ["null", 1500])
 def test_a_table_says_of_how_much_of_valid_and_test_it_is(record_run, tmp_path, limit) -> None:
     record_run(tmp_path / "x", 1, "task=numbers", f"eval.limit={limit}")
-    assert ("Of the first 1,500 of valid and of test alone." in table(tmp_path / "x")) == (limit == 1500)
+    said = " on the first 1,500 pairs of valid and of test alone."
+    assert (f"Evaluated{said}" in table(tmp_path / "x")) == (limit == 1500)
+    record_run(tmp_path / "x", 2, "task=numbers")
+    assert (f"1 of the 2 runs evaluated{said}" in table(tmp_path / "x")) == (limit == 1500)
 
 
 @pytest.mark.parametrize("gates", [["gumbel", "sharpened"], ["sigmoid"], []])
@@ -253,7 +256,7 @@ def test_curves_are_drawn_without_what_is_no_number(record_run, tmp_path) -> Non
 
 @pytest.mark.parametrize(
     ("task", "metric", "label"),
-    [("builtin", "perplexity", "validation perplexity"), ("numbers", "bleu", "validation BLEU (greedy, first 1,000)")],
+    [("builtin", "perplexity", "validation perplexity"), ("numbers", "bleu", "validation BLEU (greedy, up to 1,000 pairs)")],
 )
 def test_a_curve_says_how_it_was_evaluated(record_run, tmp_path, task, metric, label) -> None:
     curve = [{"kind": "valid", "epoch": epoch, "step": epoch, "loss": 1.0, metric: 20.0 + epoch} for epoch in (1, 2)]
@@ -274,6 +277,7 @@ def test_long_curves_are_thinned_and_end_where_they_end(record_run, tmp_path) ->
         (["results=none"], "no folder none: train with record=true first"),
         (["losses=true"], "losses= and margin= are of runs: set runs="),
         (["margin=1"], "losses= and margin= are of runs: set runs="),
+        (["results=.", "check=true"], "check=true compares the documents with results/"),
         (["runs=a", "check=true"], "check=true is of the documents: leave it out"),
         (["runs=a", "margin=0"], "margin must be a number above 0, got 0"),
     ],

@@ -82,11 +82,12 @@ def test_cut_gates_are_read_of_valid_alone(tmp_path) -> None:
     path = folder / "gates/x/gates.json"
     rows = json.loads(path.read_text())
     of_test = [
-        row | {"split": "test", "value": 0.0, "key": f"test of {row['key']}"} for row in rows if row["kind"] == "metric"
+        row | {"key": f"test of {row['key']}"} | ({"split": "test", "value": 0.0} if row["kind"] == "metric" else {})
+        for row in rows
     ]
-    path.write_text(json.dumps(rows + of_test))
+    path.write_text(json.dumps(of_test + rows))  # the last measurement comes first
     assert table(read(folder, "x")) == table(read(written(tmp_path / "other", STUDY), "x"))
-    path.write_text(json.dumps([row for row in rows if row["kind"] != "metric"] + of_test))
+    path.write_text(json.dumps(of_test))
     with pytest.raises(UserError, match=r"gate_histograms\.py with metric=valid"):
         read(folder, "x")
 
@@ -96,7 +97,8 @@ def test_all_lines_are_drawn_however_many(tmp_path) -> None:
     for run in runs:
         run.panels["loss of perplexity"].update({f"setting {number}": 1.0 for number in range(12)})
     figure = draw(runs)
-    assert len(figure.axes[2].containers) == 3 + 12
+    handles = [bars.lines[0] for bars in figure.axes[2].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in handles}) == len(handles) == 3 + 12
     plt.close(figure)
 
 
