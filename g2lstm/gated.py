@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from g2lstm import gates
 from g2lstm.engines.precision import accumulation_dtype
@@ -97,3 +97,19 @@ def can_meet(x: Tensor, weight: Tensor, hx: tuple[Tensor, Tensor] | None, sizes:
     if autocast_dtype(x) is not None:
         return all(tensor.dtype in AUTOCAST_TAKES for tensor in (weight, h, c))
     return x.dtype == weight.dtype == h.dtype and c.dtype in (x.dtype, accumulation_dtype(x.dtype))
+
+
+def set_temperature(model: nn.Module, tau: float | None) -> None:
+    """Gives every gated layer of `model` the temperature `tau`; None leaves them as they are."""
+    if tau is not None:
+        for module in model.modules():
+            if isinstance(module, Gated):
+                module.tau = tau
+
+
+def set_noise(model: nn.Module, noise_p: float | None) -> None:
+    """Gives every gated layer of `model` that has noise the share `noise_p`; None leaves them as they are."""
+    if noise_p is not None:
+        for module in model.modules():
+            if isinstance(module, Gated):
+                module.set_noise(noise_p)

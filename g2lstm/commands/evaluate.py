@@ -87,9 +87,10 @@ def find_models(text: str, overrides: dict[str, Any]) -> list[Run | StoredModel]
     """The runs and the compressed models that comma-separated names and patterns name."""
     found: list[Run | StoredModel] = []
     for name in text.split(","):
-        files = [Path(path) for path in sorted(glob.glob(name)) if Path(path).is_file()]  # noqa: PTH207
+        matches = [Path(path) for path in sorted(glob.glob(name))]  # noqa: PTH207
+        files = [path for path in matches if path.is_file()]
         models = [path for path in files if path.suffix == ".g2" or str(path) == name]  # of a pattern no other files
         found += [StoredModel(path, overrides) for path in models]
-        if not models or any(Path(path, "config.yaml").is_file() for path in glob.glob(name)):  # noqa: PTH207
+        if not models or any((path / "config.yaml").is_file() for path in matches):
             found += find_runs(name, overrides)
     return found

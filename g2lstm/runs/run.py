@@ -15,11 +15,11 @@ from torch import nn
 
 from g2lstm.errors import UserError
 from g2lstm.files import read_text
+from g2lstm.gated import set_noise, set_temperature
 from g2lstm.runs.config import Config, named_overrides
 from g2lstm.runs.device import build_device
 from g2lstm.training.checkpoint import load_checkpoint
 from g2lstm.training.folder import RunFolder
-from g2lstm.training.loop import set_noise, set_temperature
 
 LONGEST_LABEL = 40
 Overrides = Mapping[str, Any]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from g2lstm.errors import UserError
 from g2lstm.files import write_atomically
-from g2lstm.gated import Gated
+from g2lstm.gated import set_noise, set_temperature
 from g2lstm.gates import noise_share
 from g2lstm.training import workers
 from g2lstm.training.checkpoint import load_checkpoint, save_checkpoint
@@ -381,22 +381,6 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-
-
-def set_temperature(model: nn.Module, tau: float | None) -> None:
-    """Gives every gated layer of `model` the temperature `tau`; None leaves them as they are."""
-    if tau is not None:
-        for module in model.modules():
-            if isinstance(module, Gated):
-                module.tau = tau
-
-
-def set_noise(model: nn.Module, noise_p: float | None) -> None:
-    """Gives every gated layer of `model` that has noise the share `noise_p`; None leaves them as they are."""
-    if noise_p is not None:
-        for module in model.modules():
-            if isinstance(module, Gated):
-                module.set_noise(noise_p)
 
 
 def _generator(seed: int, stage: str, epoch: int) -> torch.Generator:
