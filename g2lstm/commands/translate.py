@@ -76,8 +76,7 @@ def translate_lines(
                 strange += 1
                 if strange <= MOST_TOLD:
                     say(f"line {number} has characters that the training text has not, read as <unk>: {quoted(unknown)}")
-        drawing = figures is not None and drawn < MOST_FIGURES
-        found = task.translate(models, [line for _, line in part], search, n_best=n_best, attention=drawing)
+        found = task.translate(models, [line for _, line in part], search, n_best=n_best)
         for (number, line), best in zip(part, found, strict=True):
             if best is None:
                 refused += 1
@@ -86,7 +85,7 @@ def translate_lines(
                 best = []
             shown = [(text, hypothesis.score) for text, hypothesis in best]
             shown += [("", -math.inf)] * (n_best - len(shown))  # as many lines for each, also where a search finds fewer
-            out.writelines((f"{score:.4f}\t{text}" if scores else text) + "\n" for text, score in shown)
+            out.writelines((f"{score:.6g}\t{text}" if scores else text) + "\n" for text, score in shown)
             if figures is not None and drawn < MOST_FIGURES and best and best[0][1].tokens:
                 labels = task.attention_labels(line, best[0][1])
                 if max(map(len, labels)) > MOST_LABELS:
@@ -94,7 +93,9 @@ def translate_lines(
                     continue
                 drawn += 1
                 labelled += chain(*labels)
-                save_figure(draw_attention(best[0][1].attention, *labels), figures, f"attention-{number}")
+                # Searched again, alone: attention is kept for each step of each hypothesis, which is much for many lines.
+                ((_, hypothesis), *_) = task.translate(models, [line], search, attention=True)[0]
+                save_figure(draw_attention(hypothesis.attention, *labels), figures, f"attention-{number}")
         out.flush()
     if strange > MOST_TOLD:
         say(f"{strange:,} lines have such characters, the first {MOST_TOLD} of which were told")

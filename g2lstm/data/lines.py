@@ -24,6 +24,12 @@ _REMEMBERED = 1 << 24  # bytes of a file from which on its digest is kept, so th
 _BLOCK = 5_000  # lines that a process tokenises at a time
 _MOST_PROCESSES = 16
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b]")  # as the Moses tokeniser strips them, but for white space
+_LANGUAGES = {
+    "ces": "cs", "cze": "cs", "deu": "de", "dut": "nl", "ell": "el", "eng": "en", "est": "et", "fin": "fi", "fra": "fr",
+    "fre": "fr", "ger": "de", "gle": "ga", "gre": "el", "hun": "hu", "ice": "is", "isl": "is", "ita": "it", "jpn": "ja",
+    "kor": "ko", "lav": "lv", "lit": "lt", "nld": "nl", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru",
+    "slk": "sk", "slo": "sk", "slv": "sl", "spa": "es", "swe": "sv", "tam": "ta", "zho": "zh", "chi": "zh",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,9 +199,23 @@ def _read_whole(path: Path) -> tuple[str, int]:
 
 
 def looks_tokenised(lines: Iterable[str]) -> bool:
-    """Whether most sentences that end in a full stop, question or exclamation mark have a space before it."""
-    ends = [line[-2:-1] for line in lines if line[-1:] in (".", "?", "!")]
+    """Whether most sentences that end in a full stop have a space before it; before other marks French has one too."""
+    ends = [line[-2:-1] for line in lines if line[-1:] == "."]
     return ends.count(" ") * 2 > len(ends)
+
+
+def moses_language(name: str) -> str:
+    """The language whose Moses rules are used for a side that is called so: `en`, `eng`, `English` and `en_US` are `en`.
+
+    For a name that says nothing, as `source`, and a language without rules of its own these are the English ones, whose
+    tokeniser and detokeniser at least undo each other.
+    """
+    from sacremoses.corpus import NonbreakingPrefixes
+
+    rules = NonbreakingPrefixes().available_langs  # by name
+    code = re.split("[-_.]", name.lower())[0]
+    code = rules.get(code, _LANGUAGES.get(code, code))
+    return code if code in {*rules.values(), "ja", "ko", "zh"} else "en"
 
 
 def tokenize(lines: Sequence[str], language: str, *, lower: bool = False) -> list[str]:
@@ -204,10 +224,11 @@ def tokenize(lines: Sequence[str], language: str, *, lower: bool = False) -> lis
     def of_block(block: Sequence[str]) -> list[str]:  # a local function goes to other processes without our imports
         from sacremoses import MosesTokenizer
 
-        moses = MosesTokenizer(language)
+        moses = MosesTokenizer(code)
         return [moses.tokenize(line, return_str=True) for line in block]
 
     _need_moses()
+    code = moses_language(language)
     if len(lines) <= 2 * _BLOCK:
         tokenised = of_block(lines)
     else:
@@ -224,7 +245,7 @@ def detokenize(lines: Iterable[str], language: str) -> list[str]:
     _need_moses()
     from sacremoses import MosesDetokenizer
 
-    moses = MosesDetokenizer(language)
+    moses = MosesDetokenizer(moses_language(language))
     return [moses.detokenize(line.split()) for line in lines]
 
 

@@ -262,6 +262,8 @@ def _open(name: str, split: str, folder: Path, stem: str, languages: tuple[str, 
         return text
     pairs = (COUNTS[name][split] if name in COUNTS else HELD_OUT.get(name, {})).get(stem)
     words = WORDS.get(name, {}).get(stem)
+    if words and languages == known_source(name).languages[::-1]:
+        words = words[::-1]
     wrong = None
     if pairs and text.pairs not in pairs:
         of_split = f" with data.split={split}" if name in COUNTS else ""

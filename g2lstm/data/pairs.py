@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain, islice
@@ -113,6 +113,10 @@ def cached_pairs(folder: Path, text: Text, encode: Encode, *, longest: int | Non
     paths = [folder / f"{number:05}.arrow" for number in range(math.ceil(text.pairs / SHARD))]
     absent = {path for path in paths if not path.is_file()}
     if absent:
+        for left in folder.glob(".*.arrow.*"):  # by what was killed; younger ones may be written just now
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 3600:
+                    left.unlink()
         named = ((path, block) for path, block in zip(paths, _blocks(text.read()), strict=True) if path in absent)
         _write(named, len(absent), encode, longest)
     return Pairs.of(paths)

@@ -5,6 +5,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -165,13 +167,15 @@ def _form(
 
 
 def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:16]
+    """Of what something is made from, the libraries among it."""
+    versions = [version(package) for package in ("sacremoses", "tokenizers") if find_spec(package)]
+    return hashlib.sha256(json.dumps([*map(str, parts), *versions]).encode()).hexdigest()[:16]
 
 
 def _learn(train: Text, form: TextForm, size: int, joint: bool, *, keep: bool) -> Subwords:
     path = cache_folder("parallel") / f"subwords-{_key(train.digest, form, size, joint)}.json"
     if keep and path.is_file():
-        return Subwords.parse(read_text(path), where=str(path))
+        return Subwords.parse(read_text(path), where=str(path), advice="delete it")
     step = math.ceil(train.pairs / (_SAMPLE if keep else _SAMPLE_NUMBERS))
 
     def lines(side: int) -> Iterator[str]:

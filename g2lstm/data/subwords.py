@@ -131,7 +131,9 @@ class Subwords:
         return _digest(self.text())
 
     @classmethod
-    def parse(cls, text: str, *, where: str = "subwords.json") -> "Subwords":
+    def parse(
+        cls, text: str, *, where: str = "subwords.json", advice: str = "copy it again from its run, or rerun"
+    ) -> "Subwords":
         """Reads what `text` gave.
 
         Raises:
@@ -146,7 +148,7 @@ class Subwords:
             if len(sides) not in (1, 2) or any(side.first(len(SPECIALS)) != SPECIALS for side in sides):
                 raise ValueError("no vocabulary with the special sub-words first")
         except Exception as error:  # the library raises bare ones
-            raise UserError(f"{where} has no whole sub-words ({error}): copy it again from its run, or rerun") from None
+            raise UserError(f"{where} has no whole sub-words ({error}): {advice}") from None
         found = cls(sides[0], sides[-1])
         found.__dict__["digest"] = _digest(text)  # to write it again takes as long as to read it
         return found
@@ -179,7 +181,9 @@ def _train(lines: Iterable[str], size: int, what: str) -> "Tokenizer":
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     learner = library.Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    # No merge may spell a special sub-word, which the learner would take for the word itself.
+    apart = pre_tokenizers.Split(library.Regex("<(?=/?s>|pad>|unk>)"), "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), apart])
     learner.train_from_iterator(
         lines, trainers.BpeTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False)
     )

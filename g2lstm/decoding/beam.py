@@ -81,8 +81,8 @@ def beam_search(
         beam: hypotheses of a sentence at a time, at most `MOST_BEAM`; 1 is greedy.
         n_best: how many are returned, fewer where there are no more.
         length_penalty: a >= 0; 0 compares log-probabilities, 1 their mean over sub-words.
-        coverage_penalty: b >= 0, the price of source words that were looked at too little.
-        max_length: sub-words that a translation has at most, after which it ends; None is twice the source's and 10.
+        coverage_penalty: b >= 0, the price of source steps, `</s>` among them, that were looked at too little.
+        max_length: sub-words that a translation has at most, after which it ends; None is twice the source's steps and 10.
         attention: whether hypotheses have it.
 
     Raises:

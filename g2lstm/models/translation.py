@@ -86,7 +86,8 @@ class Translator(nn.Module):
         attention: "dot" or "additive".
         input_feeding: each step also reads the last one's deep output (Luong et al. 2015); no step can then run ahead.
         tied: the output layer's weight is its own ("none"), the target embedding ("target"), or also the source's ("all").
-        dropout: on non-recurrent connections (Zaremba et al. 2014).
+        dropout: on non-recurrent connections (Zaremba et al. 2014), but for the context that a conditional layer's second
+            step reads.
         word_dropout: share of sub-words dropped from each side's embedding in a forward pass.
         readout_dropout: on the deep output; as `dropout` where it is None.
         forget_bias: what is added to the forget gates' initial bias.

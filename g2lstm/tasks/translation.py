@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from g2lstm.data.batching import evaluation_batches, padded, padded_sources, padding_share, plan_batches
 from g2lstm.data.iwslt14 import cut_last_stop
 from g2lstm.data.lines import detokenize, tokenize
+from g2lstm.data.pair_sources import SOURCES
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
@@ -163,7 +164,7 @@ class TranslationTask:
 
     @cached_property
     def corpus(self) -> ParallelCorpus:
-        """The pairs; a UserError where they can't be had."""
+        """The pairs; a UserError where they can't be had. Whether they have Moses' tokens is their own matter."""
         return _load(self.config.data, self.subwords, self.form)
 
     @property
@@ -180,7 +181,10 @@ class TranslationTask:
 
     @property
     def published(self) -> Mapping[str, Mapping[str, float]]:
-        return {"iwslt14": IWSLT14, "wmt14": WMT14}.get(self.config.data.name, {})
+        data, tables = self.config.data, {"iwslt14": IWSLT14, "wmt14": WMT14}
+        if data.name not in tables or data.files or data.split != "mixer":
+            return {}
+        return tables[data.name] if self.form.languages == SOURCES[data.name].languages else {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -371,13 +375,14 @@ class TranslationTask:
 
     def _scores(self, texts: list[str], references: list[str], *, detokenise: bool) -> tuple[dict[str, float], Tensor]:
         """BLEU of tokenised text and the numbers of each sentence that it comes from, and with `detokenise` all scores."""
-        tokenised, language = list(self.form.target(references)), self.form.languages[1]
+        form = self.corpus.form
+        tokenised, language = list(form.target(references)), form.languages[1]
         statistics = scores.bleu_statistics(texts, tokenised)
         found = {"bleu": float(scores.bleu_of(statistics.double().sum(0)))}
         if self.config.data.name == "numbers":
             found["exact_match"] = 100 * sum(map(str.__eq__, texts, tokenised)) / len(texts)
         if detokenise:
-            plain = detokenize(tokenised, language) if self.form.tokenised or self.form.lowercase else references
+            plain = detokenize(tokenised, language) if form.tokenised or form.lowercase else references
             found |= scores.detokenised_scores(detokenize(texts, language), plain)
         return found, statistics
 
@@ -400,6 +405,8 @@ def _form_at_hand(data: DataConfig, subwords: Subwords, form: TextForm) -> TextF
 
 def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None) -> ParallelCorpus:
     options = values_of(data) | {"subwords": subwords}
-    options |= {} if form is None else asdict(form)
+    if form is not None:
+        options |= asdict(form) | {"tokenised": data.tokenised}
+        options |= {"extra": False} if data.files else {}  # of the text that it was trained on
     name, folder = options.pop("name"), options.pop("dir")
     return load_parallel(name, data_dir=folder, **options)

@@ -178,6 +178,24 @@ def test_raw_text_is_told_from_tokenised():
     assert looks_tokenised(["das ist gut .", "ja !", "Nr. 3"])
     assert not looks_tokenised(["Das ist gut.", "Ja!", "wirklich ?"])
     assert not looks_tokenised(["one", "two"])
+    assert not looks_tokenised(["Ça va ?", "Oui !", "Bon."])  # French
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "tokens"),
+    [
+        (
+            ("en", "eng", "English", "en_US", "target", "xx"),
+            "I don't know, it's late.",
+            "I don &apos;t know , it &apos;s late .",
+        ),
+        (("fr", "fra", "fre", "french", "fr-CA"), "Oui, j'ai l'eau.", "Oui , j&apos; ai l&apos; eau ."),
+    ],
+)
+def test_rules_of_a_language_are_found_by_its_names_and_those_of_no_language_undo_themselves(names, line, tokens):
+    for name in names:
+        assert tokenize([line], name) == [tokens]
+        assert detokenize([tokens], name) == [line]
 
 
 def test_moses_tokens_are_undone_again():

@@ -109,6 +109,16 @@ def test_what_was_interrupted_goes_on_with_the_first_missing_shard(tmp_path: Pat
     assert (tmp_path / "00000.arrow").stat().st_mtime_ns == first
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_now_is_not(tmp_path: Path):
+    left, written = (tmp_path / f".0000{n}.arrow.abc" for n in range(2))
+    for path in (left, written):
+        path.touch()
+    os.utime(left, (1e9, 1e9))
+    cached_pairs(tmp_path, text_of(PAIRS), encode)
+    assert not left.exists()
+    assert written.exists()
+
+
 def test_a_process_ends_with_the_one_that_was_killed():
     child = "import os, time; from g2lstm.data.pairs import end_with; end_with(os.getppid()); "
     child += "print('up', flush=True); time.sleep(90)"

@@ -238,6 +238,26 @@ def test_other_words_than_the_published_ones_are_refused(iwslt14: Path, monkeypa
         load("iwslt14")
 
 
+def test_a_corpus_may_be_read_in_the_other_direction(iwslt14: Path, monkeypatch: pytest.MonkeyPatch):
+    words = tuple(sum(len(pair[side].split()) for pair in SPLITS["test"]) for side in (0, 1))
+    monkeypatch.setitem(pair_sources.WORDS, "iwslt14", {"test": words})
+    monkeypatch.setattr(pair_sources, "looks_tokenised", lambda _: True)
+    there, back = load("iwslt14"), load("iwslt14", languages=("en", "de"))
+    assert words[0] != words[1]
+    assert back.lines["test"] == there.lines["test"][::-1]
+
+
+def test_kept_subwords_that_are_damaged_are_named_and_learned_again_without_them(tmp_path: Path):
+    folder = write(tmp_path / "mine", SPLITS)
+    first = load(data_dir=folder)
+    (kept,) = (tmp_path / "home").rglob("subwords-*.json")
+    kept.write_bytes(kept.read_bytes()[:100])
+    with refused(f"{kept.name} has no whole sub-words", ": delete it$"):
+        load(data_dir=folder)
+    kept.unlink()
+    assert load(data_dir=folder).subwords.digest == first.subwords.digest
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A local folder with parquet files as WMT14 has them on the Hub, in the place of that."""

@@ -87,6 +87,16 @@ def test_the_name_of_a_special_subword_in_a_text_is_only_text():
     assert subwords.decode([*ids, EOS]) == "a </s> <pad>"
 
 
+@pytest.mark.parametrize("mark", SPECIALS)
+def test_nor_is_it_within_a_word_of_many_lines(mark: str):
+    lines = [f"a{mark}b {line}" for line in ENGLISH]
+    subwords = Subwords.train(lines, lines, size=120, joint=True)
+    for text in (f"a{mark}b", f"b{mark}", mark, f"{mark}{mark}"):
+        (ids,) = subwords.encode_target([text])
+        assert min(ids) >= len(SPECIALS)
+        assert subwords.decode([*ids, EOS]) == text
+
+
 @pytest.mark.parametrize(("joint", "which"), [(True, "source and target text"), (False, "source text")])
 def test_a_vocabulary_larger_than_the_text_gives_is_told_with_what_it_gives(joint: bool, which: str):
     with pytest.raises(UserError) as error:

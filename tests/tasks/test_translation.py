@@ -161,6 +161,36 @@ def test_the_files_at_hand_may_have_other_tokens_and_endings(task, config):
     assert reopened(task, config, languages=None).form == task.form
 
 
+def test_raw_text_is_tokenised_where_a_run_of_tokens_is_evaluated_on_it(task, config, tmp_path):
+    raw = {}
+    for split in ("train", "valid", "test"):
+        sides = [tmp_path / f"{split}.{side}" for side in ("xx", "yy")]
+        for path in sides:
+            path.write_text("".join(f"da{path.suffix[1:]}, {word}.\n" for word in ("da", "de", "du")))
+        raw[split] = tuple(map(str, sides))
+    trained = replace(task, form=replace(task.form, tokenised=True))
+    data = replace(config.data, name="iwslt14", dir=None, files=raw, extra=True, tokenised=None)  # extra: as it was trained
+    read = TranslationTask.from_config(replace(config, data=data), gate=SigmoidGate(), device=CPU, files=trained.files())
+    assert read.form.tokenised
+    assert not read.corpus.form.tokenised
+    assert read.corpus.test.target(0).tolist() == read.subwords.encode_target(["dayy , da ."])[0]
+
+
+def test_the_papers_values_are_those_of_its_direction_and_split_alone(task):
+    def values(form=task.form, **data):
+        options = replace(task.config, data=replace(task.config.data, **{"files": None} | data))
+        return replace(task, config=options, form=form).published
+
+    german, english = (replace(task.form, languages=pair) for pair in (("de", "en"), ("en", "de")))
+    assert values(german, name="iwslt14")["sigmoid"] == {"test_bleu": 31.00}
+    assert values(english, name="wmt14")["gumbel"] == {"test_bleu": 22.43}
+    others = (
+        values(english, name="iwslt14"), values(german, name="wmt14"), values(german, name="iwslt14", split="fairseq"),
+        values(german, name="iwslt14", files={"train": ("a",)}), values(name="parallel"), values(name="numbers"),
+    )  # fmt: skip
+    assert not any(others)
+
+
 def test_one_embedding_for_two_vocabularies_is_refused(config):
     apart = replace(
         config, data=replace(config.data, joint=False, vocabulary_size=24), model=replace(config.model, tied="all")
