@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def looks_tokenised(lines: Iterable[str]) -> bool:
     return ends.count(" ") * 2 > len(ends)
 
 
+@cache
 def moses_language(name: str) -> str:
     """The language whose Moses rules are used for a side that is called so: `en`, `eng`, `English` and `en_US` are `en`.
 
