@@ -164,7 +164,7 @@ class TranslationTask:
 
     @cached_property
     def corpus(self) -> ParallelCorpus:
-        """The pairs; a UserError where they can't be had. Whether they have Moses' tokens is their own matter."""
+        """The pairs; a UserError where they can't be had. Its `form` says whether the text at hand has Moses' tokens."""
         return _load(self.config.data, self.subwords, self.form)
 
     @property
