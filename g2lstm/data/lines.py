@@ -205,6 +205,12 @@ def looks_tokenised(lines: Iterable[str]) -> bool:
     return ends.count(" ") * 2 > len(ends)
 
 
+def language_code(name: str) -> str:
+    """How a language is called, without its region and in two letters where a code has three: `eng` and `en_US` are `en`."""
+    first = re.split("[-_.]", name.lower())[0]
+    return _LANGUAGES.get(first, first)
+
+
 @cache
 def moses_language(name: str) -> str:
     """The language whose Moses rules are used for a side that is called so: `en`, `eng`, `English` and `en_US` are `en`.
@@ -215,8 +221,8 @@ def moses_language(name: str) -> str:
     from sacremoses.corpus import NonbreakingPrefixes
 
     rules = NonbreakingPrefixes().available_langs  # by name
-    code = re.split("[-_.]", name.lower())[0]
-    code = rules.get(code, _LANGUAGES.get(code, code))
+    code = language_code(name)
+    code = rules.get(code, code)
     return code if code in {*rules.values(), "ja", "ko", "zh"} else "en"
 
 

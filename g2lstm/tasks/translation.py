@@ -15,22 +15,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from g2lstm.data.batching import evaluation_batches, padded, padded_sources, padding_share, plan_batches
+from g2lstm.data.batching import evaluation_batches, padded, padding_share, plan_batches
 from g2lstm.data.iwslt14 import cut_last_stop
-from g2lstm.data.lines import detokenize, tokenize
+from g2lstm.data.lines import detokenize, language_code, tokenize
 from g2lstm.data.pair_sources import SOURCES
 from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
 from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
 from g2lstm.data.text import EOS
 from g2lstm.decoding import scores
-from g2lstm.decoding.beam import MOST_BEAM, Hypothesis, beam_search
+from g2lstm.decoding.beam import MOST_BEAM, Hypothesis
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.translation import PAD, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Positive, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
 from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
+from g2lstm.tasks.translation_search import search_all
 from g2lstm.training import workers
 from g2lstm.training.findings import Finding
 from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
@@ -39,8 +40,7 @@ from g2lstm.training.task import Evaluation, LossResult, Metric, ReadText
 IWSLT14 = {"sigmoid": {"test_bleu": 31.00}, "sharpened": {"test_bleu": 29.73}, "gumbel": {"test_bleu": 31.95}}
 WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gumbel": {"test_bleu": 22.43}}
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
-SEARCHED = 320  # hypotheses that are searched at a time
-ENGLISH = ("en", "eng", "english", "target")  # as a side is called; the last says nothing of its language
+ENGLISH = ("en", "english", "target")  # codes of a side; the last says nothing of its language
 GLANCE = 1000  # sentences of valid that are translated after an epoch
 
 
@@ -194,7 +194,7 @@ class TranslationTask:
         """The word that a sub-word starts, without the mark of a start and Moses' escapes; None where it is not English."""
         if label == "</s>":
             return EOS
-        if self.form.languages[1] not in ENGLISH:
+        if language_code(self.form.languages[1]) not in ENGLISH:
             return None
         return html.unescape(label[1:]) or None if label.startswith("\u2581") else None
 
@@ -277,20 +277,9 @@ class TranslationTask:
     def search(
         self, models: Sequence[nn.Module], sources: Sequence[Any], options: EvalConfig, **given: Any
     ) -> list[list[Hypothesis]]:
-        """Translations of sources as sub-words by an ensemble, best first; `given` goes to `beam_search`.
-
-        Neighbours are of one length, so that few steps are spent on padding.
-        """
-        order, size = sorted(range(len(sources)), key=lambda index: len(sources[index])), max(SEARCHED // options.beam, 1)
-        found: list[list[Hypothesis]] = [[] for _ in sources]
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            source, lengths = padded_sources([sources[index] for index in part])
-            penalties = {"length_penalty": options.length_penalty, "coverage_penalty": options.coverage_penalty}
-            results = beam_search(models, source.to(self.device), lengths, beam=options.beam, **penalties, **given)  # type: ignore[arg-type]
-            for index, hypotheses in zip(part, results, strict=True):
-                found[index] = hypotheses
-        return found
+        """Translations of sources as sub-words by an ensemble, best first; `given` goes to `beam_search`."""
+        penalties = {"length_penalty": options.length_penalty, "coverage_penalty": options.coverage_penalty}
+        return search_all(models, sources, self.device, beam=options.beam, **penalties, **given)  # type: ignore[arg-type]
 
     def translate(
         self, models: Sequence[nn.Module], lines: Sequence[str], options: EvalConfig, **given: Any

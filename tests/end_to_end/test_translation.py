@@ -202,7 +202,7 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     with pytest.raises(UserError, match=r"layer encoder\.0 does not read the words that are said"):
         measure_words(open_store(Path("other")), Run.open(Path("stacked")), "G2-LSTM", "encoder.0", split="valid")
     other = Run.open(Path("stacked")).task()
-    task = replace(other, form=replace(other.form, languages=("xx", "en")))
+    task = replace(other, form=replace(other.form, languages=("xx", "en_US")))
     assert word_class(other.word_of("\u2581The")) == "other"  # in a language whose words have no classes here
     for label, kind in {
         **{"\u2581The": "function", "\u2581&apos;s": "function", "\u2581bus": "content", "\u2581,": "punctuation"},
