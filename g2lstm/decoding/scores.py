@@ -6,7 +6,7 @@ test of significance needs of a system are those numbers of each sentence, and n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,13 +82,19 @@ def paired_bootstrap(first: Tensor, second: Tensor, *, draws: int = 1000, seed: 
     if first.shape != second.shape or not torch.equal(first[:, 1], second[:, 1]):
         raise ValueError("the systems translated other sentences: compare runs on one test set")
     one, other = first.double().numpy(), second.double().numpy()
-    rng, count = np.random.default_rng(seed), len(one)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)  # (draws, N)
+    weights = _samples(len(one), draws, seed)
     differences = bleu_of(weights @ one) - bleu_of(weights @ other)
     observed = float(bleu_of(one.sum(0)) - bleu_of(other.sum(0)))
     low, high = np.quantile(differences, [0.025, 0.975])
     beyond = (differences <= 0) if observed > 0 else (differences >= 0)
     return BootstrapResult(observed, float(low), float(high), min(1.0, 2 * (beyond.sum() + 1) / (draws + 1)))
+
+
+@lru_cache(maxsize=2)  # of valid and test: the same for each pair of systems, and longer to draw than to score
+def _samples(count: int, draws: int, seed: int) -> np.ndarray:
+    """(draws, N) how often each of N sentences is in a sample of N."""
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    return drawn.astype(np.float64)
 
 
 @cache

@@ -45,18 +45,28 @@ def sources(rows: list[int] | None = None, pad: int = 0) -> tuple[Tensor, Tensor
 
 def worth(models: list[Translator], source: Tensor, tokens: list[int]) -> tuple[float, float]:
     """The log-probability of one translation of one (S,) source, and how much it looks at, by teacher forcing."""
-    inputs, targets = torch.tensor([[BOS, *tokens]]).mT, torch.tensor([*tokens, EOS])
-    probabilities, attention = [], []
-    for m in models:
-        with torch.no_grad():
-            memory = m.encode(source.unsqueeze(1), torch.tensor([len(source)]))
-            features, looked, _ = m.decode(inputs, m.start(memory), memory)
-        logits = features[:, 0] @ m.decoder_weight.T + m.output_bias
-        probabilities.append(logits.softmax(-1)[range(len(targets)), targets])
-        attention.append(looked[:, 0])
-    log_p = torch.stack(probabilities).mean(0).log().sum().item()
-    covered = torch.stack(attention).mean(0).sum(0).clamp(1e-6, 1)
-    return log_p, covered.log().sum().item()
+    return worths(models, source, [tokens])[0]
+
+
+def worths(models: list[Translator], source: Tensor, every: list[list[int]]) -> list[tuple[float, float]]:
+    """`worth` of each; those of one length are read at once, (T, B)."""
+    found: dict[tuple[int, ...], tuple[float, float]] = {}
+    for length in sorted({len(tokens) for tokens in every}):
+        some = torch.tensor([tokens for tokens in every if len(tokens) == length]).long().mT
+        inputs = torch.cat([torch.full((1, some.shape[1]), BOS), some])
+        targets = torch.cat([some, torch.full((1, some.shape[1]), EOS)])
+        probabilities, attention = [], []
+        for m in models:
+            with torch.no_grad():
+                memory = m.encode(source.unsqueeze(1).repeat(1, some.shape[1]), torch.full((some.shape[1],), len(source)))
+                features, looked, _ = m.decode(inputs, m.start(memory), memory)  # (T, B, F), (T, B, S)
+            logits = features @ m.decoder_weight.T + m.output_bias
+            probabilities.append(logits.softmax(-1).gather(2, targets.unsqueeze(2)).squeeze(2))
+            attention.append(looked)
+        log_p = torch.stack(probabilities).mean(0).log().sum(0)
+        covered = torch.stack(attention).mean(0).sum(0).clamp(1e-6, 1).log().sum(1)
+        found |= zip(map(tuple, some.mT.tolist()), zip(log_p.tolist(), covered.tolist(), strict=True), strict=True)
+    return [found[tuple(tokens)] for tokens in every]
 
 
 def score(tokens: list[int], log_p: float, covered: float, a: float = 1.0, b: float = 0.0) -> float:
@@ -71,13 +81,13 @@ def test_a_beam_as_wide_as_needed_is_brute_force(decoder, count):
     rows, longest = [0, 1, 3], 4
     source, lengths = sources(rows)
     every = [list(tokens) for length in range(longest + 1) for tokens in product((UNK, 4), repeat=length)]
-    each = [[worth(models, source[: int(n), column], tokens) for tokens in every] for column, n in enumerate(lengths)]
+    each = [worths(models, source[: int(n), column], every) for column, n in enumerate(lengths)]
     for a, b in ((1.0, 0.0), (0.0, 0.0), (0.6, 0.3)):
         options = {"length_penalty": a, "coverage_penalty": b, "max_length": longest}
         found = beam_search(models, source, lengths, beam=31, n_best=31, **options)
         best = beam_search(models, source, lengths, beam=31, **options)
-        for column, worths in enumerate(each):
-            scored = [(tokens, score(tokens, *one, a, b)) for tokens, one in zip(every, worths, strict=True)]
+        for column, of_all in enumerate(each):
+            scored = [(tokens, score(tokens, *one, a, b)) for tokens, one in zip(every, of_all, strict=True)]
             expected = sorted(scored, key=lambda pair: -pair[1])
             assert [hypothesis.tokens for hypothesis in found[column]] == [tokens for tokens, _ in expected], (a, b)
             scores = [hypothesis.score for hypothesis in found[column]]
@@ -93,15 +103,16 @@ def test_five_words_and_all_sequences_of_them(seed):
     words = [UNK, *range(EOS + 1, EOS + 6)]
     every = [list(tokens) for length in range(longest + 1) for tokens in product(words, repeat=length)]
     for column, length in enumerate(lengths.tolist()):
-        worths = [score(tokens, *worth([m], source[:length, column], tokens)) for tokens in every]
-        best = max(range(len(every)), key=worths.__getitem__)
+        of_each = worths([m], source[:length, column], every)
+        scores = [score(tokens, *one) for tokens, one in zip(every, of_each, strict=True)]
+        best = max(range(len(every)), key=scores.__getitem__)
         of_all, of_two = (
             beam_search([m], source, lengths, beam=beam, max_length=longest)[column][0] for beam in (len(every), 2)
         )
         assert of_all.tokens == every[best]
-        assert of_all.score == pytest.approx(worths[best], abs=1e-4)
+        assert of_all.score == pytest.approx(scores[best], abs=1e-4)
         assert of_two.score <= of_all.score + 1e-4
-        assert of_two.score == pytest.approx(worths[every.index(of_two.tokens)], abs=1e-4)
+        assert of_two.score == pytest.approx(scores[every.index(of_two.tokens)], abs=1e-4)
 
 
 def greedy(m: Translator, source: Tensor, longest: int) -> list[int]:
