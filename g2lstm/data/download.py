@@ -1,10 +1,13 @@
 """Reading the network: parquet files of the Hub through `datasets`, and raw files by URL through `pooch`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from g2lstm.errors import UserError
+from g2lstm.files import write_atomically
 
 # Seconds. The Hub is probed first: `datasets` alone retries for half a minute before it says there is no network.
 PROBE_TIMEOUT = 3.0
@@ -45,6 +48,14 @@ def cache_folder(name: str) -> Path:
     import pooch
 
     return Path(pooch.os_cache("g2lstm")) / name
+
+
+def write_to_cache(path: Path, content: str | bytes | Iterator[str]) -> None:
+    """`write_atomically` of a file in the cache folder, whose error says how another folder is named."""
+    try:
+        write_atomically(path, content)
+    except UserError as error:
+        raise UserError(f"{error} (the cache folder, on Linux: XDG_CACHE_HOME=FOLDER)") from None
 
 
 def read_hub(hub: HubFiles) -> dict[str, list[str]]:

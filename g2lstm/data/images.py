@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g2lstm.data.download import HubFiles, UnavailableError, cache_folder, open_hub
+from g2lstm.data.download import HubFiles, UnavailableError, cache_folder, open_hub, write_to_cache
 from g2lstm.data.sources import local_folders
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
 
 SIDE = 28
 CLASSES = 10
@@ -136,5 +135,5 @@ def _from_hub(counts: Mapping[str, int] | None) -> dict[str, Images]:
     for split, images in found.items():
         for kind, values in {IMAGES: images.pixels, LABELS: images.labels.byte()}.items():
             head = bytes((0, 0, 8, values.dim())) + struct.pack(f">{values.dim()}I", *values.shape)
-            write_atomically(cache_folder("mnist") / FILES[split].format(kind), head + values.numpy().tobytes())
+            write_to_cache(cache_folder("mnist") / FILES[split].format(kind), head + values.numpy().tobytes())
     return found

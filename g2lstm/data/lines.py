@@ -14,10 +14,10 @@ from functools import cache
 from io import BufferedReader
 from pathlib import Path
 
-from g2lstm.data.download import cache_folder
+from g2lstm.data.download import cache_folder, write_to_cache
 from g2lstm.data.subwords import missing
 from g2lstm.errors import UserError
-from g2lstm.files import read_json, refuse_utf16, write_atomically
+from g2lstm.files import read_json, refuse_utf16
 
 Pair = tuple[str, str]  # source and target line
 _CHUNK = 1 << 20  # bytes
@@ -176,7 +176,7 @@ def _scan(path: Path) -> tuple[str, int]:
     note = cache_folder("parallel") / f"file-{name}.json"
     if not note.is_file():
         digest, lines = _read_whole(path)
-        write_atomically(note, json.dumps({"path": str(path), "digest": digest, "lines": lines}))
+        write_to_cache(note, json.dumps({"path": str(path), "digest": digest, "lines": lines}))
     content = read_json(note, dict, advice="delete it")
     return content["digest"], content["lines"]
 

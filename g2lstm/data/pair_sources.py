@@ -11,13 +11,12 @@ from itertools import chain
 from pathlib import Path
 
 from g2lstm.data import iwslt14
-from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, open_hub
+from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, open_hub, write_to_cache
 from g2lstm.data.lines import Text, find_text, looks_tokenised, open_text, text_of
 from g2lstm.data.numbers import number_pairs
 from g2lstm.data.pairs import SHARD
 from g2lstm.data.sources import SPLITS, local_folders
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
 
 EXTRA = "valid-fairseq"  # of iwslt14: may be trained on where it isn't held out
 
@@ -232,7 +231,7 @@ def _from_archive(name: str, split: str, archive: RawFile, stems: Sequence[str])
             raise UnavailableError(f"{archive.url} ({stem} has {len(pairs):,} pairs, expected {expected:,})")
     for stem, pairs in found.items():
         for language, side in zip(iwslt14.LANGUAGES, zip(*pairs, strict=True), strict=True):
-            write_atomically(_prepared(name, split) / f"{stem}.{language}", "".join(f"{line}\n" for line in side))
+            write_to_cache(_prepared(name, split) / f"{stem}.{language}", "".join(f"{line}\n" for line in side))
     return _prepared(name, split)
 
 
@@ -248,7 +247,7 @@ def _from_hub(name: str, hub: HubFiles, languages: tuple[str, str]) -> Path:
     for stem, rows in splits.items():
         for language in languages:
             sides = (pair[language] for block in rows.iter(SHARD) for pair in block[hub.column])
-            write_atomically(folder / f"{stem}.{language}", (" ".join(side.split()) + "\n" for side in sides))
+            write_to_cache(folder / f"{stem}.{language}", (" ".join(side.split()) + "\n" for side in sides))
     return folder
 
 

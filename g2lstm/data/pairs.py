@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from g2lstm.data.download import write_to_cache
 from g2lstm.data.lines import Pair, Text
 from g2lstm.data.subwords import missing
 from g2lstm.errors import UserError
-from g2lstm.files import write_atomically
 
 SHARD = 50_000  # pairs
 PROCESSES = 4  # at most: each has 0.5 GiB, so that all stay below 4
@@ -135,7 +135,7 @@ def _write(blocks: Iterator[tuple[Path, list[Pair]]], count: int, encode: Encode
             end_with(parent)
             around = joblib.parallel_config(backend="sequential")  # in what `encode` does: the cores are taken
         with around:
-            write_atomically(path, shard(block, encode, longest))
+            write_to_cache(path, shard(block, encode, longest))
 
     processes = min(PROCESSES, os.cpu_count() or 1)
     if count <= 2 * processes or processes == 1:  # a process takes seconds to start

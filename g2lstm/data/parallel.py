@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from g2lstm.data.download import cache_folder
+from g2lstm.data.download import cache_folder, write_to_cache
 from g2lstm.data.lines import Text, looks_tokenised, text_of, tokenize
 from g2lstm.data.pair_sources import find_pairs, known_source
 from g2lstm.data.pairs import SHARD, Pairs, cached_pairs, encode_pairs, refuse_none_left
 from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
 from g2lstm.errors import UserError
-from g2lstm.files import read_text, write_atomically
+from g2lstm.files import read_text
 
 LONGEST = 64  # sub-words of a training sentence, as in the paper
 # Pairs that sub-words are learned from, evenly spread over a larger text; number words are few.
@@ -186,5 +186,5 @@ def _learn(train: Text, form: TextForm, size: int, joint: bool, *, keep: bool) -
 
     subwords = Subwords.train(lines(0), lines(1), size=size, joint=joint)
     if keep:
-        write_atomically(path, subwords.text())
+        write_to_cache(path, subwords.text())
     return subwords

@@ -258,6 +258,14 @@ def test_kept_subwords_that_are_damaged_are_named_and_learned_again_without_them
     assert load(data_dir=folder).subwords.digest == first.subwords.digest
 
 
+def test_a_cache_folder_that_cannot_be_made_is_said_with_another_way(tmp_path: Path):
+    folder = write(tmp_path / "mine", SPLITS)
+    (tmp_path / "home").write_text("a file")  # which holds for root too
+    with refused(r"can't write .*subwords-\w+\.json", r"\(the cache folder, on Linux: XDG_CACHE_HOME=FOLDER\)"):
+        load(data_dir=folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "mine"]
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A local folder with parquet files as WMT14 has them on the Hub, in the place of that."""
