@@ -115,9 +115,9 @@ def test_bleu_is_compared_and_named(here, runs):
     assert "BLEU; n runs" in here("tables", "runs=stacked")
 
 
-@pytest.mark.parametrize("decoder", ["stacked", "conditional"])
-def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, decoder):
-    more = ["gate=gumbel", f"model.decoder={decoder}", "epochs=3", "eval.beam=1"]
+@pytest.mark.parametrize(("decoder", "precision"), [("stacked", "bfloat16"), ("conditional", "float32")])
+def test_a_run_killed_in_an_epoch_ends_as_one_never_killed(commands, options, decoder, precision):
+    more = ["gate=gumbel", f"model.decoder={decoder}", f"precision={precision}", "epochs=3", "eval.beam=1"]
     commands.finished_and_killed([*options, *more], lines=12)
 
 
