@@ -14,7 +14,7 @@ from rich.console import Console
 
 from g2lstm import cli
 from g2lstm.commands.translate import MOST_FIGURES, load_models, translate_lines
-from g2lstm.data.lines import decoded
+from g2lstm.data.lines import decoded, unpacked
 from g2lstm.decoding.beam import MOST_BEAM, check_search
 from g2lstm.errors import UserError
 from g2lstm.training.progress import say
@@ -42,7 +42,7 @@ def translate(arguments: list[str]) -> int:
 
 
 def _opened(path: Path | None) -> Any:
-    return nullcontext[BinaryIO](sys.stdin.buffer) if path is None else path.open("rb")
+    return nullcontext[BinaryIO](sys.stdin.buffer) if path is None else unpacked(path)
 
 
 def _written(path: Path | None) -> Any:
@@ -57,7 +57,7 @@ def _parser() -> cli.OptionParser:
     )
     add = parser.add_argument
     add("--run", required=True, action="append", metavar="RUN", help="a run's folder or a model.g2; several are an ensemble")
-    add("--input", type=Path, metavar="FILE", help="standard input without it")
+    add("--input", type=Path, metavar="FILE", help="plain or .gz; standard input without it")
     add("--output", type=cli.file, metavar="FILE", help="standard output without it")
     add("--beam", type=cli.whole(1, MOST_BEAM), metavar="N", help="the run's own without it; 1 is greedy")
     add("--length_penalty", type=cli.penalty, metavar="A", help="scores are divided by length to this power")

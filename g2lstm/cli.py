@@ -89,7 +89,8 @@ class OptionParser(argparse.ArgumentParser):
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What the options say of a run's config."""
-    return {name: getattr(options, name) for name in ("data.dir", "device") if hasattr(options, name)}
+    found = {name: getattr(options, name, None) for name in ("data.dir", "device")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def flag(text: str) -> bool:
@@ -168,7 +169,7 @@ def file(text: str, *, own: str = "") -> Path:
 # Options of several commands.
 SHARED: dict[str, dict[str, Any]] = {
     "runs": {"required": True, "metavar": "DIRS", "help": "run directories: names or patterns, comma-separated"},
-    "text": {"help": "words between white space, as the corpus writes them; an example without it"},
+    "text": {"help": "words between white space, as the corpus writes them, of translations raw 'source ||| target'"},
     "gates": {"default": "if", "help": "which of i, f, g, o; if without it"},
     "matrices": {"default": "both", "help": "input, recurrent or both"},
     "layers": {"default": "all", "help": "numbers or names, comma-separated; all without it"},

@@ -89,6 +89,8 @@ def _line(found: Any) -> str:
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"there is no option {key}"
+    if found["type"] == "missing" and isinstance(found["loc"][-1], int):  # a list that is too short
+        return f"{key.rpartition('.')[0]} has too few values, got {found['input']!r}: add the others"
     if found["type"] == "missing":
         return f"{key} is needed: add {key}=..."
     if found["type"] == "value_error":  # of a section's own check

@@ -43,6 +43,9 @@ def main(arguments: list[str]) -> int:
         set_threads(one.config.run.threads if "threads" in overrides else None)
         with blamed(one):
             task = one.task()
+            refuse = getattr(task, "refuse_other_data", None)
+            if refuse and not any(name.startswith("data.") for name in overrides):
+                refuse(splits)  # its own text, as nobody said that it is another
             metrics = evaluate_model(task, weighted(one, task, options.average), splits)
         for name, value in metrics.items():
             before = f"{one.path}: " if len(chosen) > 1 else ""

@@ -33,8 +33,10 @@ def load_models(names: Sequence[str], overrides: dict[str, Any], average: int | 
             if not hasattr(one.config.task_class, "translate"):
                 raise UserError(f"its task is {one.config.run.task.name}, which translates nothing: name a translation run")
             own = one.task()
-            if task is not None and (own.subwords.text(), own.form) != (task.subwords.text(), task.form):
+            if task is not None and own.subwords.text() != task.subwords.text():
                 raise UserError(f"its sub-words are not those of {found[0].path}: an ensemble shares them")
+            if task is not None and own.form.reading != task.form.reading:
+                raise UserError(f"it reads raw text in another way than {found[0].path}: an ensemble shares languages")
             task = task or own
             models.append(weighted(one, own, average))
     return task, models
@@ -87,15 +89,13 @@ def translate_lines(
             shown += [("", -math.inf)] * (n_best - len(shown))  # as many lines for each, also where a search finds fewer
             out.writelines((f"{score:.6g}\t{text}" if scores else text) + "\n" for text, score in shown)
             if figures is not None and drawn < MOST_FIGURES and best and best[0][1].tokens:
-                labels = task.attention_labels(line, best[0][1])
+                attention, *labels = task.attention(models, line, best[0][1].tokens)
                 if max(map(len, labels)) > MOST_LABELS:
                     say(f"line {number} is too long to draw its attention")
                     continue
                 drawn += 1
                 labelled += chain(*labels)
-                # Searched again, alone: attention is kept for each step of each hypothesis, which is much for many lines.
-                ((_, hypothesis), *_) = task.translate(models, [line], search, attention=True)[0]
-                save_figure(draw_attention(hypothesis.attention, *labels), figures, f"attention-{number}")
+                save_figure(draw_attention(attention, *labels), figures, f"attention-{number}")
         out.flush()
     if strange > MOST_TOLD:
         say(f"{strange:,} lines have such characters, the first {MOST_TOLD} of which were told")

@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 from g2lstm.data.download import RawFile, UnavailableError
-from g2lstm.data.lines import Pair, tokenize
+from g2lstm.data.lines import Pair
+from g2lstm.data.moses import tokenize
 
 ARCHIVE = RawFile("http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz", "10936dfdf616504ddbd844e91b94ef4a")
 LANGUAGES = ("de", "en")

@@ -1,36 +1,24 @@
-"""Text in two languages, line for line: files as people have them, and Moses tokenisation."""
+"""Text in two languages, line for line: files as people have them."""
 
 import gzip
 import hashlib
-import importlib.util
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from io import BufferedReader
 from pathlib import Path
 
 from g2lstm.data.download import cache_folder, write_to_cache
-from g2lstm.data.subwords import missing
 from g2lstm.errors import UserError
 from g2lstm.files import read_json, refuse_utf16
 
 Pair = tuple[str, str]  # source and target line
 _CHUNK = 1 << 20  # bytes
 _REMEMBERED = 1 << 24  # bytes of a file from which on its digest is kept, so that it is read once and not at each start
-_BLOCK = 5_000  # lines that a process tokenises at a time
-_MOST_PROCESSES = 16
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b]")  # as the Moses tokeniser strips them, but for white space
-_LANGUAGES = {
-    "ces": "cs", "cze": "cs", "deu": "de", "dut": "nl", "ell": "el", "eng": "en", "est": "et", "fin": "fi", "fra": "fr",
-    "fre": "fr", "ger": "de", "gle": "ga", "gre": "el", "hun": "hu", "ice": "is", "isl": "is", "ita": "it", "jpn": "ja",
-    "kor": "ko", "lav": "lv", "lit": "lt", "nld": "nl", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru",
-    "slk": "sk", "slo": "sk", "slv": "sl", "spa": "es", "swe": "sv", "tam": "ta", "zho": "zh", "chi": "zh",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +136,12 @@ def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         yield from file
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+def unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """A file's bytes; whatever is wrong with it is one line."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -183,7 +171,7 @@ def _scan(path: Path) -> tuple[str, int]:
 
 def _read_whole(path: Path) -> tuple[str, int]:
     digest, lines, returns, blank, last = hashlib.sha256(), 0, 0, True, b""  # returns: carriage returns without a line feed
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             if not last:
                 refuse_utf16(chunk, path)
@@ -197,66 +185,3 @@ def _read_whole(path: Path) -> tuple[str, int]:
     if returns - last.endswith(b"\r") > lines:
         raise UserError(f"{path} ends its lines by carriage returns alone: convert it with tr '\\r' '\\n'")
     return digest.hexdigest(), lines + (not last.endswith(b"\n"))
-
-
-def looks_tokenised(lines: Iterable[str]) -> bool:
-    """Whether most sentences that end in a full stop have a space before it; before other marks French has one too."""
-    ends = [line[-2:-1] for line in lines if line[-1:] == "."]
-    return ends.count(" ") * 2 > len(ends)
-
-
-def language_code(name: str) -> str:
-    """How a language is called, without its region and in two letters where a code has three: `eng` and `en_US` are `en`."""
-    first = re.split("[-_.]", name.lower())[0]
-    return _LANGUAGES.get(first, first)
-
-
-@cache
-def moses_language(name: str) -> str:
-    """The language whose Moses rules are used for a side that is called so: `en`, `eng`, `English` and `en_US` are `en`.
-
-    For a name that says nothing, as `source`, and a language without rules of its own these are the English ones, whose
-    tokeniser and detokeniser at least undo each other.
-    """
-    from sacremoses.corpus import NonbreakingPrefixes
-
-    rules = NonbreakingPrefixes().available_langs  # by name
-    code = language_code(name)
-    code = rules.get(code, code)
-    return code if code in {*rules.values(), "ja", "ko", "zh"} else "en"
-
-
-def tokenize(lines: Sequence[str], language: str, *, lower: bool = False) -> list[str]:
-    """Lines as the Moses tokeniser has them: a space around punctuation, and its escapes; many lines use all cores."""
-
-    def of_block(block: Sequence[str]) -> list[str]:  # a local function goes to other processes without our imports
-        from sacremoses import MosesTokenizer
-
-        moses = MosesTokenizer(code)
-        return [moses.tokenize(line, return_str=True) for line in block]
-
-    _need_moses()
-    code = moses_language(language)
-    if len(lines) <= 2 * _BLOCK:
-        tokenised = of_block(lines)
-    else:
-        import joblib
-
-        blocks = (lines[start : start + _BLOCK] for start in range(0, len(lines), _BLOCK))
-        run = joblib.Parallel(n_jobs=min(_MOST_PROCESSES, os.cpu_count() or 1))
-        tokenised = [line for block in run(joblib.delayed(of_block)(block) for block in blocks) for line in block]
-    return [line.lower() for line in tokenised] if lower else tokenised
-
-
-def detokenize(lines: Iterable[str], language: str) -> list[str]:
-    """What `tokenize` gave as people write it; letters stay as they are."""
-    _need_moses()
-    from sacremoses import MosesDetokenizer
-
-    moses = MosesDetokenizer(moses_language(language))
-    return [moses.detokenize(line.split()) for line in lines]
-
-
-def _need_moses() -> None:
-    if importlib.util.find_spec("sacremoses") is None:
-        raise missing("sacremoses")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from g2lstm.data import iwslt14
 from g2lstm.data.download import HubFiles, RawFile, UnavailableError, cache_folder, fetch, open_hub, write_to_cache
-from g2lstm.data.lines import Text, find_text, looks_tokenised, open_text, text_of
+from g2lstm.data.lines import Text, find_text, open_text, text_of
+from g2lstm.data.moses import looks_tokenised
 from g2lstm.data.numbers import number_pairs
 from g2lstm.data.pairs import SHARD
 from g2lstm.data.sources import SPLITS, local_folders
@@ -203,7 +204,7 @@ def _folder(
     wanted = ", ".join(f"{stem}.{languages[0]} and .{languages[1]}" for stem in stems)
     raise UserError(
         f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: set data.dir=FOLDER to one with {wanted}"
-        f"{' (or .tsv of both in columns)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}{instead}"
+        f"{' (or .tsv of both; data.languages=[de,en] says other endings)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}{instead}"
     )
 
 

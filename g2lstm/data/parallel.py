@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 from g2lstm.data.download import cache_folder, write_to_cache
-from g2lstm.data.lines import Text, looks_tokenised, text_of, tokenize
+from g2lstm.data.lines import Text, text_of
+from g2lstm.data.moses import CODES, TextForm, has_escapes, has_tokens, language_code
 from g2lstm.data.pair_sources import find_pairs, known_source
 from g2lstm.data.pairs import SHARD, Pairs, cached_pairs, encode_pairs, refuse_none_left
 from g2lstm.data.sources import SPLITS
@@ -23,32 +24,6 @@ LONGEST = 64  # sub-words of a training sentence, as in the paper
 # Pairs that sub-words are learned from, evenly spread over a larger text; number words are few.
 _SAMPLE = 1_000_000
 _SAMPLE_NUMBERS = 5_000
-
-
-@dataclass(frozen=True)
-class TextForm:
-    """What becomes of a line before it is cut into sub-words.
-
-    Attributes:
-        languages: source and target.
-        tokenised: it has Moses' tokens already.
-        lowercase: it is used in lower case.
-    """
-
-    languages: tuple[str, str]
-    tokenised: bool
-    lowercase: bool
-
-    def source(self, lines: Sequence[str]) -> Sequence[str]:
-        return self._side(lines, 0)
-
-    def target(self, lines: Sequence[str]) -> Sequence[str]:
-        return self._side(lines, 1)
-
-    def _side(self, lines: Sequence[str], side: int) -> Sequence[str]:
-        if not self.tokenised:
-            return tokenize(lines, self.languages[side], lower=self.lowercase)
-        return [line.lower() for line in lines] if self.lowercase else lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +63,7 @@ def load_parallel(
     extra: bool = False,
     tokenised: bool | None = None,
     lowercase: bool | None = None,
+    escaped: bool | None = None,
     vocabulary_size: int,
     joint: bool,
     longest: int = LONGEST,
@@ -103,8 +79,9 @@ def load_parallel(
         languages: source and target, as the files end; by default the corpus's own.
         split: of iwslt14, `mixer` or `fairseq`.
         extra: of iwslt14 with `mixer`, trains on fairseq's valid too where train is a part, less what another split holds.
-        tokenised: whether the text has Moses' tokens; by default looked up in valid. Other text is tokenised.
+        tokenised: whether the text has Moses' tokens; by default looked up. Other text is tokenised.
         lowercase: whether the text is used in lower case; by default as the corpus is.
+        escaped: whether tokens have Moses' escapes; by default looked up where the text is tokenised.
         vocabulary_size: sub-words, of both languages if `joint`, else of each.
         joint: one vocabulary for both languages.
         longest: the most sub-words of a training sentence.
@@ -114,7 +91,7 @@ def load_parallel(
         UserError: the text can't be found, read or used, or the text gives fewer sub-words.
     """
     texts, found, counts = find_pairs(name, data_dir, download, files, languages, split, extra)
-    form = _form(name, texts, languages, tokenised, lowercase)
+    form = _form(name, texts, languages or _endings(files), tokenised, lowercase, escaped)
     train = texts["train"]
     keep = name != "numbers"  # which is made faster than it is read
     if subwords is None:
@@ -152,7 +129,12 @@ def load_parallel(
 
 
 def _form(
-    name: str, texts: Mapping[str, Text], languages: tuple[str, str] | None, tokenised: bool | None, lowercase: bool | None
+    name: str,
+    texts: Mapping[str, Text],
+    languages: tuple[str, str] | None,
+    tokenised: bool | None,
+    lowercase: bool | None,
+    escaped: bool | None,
 ) -> TextForm:
     if name == "numbers":
         form = TextForm(("de", "en"), tokenised=True, lowercase=False)
@@ -162,8 +144,18 @@ def _form(
         return form
     source = known_source(name)
     if tokenised is None:
-        tokenised = looks_tokenised(target for _, target in texts["valid"].read())
-    return TextForm(languages or source.languages, tokenised, source.lowercase if lowercase is None else lowercase)
+        tokenised = has_tokens({split: texts[split] for split in ("valid", "test", "train")})
+    if escaped is None:
+        escaped = not tokenised or has_escapes(texts["train"])
+    lower = source.lowercase if lowercase is None else lowercase
+    return TextForm(languages or source.languages, tokenised, lower, escaped)
+
+
+def _endings(files: Mapping[str, Sequence[str | Path]] | None) -> tuple[str, str] | None:
+    """The languages by which two training files end."""
+    endings = [Path(str(path).removesuffix(".gz")).suffix[1:] for path in (files or {}).get("train", ())]
+    known = [ending for ending in endings if language_code(ending) in CODES]
+    return (known[0], known[1]) if len(known) == 2 else None
 
 
 def _key(*parts: object) -> str:

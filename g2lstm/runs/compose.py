@@ -81,11 +81,11 @@ def explain(error: Exception, overrides: list[str]) -> str:
         group = next((name for name in GROUPS if not re.match(r"[A-Za-z_]\w*$|.*,", chosen.get(name, "none"))), "task")
         return _no_choice(group, chosen.get(group, "null"))
     if unknown := re.search(r"Could not override '([^']*)'", text):
-        return _unknown_option(unknown[1])
+        return _unknown_option(unknown[1], overrides)
     if missing := re.search(r"Could not find '([^']*)/([^']*)'", text):
         return _no_choice(missing[1], missing[2])
     if deleted := re.search(r"Could not delete from config\. '([^']*)' does not exist", text):
-        return _unknown_option(deleted[1])
+        return _unknown_option(deleted[1], overrides)
     if "Ambiguous value for argument" in text:
         return "an option was given several values: python train.py -m runs one after the other"
     if "does not support sweep type" in text:
@@ -101,13 +101,19 @@ def _no_choice(group: str, name: str) -> str:
     return f"{group}={name} does not exist: " + (f"choose one of {known}" if known else HELP)
 
 
-def _unknown_option(name: str) -> str:
+def _unknown_option(name: str, overrides: list[str]) -> str:
     GlobalHydra.instance().clear()  # what a failed command left
-    known = [*GROUPS, *leaves(_composed([]))]
-    if name in known:
-        return f"{name} is no option of the choices made here: another {name.split('.')[0]}=... has it"
+    chosen = [f"{group}={choice}" for group, choice in given(overrides).items() if _is_choice(group, choice)]
+    known = [*GROUPS, *leaves(_composed(chosen))]
+    if name in known or name in leaves(_composed([])):
+        group = name.partition(".")[0]
+        return f"{name} is no option of the choices made here: another {group if group in GROUPS else 'task'}=... has it"
     near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
     return f"there is no option {name}: " + (f"did you mean {near[0]}?" if near else HELP)
+
+
+def _is_choice(group: str, name: str) -> bool:
+    return group in GROUPS and (CONF / group / f"{name}.yaml").is_file()
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

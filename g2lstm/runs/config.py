@@ -156,14 +156,13 @@ class Config:
         return cls.parse({str(key): value for key, value in values.items()}, where=str(path)).with_values(overrides or {})
 
     def with_values(self, overrides: Mapping[str, Any]) -> "Config":
-        """A copy with other values: {"data.dir": ...}; None changes nothing. A UserError where there is no such option.
+        """A copy with other values: {"data.dir": ...}. A UserError where there is no such option.
 
-        `data.dir` takes the place of the run's `data.files`, and the other way round.
+        `data.dir` takes the place of the run's `data.files`, and the other way round; what describes the run's own files
+        (`data.tokenised`) goes with them.
         """
         changed = copy.deepcopy(self.values)
         for name, value in overrides.items():
-            if value is None:
-                continue
             *parents, last = name.split(".")
             section: Any = changed
             for parent in parents:
@@ -171,9 +170,10 @@ class Config:
             if not isinstance(section, dict) or last not in section:
                 raise UserError(f"a run of task={self.run.task.name} has no option {name}: leave it out")
             section[last] = value
-            other = _INSTEAD.get(name)
-            if other in section and overrides.get(f"data.{other}") is None:
-                section[other] = None
+            replaced = (_INSTEAD[name], "tokenised") if name in _INSTEAD and value is not None else ()
+            for other in replaced:
+                if other in section and f"data.{other}" not in overrides:
+                    section[other] = None
         return self if json.dumps(changed) == json.dumps(self.values) else Config.parse(changed)  # 1 is not true
 
     @cached_property

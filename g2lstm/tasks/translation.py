@@ -12,14 +12,14 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padding_share, plan_batches
 from g2lstm.data.iwslt14 import cut_last_stop
-from g2lstm.data.lines import detokenize, language_code, tokenize
+from g2lstm.data.moses import TextForm, detokenize, language_code
 from g2lstm.data.pair_sources import SOURCES
-from g2lstm.data.parallel import ParallelCorpus, TextForm, load_parallel
+from g2lstm.data.parallel import ParallelCorpus, load_parallel
 from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
 from g2lstm.data.text import EOS
@@ -27,10 +27,10 @@ from g2lstm.decoding import scores
 from g2lstm.decoding.beam import MOST_BEAM, Hypothesis
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
-from g2lstm.models.translation import PAD, Translator
+from g2lstm.models.translation import BOS, PAD, Translator
 from g2lstm.schema import Count, EngineName, Folder, NotNegative, Positive, Share, section, values_of
 from g2lstm.tasks.language_model import perplexity
-from g2lstm.tasks.translation_reading import LONGEST_LINE, read_pair
+from g2lstm.tasks.translation_reading import LONGEST_LINE, attention_of, read_pair
 from g2lstm.tasks.translation_search import search_all
 from g2lstm.training import workers
 from g2lstm.training.findings import Finding
@@ -44,6 +44,10 @@ ENGLISH = ("en", "english", "target")  # codes of a side; the last says nothing 
 GLANCE = 1000  # sentences of valid that are translated after an epoch
 
 
+# Norwegian is False in YAML.
+Language = Annotated[str, BeforeValidator(lambda value: "no" if value is False else value)]
+
+
 @section
 class DataConfig:
     """`data`: which pairs, and their sub-words; None leaves an option to the corpus."""
@@ -52,7 +56,7 @@ class DataConfig:
     dir: Folder | None = None
     download: bool = True
     files: dict[Literal["train", "valid", "test"], tuple[str, ...]] | None = None
-    languages: tuple[str, str] | None = None
+    languages: tuple[Language, Language] | None = None
     split: Literal["mixer", "fairseq"] = "mixer"
     extra: bool = False
     tokenised: bool | None = None
@@ -156,7 +160,8 @@ class TranslationTask:
         subwords = Subwords.parse(files["subwords.json"])
         try:
             found = json.loads(files["text.json"])
-            form = TextForm(tuple(found["languages"]), bool(found["tokenised"]), bool(found["lowercase"]))
+            flags = found["tokenised"], found["lowercase"], found.get("escaped", True)
+            form = TextForm(tuple(found["languages"]), *map(bool, flags))
             text = {split: str(found[split]) for split in SPLITS if split in found or split == "train"}
         except (ValueError, TypeError, KeyError):
             raise UserError("text.json does not say what the text is: copy it again from its run, or rerun") from None
@@ -199,7 +204,7 @@ class TranslationTask:
         return html.unescape(label[1:]) or None if label.startswith("\u2581") else None
 
     def files(self) -> dict[str, str]:
-        text = json.dumps(asdict(self.form) | dict(self.text), indent=1)
+        text = json.dumps(self.form.values | dict(self.text), indent=1)
         return {"subwords.json": self.subwords.text(), "text.json": text + "\n"}
 
     def build_model(self) -> Translator:
@@ -209,10 +214,10 @@ class TranslationTask:
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
-    def refuse_other_data(self) -> None:
-        for split, digest in self.text.items():
-            if self.corpus.digests[split] != digest:
-                raise UserError(f"the {split} text of {self.corpus.origin} has changed since the run began: put it back")
+    def refuse_other_data(self, splits: Sequence[str] = SPLITS) -> None:
+        for split in splits:
+            if self.text.get(split, "") not in ("", self.corpus.digests[split]):  # an older run does not know all
+                raise UserError(f"the {split} text has changed since the run began ({self.corpus.origin}): put it back")
 
     def plan(self, generator: torch.Generator) -> list[list[int]]:
         """The pairs of each batch of an epoch."""
@@ -299,11 +304,19 @@ class TranslationTask:
             found[index] = list(zip(texts, best, strict=True))
         return found
 
-    def attention_labels(self, line: str, hypothesis: Hypothesis) -> tuple[list[str], list[str]]:
-        """The source and target sub-words that the columns and rows of a translation's attention stand for."""
+    def attention(
+        self, models: Sequence[Translator], line: str, tokens: Sequence[int]
+    ) -> tuple[Tensor, list[str], list[str]]:
+        """(T, S) what an ensemble looks at in a line of raw text for each sub-word of a translation and its end.
+
+        Returns:
+            The attention, and the source and target sub-words that its columns and rows stand for.
+        """
+        words, (source,) = [BOS, *tokens], self.sources([line])
+        looked = torch.stack([attention_of(model, source, words, self.device) for model in models]).mean(0)
         columns = self.subwords.source.shown(self.read_by_model([line])[0])
-        rows = [self.subwords.target_labels[token] for token in hypothesis.tokens]
-        return [*columns, "</s>"], [*rows, "</s>"]
+        rows = [self.subwords.target_labels[token] for token in tokens]
+        return looked, [*columns, "</s>"], [*rows, "</s>"]
 
     def sources(self, lines: Sequence[str]) -> list[list[int]]:
         """The sub-words of raw text in the source language."""
@@ -318,7 +331,7 @@ class TranslationTask:
 
     def digest(self, split: str, limit: int | None = None) -> str:
         """Of the text, of its sub-words, and of how translations are searched."""
-        parts = [self.corpus.digests[split], self.subwords.digest, asdict(self.form), values_of(self.config.eval), limit]
+        parts = [self.corpus.digests[split], self.subwords.digest, self.form.values, values_of(self.config.eval), limit]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
@@ -336,7 +349,7 @@ class TranslationTask:
 
     def words_of(self, lines: Sequence[str], side: int) -> list[str]:
         """The same of the source (0) or the target language (1)."""
-        found = tokenize(lines, self.form.languages[side], lower=self.form.lowercase)
+        found = self.form.of_raw(lines, side)
         published = self.config.data.name == "iwslt14" and self.form.tokenised  # else sacremoses made the training text
         return [cut_last_stop(line) for line in found] if published else found
 
@@ -388,6 +401,9 @@ def _form_at_hand(data: DataConfig, subwords: Subwords, form: TextForm) -> TextF
             raise UserError(
                 f"data.{name}={json.dumps(given)}, but the run was trained with {json.dumps(value)}: leave it out"
             )
+    if data.languages == form.languages[::-1]:
+        first, second = form.languages
+        raise UserError(f"the run translates {first} to {second}, and data.languages is the other way round: leave it out")
     tokenised = form.tokenised if data.tokenised is None else data.tokenised
     return replace(form, languages=data.languages or form.languages, tokenised=tokenised)
 

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from g2lstm.data.batching import padded_sources
-from g2lstm.data.lines import detokenize
+from g2lstm.data.moses import detokenize, refuse_escapes
 from g2lstm.data.subwords import SPECIALS
 from g2lstm.errors import UserError
 from g2lstm.models.translation import BOS, EOS, Translator
@@ -29,8 +30,9 @@ def read_pair(task: Any, model: Translator, text: str | None) -> ReadText:
         text: raw.
 
     Raises:
-        UserError: the source has no words, or too many, or there are more than two sides.
+        UserError: the source has no words, or too many, or there are more than two sides, or text has Moses' escapes.
     """
+    refuse_escapes(text or "")
     sides = _example(task) if text is None else text.split("|||")
     if len(sides) > 2:
         raise UserError(f"text has {len(sides)} sides: write one 'source ||| target'")
@@ -48,19 +50,25 @@ def read_pair(task: Any, model: Translator, text: str | None) -> ReadText:
         words = task.search([model], [source], task.config.eval)[0][0].tokens
         labels = [task.labels[token] for token in words]
     words, labels = [BOS, *words], [task.labels[BOS], *labels]
-    padded, lengths = padded_sources([source])
-    with torch.no_grad():
-        memory = model.encode(padded.to(task.device), lengths)
-        inputs = torch.tensor(words, device=task.device).unsqueeze(1)
-        _, attention, _ = model.decode(inputs, model.start(memory), memory)  # (T, 1, S)
+    attention = attention_of(model, source, words, task.device)
     return ReadText(
         labels,
         unknown,
         modules=("decoder", "upper_decoder"),
         source=[*subwords.source.shown(given), SPECIALS[EOS]],
-        attention=attention[:, 0].float().cpu(),
+        attention=attention,
         unit="sub-word",
     )
+
+
+def attention_of(model: Translator, source: list[int], words: list[int], device: torch.device) -> Tensor:
+    """(T, S) on the CPU, what a model looks at in the sub-words of a source and their end after each word, `<s>` first."""
+    padded, lengths = padded_sources([source])
+    with torch.no_grad():
+        memory = model.encode(padded.to(device), lengths)
+        inputs = torch.tensor(words, device=device).unsqueeze(1)
+        _, attention, _ = model.decode(inputs, model.start(memory), memory)  # (T, 1, S)
+    return attention[:, 0].float().cpu()
 
 
 def _example(task: Any) -> tuple[str, str]:

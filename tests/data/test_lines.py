@@ -1,14 +1,12 @@
 """Text in two languages as people have it, good and bad."""
 
 import gzip
-import os
 from pathlib import Path
 
-import joblib
 import pytest
 
 from g2lstm.data import lines
-from g2lstm.data.lines import decoded, detokenize, find_text, looks_tokenised, open_text, text_of, tokenize
+from g2lstm.data.lines import decoded, find_text, open_text, text_of
 from g2lstm.errors import UserError
 
 
@@ -172,53 +170,3 @@ def test_a_side_that_is_missing_in_a_folder_is_told(tmp_path: Path):
     assert find_text(tmp_path, "train", ("de", "en")) == (tmp_path / "train.de", tmp_path / "train.en.gz")
     (tmp_path / "valid.tsv").touch()
     assert find_text(tmp_path, "valid", ("de", "en")) == (tmp_path / "valid.tsv",)
-
-
-def test_raw_text_is_told_from_tokenised():
-    assert looks_tokenised(["das ist gut .", "ja !", "Nr. 3"])
-    assert not looks_tokenised(["Das ist gut.", "Ja!", "wirklich ?"])
-    assert not looks_tokenised(["one", "two"])
-    assert not looks_tokenised(["Ça va ?", "Oui !", "Bon."])  # French
-
-
-@pytest.mark.parametrize(
-    ("names", "line", "tokens"),
-    [
-        (
-            ("en", "eng", "English", "en_US", "target", "xx"),
-            "I don't know, it's late.",
-            "I don &apos;t know , it &apos;s late .",
-        ),
-        (("fr", "fra", "fre", "french", "fr-CA"), "Oui, j'ai l'eau.", "Oui , j&apos; ai l&apos; eau ."),
-    ],
-)
-def test_rules_of_a_language_are_found_by_its_names_and_those_of_no_language_undo_themselves(names, line, tokens):
-    for name in names:
-        assert tokenize([line], name) == [tokens]
-        assert detokenize([tokens], name) == [line]
-
-
-def test_moses_tokens_are_undone_again():
-    raw = ['Well, that\'s "it": 3.5 & more.'] * 3
-    tokens = tokenize(raw, "en")
-    assert tokens[0] == "Well , that &apos;s &quot; it &quot; : 3.5 &amp; more ."
-    assert detokenize(tokens, "en") == raw
-    assert tokenize(raw, "en", lower=True)[0].startswith("well ,")
-    assert tokenize(["", "😀"], "en") == ["", "😀"]
-
-
-def test_many_lines_are_tokenised_by_several_processes_in_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lines, "_BLOCK", 10)
-    monkeypatch.setattr(lines, "_MOST_PROCESSES", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    used = []
-
-    class Counted(joblib.Parallel):
-        def __init__(self, n_jobs: int) -> None:
-            used.append(n_jobs)
-            super().__init__(n_jobs)
-
-    monkeypatch.setattr(joblib, "Parallel", Counted)
-    raw = [f"Number {n}, please." for n in range(57)]
-    assert tokenize(raw, "en") == [f"Number {n} , please ." for n in range(57)]
-    assert used == [2]

@@ -2,11 +2,13 @@
 
 import array
 import fcntl
+import gzip
 import importlib
 import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import termios
@@ -155,7 +157,7 @@ def test_changed_text_is_noticed_when_a_run_goes_on(commands, options, tmp_path)
             (text / f"{split}.{language}").write_text("".join(lines[1:]))
         command = commands.start("resume=run", *more)
         assert command.wait() == 2
-        assert f"the {split} text of parallel under {text}" in command.text()
+        assert f"the {split} text has changed since the run began (parallel under {text}" in command.text()
         assert "warning" not in command.text()
         assert (run / "environment.json").read_bytes() == about
         write_corpus(text)
@@ -332,12 +334,60 @@ def test_attention_is_drawn(here):
     assert "line 2 is too long to draw its attention" in here.said
 
 
+def test_attention_is_that_of_the_translation_that_is_written(here):
+    run = Run.open(Path("conditional"))
+    task = run.task()
+    models = [run.model(task), run.model(task)]
+    ((_, best), *_) = task.translate(models, ["da de bo"], task.config.eval, attention=True)[0]
+    looked, columns, rows = task.attention(models, "da de bo", best.tokens)
+    torch.testing.assert_close(looked, best.attention, rtol=0, atol=1e-5)
+    assert looked.shape == (len(rows), len(columns)) == (len(best.tokens) + 1, 4)
+    looked, _, rows = task.attention(models, "da de bo", best.tokens[:1])  # whatever the search would find
+    assert (len(looked), len(rows)) == (2, 2)
+
+
+def test_packed_lines_are_read(here, tmp_path):
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(b"da de bo\nbu\n"))
+    packed = here("translate", "run=stacked", f"input={tmp_path}/lines.gz")
+    assert packed == here("translate", "run=stacked", given=b"da de bo\nbu\n")
+
+
+def test_a_run_is_evaluated_on_all_of_its_own_text_or_of_the_text_that_is_named(here, commands, options, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    write_corpus(text)
+    for split in SPLITS:
+        (text / f"{split}.xx").rename(text / f"{split}.no")
+    named = [f"data.dir={text}", "data.languages=[no,yy]"]
+    commands.run(*options, *named, "max_steps=2", "eval.limit=3", f"run_dir={tmp_path}/run")
+    given = [f"run={tmp_path}/run", "split=test"]
+    part = here("evaluate", *given)
+    whole = here("evaluate", *given, "eval.limit=null")
+    assert part != whole == here("evaluate", *given, "eval.limit=9") == here("evaluate", *given, "eval.limit=99")
+    for split in ("train", "test"):
+        lines = (text / f"{split}.yy").read_text().splitlines(keepends=True)
+        (text / f"{split}.yy").write_text("".join(reversed(lines)))
+        if split == "train":
+            assert here("evaluate", *given) == part  # which does not read it
+    assert "the test text has changed since the run began" in here("evaluate", *given, status=2)
+    assert here("evaluate", *given, *named) != part
+    assert "is the other way round" in here("evaluate", *given, "data.languages=[yy,no]", status=2)
+    assert "data.languages has too few values, got ['yy']" in here("evaluate", *given, "data.languages=[yy]", status=2)
+
+
 def test_mistakes_are_one_line(here, commands, options, tiny, tmp_path):
     commands.run(*tiny, "gate=sigmoid", "max_steps=2", f"run_dir={tmp_path}/words")
     commands.run(*options, "data.vocabulary_size=30", "max_steps=1", f"run_dir={tmp_path}/other")
+    shutil.copytree("stacked", tmp_path / "lower")
+    form = json.loads((tmp_path / "lower" / "text.json").read_text())
+    (tmp_path / "lower" / "text.json").write_text(json.dumps(form | {"lowercase": True}))
     for arguments, said in {
         (f"run={tmp_path}/words",): "translates nothing",
         ("run=stacked", f"run={tmp_path}/other"): "an ensemble shares them",
+        (
+            "run=stacked",
+            f"run={tmp_path}/lower",
+        ): "it reads raw text in another way than stacked",
         ("run=stacked", "beam=0"): "error: beam must be a whole number from 1 to 1000",
         ("run=stacked", "beam=1001"): "must be a whole number from 1 to 1000",
         ("run=stacked", "beem=5"): "there is no option beem: did you mean beam=...?",

@@ -203,7 +203,7 @@ MISTAKES = [
     ("seed=99999999999", "seed must be at most 4294967295, got 99999999999"),
     ("optimizer.lr=nan", "optimizer.lr must be finite, got nan"),
     ("optimizer.clip=0", "optimizer.clip must be more than 0, got 0"),
-    ("optimizer.betas=[0.9]", "optimizer.betas.1 is needed"),
+    ("optimizer.betas=[0.9]", "optimizer.betas has too few values, got [0.9]: add the others"),
     ("optimizer.betas=[0.9,1.0]", "optimizer.betas.1 must be less than 1, got 1.0"),
     ("model.weight_dropout=1", "model.weight_dropout must be less than 1, got 1"),
     ("model.zoneout=0.1", "model.zoneout must be a list, got 0.1"),
@@ -340,6 +340,10 @@ def test_another_place_of_the_text_is_instead_of_the_runs_own():
     both = of_files.with_values({"data.dir": "x", "data.files": files})  # the task refuses them
     assert both.task.data.dir
     assert both.task.data.files
+    told = config_of("task=parallel").with_values({"data.tokenised": True, "data.dir": "x"})
+    assert told.task.data.tokenised is True
+    assert told.with_values({"data.dir": "y"}).task.data.tokenised is None  # it was said of the files in x
+    assert told.with_values({"data.dir": None}).task.data.tokenised is True
 
 
 def test_the_identity_is_of_what_the_numbers_depend_on():
