@@ -202,9 +202,10 @@ def _folder(
         except UnavailableError as error:
             tried.append(str(error))
     wanted = ", ".join(f"{stem}.{languages[0]} and .{languages[1]}" for stem in stems)
+    others = " (or .tsv of both; data.languages=[de,en] says other endings)" if name == "parallel" else ""
     raise UserError(
-        f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: set data.dir=FOLDER to one with {wanted}"
-        f"{' (or .tsv of both; data.languages=[de,en] says other endings)' if name == 'parallel' else ''}; or put them under $G2LSTM_DATA/{name}{instead}"
+        f"no {name} corpus: looked in {'; '.join(tried)}. Ways out: set data.dir=FOLDER to one with {wanted}{others}"
+        f"; or put them under $G2LSTM_DATA/{name}{instead}"
     )
 
 
