@@ -15,7 +15,7 @@ from g2lstm.errors import UserError
 
 _BLOCK = 5_000  # lines that a process tokenises at a time
 _MOST_PROCESSES = 16
-_JUDGED = 5_000  # pairs of a split by which its form is judged
+_JUDGED = 2_000  # pairs of a split by which its form is judged
 _FEW = 5  # sentence ends that say nothing of a text
 _STOPS = (".", "。", "؟")  # before other marks some languages have a space in raw text too
 _ESCAPES = re.compile("&(apos|quot|amp|lt|gt|#91|#93|#124);")
