@@ -1,12 +1,14 @@
 """Translates lines: python experiments/translate.py run=runs/iwslt14_cpu/gumbel-seed1 < text.de > text.en."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import interrupts  # noqa: F401 first of all
 import torch
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from g2lstm import cli
 from g2lstm.commands.translate import MOST_FIGURES, load_models, translate_lines
-from g2lstm.data.lines import decoded, unpacked
+from g2lstm.data.lines import decoded, raw_lines
 from g2lstm.decoding.beam import MOST_BEAM, check_search
 from g2lstm.errors import UserError
 from g2lstm.training.progress import say
@@ -32,17 +34,21 @@ def translate(arguments: list[str]) -> int:
     given = {name: getattr(options, name) for name in ("beam", "length_penalty", "coverage_penalty")}
     search = replace(task.config.eval, **{name: value for name, value in given.items() if value is not None})
     check_search(beam=search.beam, n_best=options.n_best)  # before the output is begun anew
-    with _opened(options.input) as source, _written(options.output) as out:
+    source = sys.stdin.buffer if options.input is None else _lines(options.input)
+    typed = options.input is None and sys.stdin.buffer.isatty()
+    with _written(options.output) as out:
         refused = translate_lines(
             task, models, decoded(source, str(options.input or "standard input")), out, search,
-            n_best=options.n_best, scores=options.scores, size=options.batch or (1 if source.isatty() else 64),
+            n_best=options.n_best, scores=options.scores, size=options.batch or (1 if typed else 64),
             figures=options.attention, say=partial(say, Console(stderr=True)),
         )  # fmt: skip
     return 1 if refused else 0
 
 
-def _opened(path: Path | None) -> Any:
-    return nullcontext[BinaryIO](sys.stdin.buffer) if path is None else unpacked(path)
+def _lines(path: Path) -> Iterator[bytes]:
+    """Its lines; the first is read here, before any output is begun anew."""
+    lines = raw_lines(path)
+    return chain(list(islice(lines, 1)), lines)
 
 
 def _written(path: Path | None) -> Any:

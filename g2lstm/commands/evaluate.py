@@ -43,9 +43,8 @@ def main(arguments: list[str]) -> int:
         set_threads(one.config.run.threads if "threads" in overrides else None)
         with blamed(one):
             task = one.task()
-            refuse = getattr(task, "refuse_other_data", None)
-            if refuse and not any(name.startswith("data.") for name in overrides):
-                refuse(splits)  # its own text, as nobody said that it is another
+            if not any(name.startswith("data.") for name in overrides):
+                _refuse_other_text(task, splits)
             metrics = evaluate_model(task, weighted(one, task, options.average), splits)
         for name, value in metrics.items():
             before = f"{one.path}: " if len(chosen) > 1 else ""
@@ -54,6 +53,14 @@ def main(arguments: list[str]) -> int:
     if options.json:
         write_atomically(options.json, json.dumps(found if len(found) > 1 else found[0], indent=2) + "\n")
     return 0
+
+
+def _refuse_other_text(task: Any, splits: tuple[str, ...]) -> None:
+    """A UserError where the text is not the run's own any more and nobody said that it is another."""
+    try:
+        getattr(task, "refuse_other_text", lambda _: None)(splits)
+    except UserError as error:
+        raise UserError(f"{error}, or say by data.dir=... or data.files=... that it is another") from None
 
 
 def weighted(chosen: Run | StoredModel, task: Any, average: int | None) -> nn.Module:

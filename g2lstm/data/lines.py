@@ -96,11 +96,11 @@ def _only(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> Iterator[str]:
-    return (_words(line) for line in decoded(_raw_lines(path), str(path)))
+    return (_words(line) for line in decoded(raw_lines(path), str(path)))
 
 
 def _read_columns(path: Path) -> Iterator[Pair]:
-    for number, line in enumerate(decoded(_raw_lines(path), str(path)), 1):
+    for number, line in enumerate(decoded(raw_lines(path), str(path)), 1):
         columns = line.rstrip("\r\n").split("\t") if line.strip() else ["", ""]
         if len(columns) != 2:
             count = f"{len(columns)} columns" if len(columns) > 1 else "one column"
@@ -135,13 +135,13 @@ def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    with unpacked(path) as file:
+def raw_lines(path: Path) -> Iterator[bytes]:
+    with _unpacked(path) as file:
         yield from file
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+def _unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     """A file's bytes; whatever is wrong with it is one line."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -171,7 +171,7 @@ def _scan(path: Path) -> tuple[str, int]:
 
 def _read_whole(path: Path) -> tuple[str, int]:
     digest, lines, returns, blank, last = hashlib.sha256(), 0, 0, True, b""  # returns: carriage returns without a line feed
-    with unpacked(path) as file:
+    with _unpacked(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             if not last:
                 refuse_utf16(chunk, path)

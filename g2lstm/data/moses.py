@@ -16,8 +16,9 @@ from g2lstm.errors import UserError
 _BLOCK = 5_000  # lines that a process tokenises at a time
 _MOST_PROCESSES = 16
 _JUDGED = 2_000  # pairs of a split by which its form is judged
-_FEW = 5  # sentence ends that say nothing of a text
+_FEW, _SHARE = 5, 0.1  # sentence ends, and of all lines, that say nothing of a text
 _STOPS = (".", "。", "؟")  # before other marks some languages have a space in raw text too
+_NO_STOP = re.compile(r"(\. ?|\w\.\w)\.$")  # "...", "U.S.": Moses leaves these as they are
 _ESCAPES = re.compile("&(apos|quot|amp|lt|gt|#91|#93|#124);")
 _LANGUAGES = {
     "asm": "as", "ben": "bn", "cat": "ca", "ces": "cs", "chi": "zh", "cmn": "zh", "cze": "cs", "deu": "de", "dut": "nl",
@@ -61,6 +62,9 @@ class TextForm:
         """All that is kept of it; of a text with the usual escapes no word of them, as in older runs."""
         return {name: value for name, value in asdict(self).items() if name != "escaped" or not value}
 
+    def __str__(self) -> str:
+        return f"TextForm({', '.join(f'{name}={value!r}' for name, value in self.values.items())})"
+
     @property
     def reading(self) -> tuple[str, str, bool, bool]:
         """What becomes of raw text: that of two models in one ensemble is the same."""
@@ -83,9 +87,10 @@ def has_tokens(texts: Mapping[str, Text]) -> bool:
     spaced = total = 0
     for name, text in texts.items():
         for side, language in enumerate(("source", "target")):
-            apart, ends = _ends(pair[side] for pair in islice(text.read(), _JUDGED))
+            lines = [pair[side] for pair in islice(text.read(), _JUDGED)]
+            apart, ends = _ends(lines)
             spaced, total = spaced + apart, total + ends
-            if ends >= _FEW:
+            if ends >= max(_FEW, _SHARE * len(lines)):
                 found[f"{language} of {name}"] = apart * 2 > ends
     if len({*found.values()}) > 1:
         have, have_not = ([name for name, value in found.items() if value is wanted] for wanted in (True, False))
@@ -104,14 +109,15 @@ def looks_tokenised(lines: Iterable[str]) -> bool:
 
 def _ends(lines: Iterable[str]) -> tuple[int, int]:
     """Sentences that end in a full stop after a space, and in any full stop."""
-    before = [line[-2:-1] for line in lines if line[-1:] in _STOPS]
+    before = [line[-2:-1] for line in lines if line[-1:] in _STOPS and not _NO_STOP.search(line)]
     return before.count(" "), len(before)
 
 
 def has_escapes(text: Text) -> bool:
-    """Whether tokenised text has Moses' escapes, or nothing that they would stand for."""
+    """Whether tokenised text has Moses' escapes, or nothing that they would stand for. A few are leftovers."""
     lines = [line for pair in islice(text.read(), _JUDGED) for line in pair]
-    return any(map(_ESCAPES.search, lines)) or not any("'" in line or '"' in line for line in lines)
+    bare = sum("'" in line or '"' in line for line in lines)
+    return sum(_ESCAPES.search(line) is not None for line in lines) >= bare
 
 
 def refuse_escapes(text: str) -> None:
@@ -133,6 +139,7 @@ def moses_language(name: str) -> str:
     For a name that says nothing, as `source`, and a language without rules of its own these are the English ones, whose
     tokeniser and detokeniser at least undo each other.
     """
+    _need_moses()
     from sacremoses.corpus import NonbreakingPrefixes
 
     rules = NonbreakingPrefixes().available_langs  # by name

@@ -64,6 +64,7 @@ def load_parallel(
     tokenised: bool | None = None,
     lowercase: bool | None = None,
     escaped: bool | None = None,
+    own: tuple[Mapping[str, str], bool] | None = None,
     vocabulary_size: int,
     joint: bool,
     longest: int = LONGEST,
@@ -82,6 +83,7 @@ def load_parallel(
         tokenised: whether the text has Moses' tokens; by default looked up. Other text is tokenised.
         lowercase: whether the text is used in lower case; by default as the corpus is.
         escaped: whether tokens have Moses' escapes; by default looked up where the text is tokenised.
+        own: digests of the text that a run was trained on, and whether that is tokenised: then the same text is so again.
         vocabulary_size: sub-words, of both languages if `joint`, else of each.
         joint: one vocabulary for both languages.
         longest: the most sub-words of a training sentence.
@@ -91,6 +93,8 @@ def load_parallel(
         UserError: the text can't be found, read or used, or the text gives fewer sub-words.
     """
     texts, found, counts = find_pairs(name, data_dir, download, files, languages, split, extra)
+    if own and tokenised is None and all(texts[key].digest == digest for key, digest in own[0].items()):
+        tokenised = own[1]
     form = _form(name, texts, languages or _endings(files), tokenised, lowercase, escaped)
     train = texts["train"]
     keep = name != "numbers"  # which is made faster than it is read

@@ -105,9 +105,10 @@ def _unknown_option(name: str, overrides: list[str]) -> str:
     GlobalHydra.instance().clear()  # what a failed command left
     chosen = [f"{group}={choice}" for group, choice in given(overrides).items() if _is_choice(group, choice)]
     known = [*GROUPS, *leaves(_composed(chosen))]
-    if name in known or name in leaves(_composed([])):
-        group = name.partition(".")[0]
-        return f"{name} is no option of the choices made here: another {group if group in GROUPS else 'task'}=... has it"
+    group = name.partition(".")[0]
+    group = group if group in GROUPS else "task"
+    if name in known or any(name in leaves(_composed([f"{group}={path.stem}"])) for path in (CONF / group).glob("*.yaml")):
+        return f"{name} is no option of the choices made here: another {group}=... has it"
     near = difflib.get_close_matches(name, known, n=1) or [key for key in known if key.endswith(f".{name}")]
     return f"there is no option {name}: " + (f"did you mean {near[0]}?" if near else HELP)
 

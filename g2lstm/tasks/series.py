@@ -158,7 +158,7 @@ class SeriesTask:
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
-    def refuse_other_data(self, splits: object = None) -> None:  # noqa: ARG002 all are of one series
+    def refuse_other_data(self) -> None:
         if self.scaling.digest not in ("", _digest(self.series)):
             raise UserError(f"the rows of {self.scaling.source} have changed since the run began: put them back")
 

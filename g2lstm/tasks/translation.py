@@ -170,7 +170,7 @@ class TranslationTask:
     @cached_property
     def corpus(self) -> ParallelCorpus:
         """The pairs; a UserError where they can't be had. Its `form` says whether the text at hand has Moses' tokens."""
-        return _load(self.config.data, self.subwords, self.form)
+        return _load(self.config.data, self.subwords, self.form, self.text)
 
     @property
     def origin(self) -> str:
@@ -214,7 +214,10 @@ class TranslationTask:
         except ValueError as error:
             raise UserError(f"model: {error}") from None
 
-    def refuse_other_data(self, splits: Sequence[str] = SPLITS) -> None:
+    def refuse_other_data(self) -> None:
+        self.refuse_other_text(SPLITS)
+
+    def refuse_other_text(self, splits: Sequence[str]) -> None:
         for split in splits:
             if self.text.get(split, "") not in ("", self.corpus.digests[split]):  # an older run does not know all
                 raise UserError(f"the {split} text has changed since the run began ({self.corpus.origin}): put it back")
@@ -331,7 +334,8 @@ class TranslationTask:
 
     def digest(self, split: str, limit: int | None = None) -> str:
         """Of the text, of its sub-words, and of how translations are searched."""
-        parts = [self.corpus.digests[split], self.subwords.digest, self.form.values, values_of(self.config.eval), limit]
+        form = replace(self.form, tokenised=self.corpus.form.tokenised)
+        parts = [self.corpus.digests[split], self.subwords.digest, form.values, values_of(self.config.eval), limit]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def size(self, split: str, limit: int | None = None) -> str:
@@ -401,17 +405,19 @@ def _form_at_hand(data: DataConfig, subwords: Subwords, form: TextForm) -> TextF
             raise UserError(
                 f"data.{name}={json.dumps(given)}, but the run was trained with {json.dumps(value)}: leave it out"
             )
-    if data.languages == form.languages[::-1]:
-        first, second = form.languages
+    first, second = form.languages
+    if first != second and data.languages == (second, first):
         raise UserError(f"the run translates {first} to {second}, and data.languages is the other way round: leave it out")
     tokenised = form.tokenised if data.tokenised is None else data.tokenised
     return replace(form, languages=data.languages or form.languages, tokenised=tokenised)
 
 
-def _load(data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None) -> ParallelCorpus:
+def _load(
+    data: DataConfig, subwords: Subwords | None = None, form: TextForm | None = None, own: Mapping[str, str] | None = None
+) -> ParallelCorpus:
     options = values_of(data) | {"subwords": subwords}
     if form is not None:
-        options |= asdict(form) | {"tokenised": data.tokenised}
+        options |= asdict(form) | {"tokenised": data.tokenised, "own": (own, form.tokenised)}
         options |= {"extra": False} if data.files else {}  # of the text that it was trained on
     name, folder = options.pop("name"), options.pop("dir")
     return load_parallel(name, data_dir=folder, **options)

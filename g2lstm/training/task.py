@@ -99,9 +99,9 @@ class ReadText:
 class Task(Protocol):
     """One task on its data. `Config` is the schema of its part of a run's config, whatever the run does not know itself.
 
-    A task that keeps what its data were may have `refuse_other_data(splits)`, of all splits without an argument, which
-    raises a UserError where those at hand are others: then no run goes on with them, nor are they evaluated as its own.
-    Without it the user is told where the digest of train differs.
+    A task that keeps what its data were may have `refuse_other_data()`, which raises a UserError where those at hand are
+    others: then no run goes on with them. Without it the user is told where the digest of train differs. Where splits are
+    texts of their own, `refuse_other_text(splits)` does the same for those that are evaluated.
     """
 
     Config: ClassVar[type]

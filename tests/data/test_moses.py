@@ -32,6 +32,10 @@ def test_sides_and_splits_are_all_tokenised_or_none():
     assert not has_tokens(texts(train=raw, valid=raw, test=raw))
     assert has_tokens(texts(train=("nein", "no"), valid=tokens, test=("ja", "Yes!")))  # of which the others say nothing
     assert not has_tokens(texts(train=("nein", "no")))
+    few = text_of([("Um 3 p.m.", "At 3 p.m ."), ("Und dann...", "So ..."), ("Die U.S.", "The U.S.")] * 10)
+    assert has_tokens({"train": few})  # the first of a target alone has a stop that Moses takes off
+    rare = text_of([("Nein.", "no")] * 9 + [("ja", "yes")] * 91)
+    assert has_tokens({"train": rare, "valid": text_of([tokens] * 10)})  # too few of its lines
     for split, side in (("test", 1), ("train", 0)):
         mixed = texts(train=tokens, valid=tokens, test=tokens)
         pair = (raw[0], tokens[1]) if side == 0 else (tokens[0], raw[1])
@@ -41,9 +45,11 @@ def test_sides_and_splits_are_all_tokenised_or_none():
 
 
 def test_tokens_without_escapes_are_told_from_those_with_them():
-    assert has_escapes(text_of([("Geht 's", "It &apos;s it"), ('" a " b', "c")]))
+    assert has_escapes(text_of([("Geht &apos;s", "It &apos;s it"), ('" a " b', "c")]))
     assert not has_escapes(text_of([("Geht 's", "It 's it")]))
     assert has_escapes(text_of([("nein", "no")]))
+    assert not has_escapes(text_of([("Geht 's", "It 's it")] * 9 + [("AT &amp; T", "AT &amp; T")]))  # left over
+    assert str(TextForm(("de", "en"), True, False)) == "TextForm(languages=('de', 'en'), tokenised=True, lowercase=False)"
     form = TextForm(("de", "en"), tokenised=True, lowercase=False, escaped=False)
     assert form.of_raw(['It\'s "it" & more.'], 1) == ['It \'s " it " & more .']
     assert detokenize(form.of_raw(["It's it."], 1), "en") == ["It's it."]

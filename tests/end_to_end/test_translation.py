@@ -346,6 +346,29 @@ def test_attention_is_that_of_the_translation_that_is_written(here):
     assert (len(looked), len(rows)) == (2, 2)
 
 
+def test_a_run_from_a_language_to_itself_reads_its_own_text_as_it_did(here, commands, options, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    write_corpus(text)
+    for path in (*text.glob("*.xx"), *text.glob("*.yy")):
+        end = " ." if path.suffix == ".xx" else "."  # tokens on one side alone
+        path.write_text(path.read_text().replace("\n", f"{end}\n"))
+    files = ", ".join(f"{split}: [{text}/{split}.xx, {text}/{split}.yy]" for split in SPLITS)
+    named = [f"data.files={{{files}}}", "data.dir=null", "data.languages=[en,en]"]
+    refused = commands.start(*options, *named, "run_dir=refused")
+    assert refused.wait() == 2
+    assert "the target of valid has none" in refused.text()
+    named += ["data.tokenised=true", "data.vocabulary_size=36"]
+    commands.run(*options, *named, "max_steps=2", f"run_dir={tmp_path}/run")
+    own = here("evaluate", f"run={tmp_path}/run", "split=test")
+    assert here("evaluate", f"run={tmp_path}/run", "split=test", "data.tokenised=null") == own
+    assert here("evaluate", f"run={tmp_path}/run", "split=test", "data.tokenised=false") != own
+    copied = shutil.copytree(text, tmp_path / "copied")
+    elsewhere = f"data.files={{{files.replace(str(text), str(copied))}}}"
+    assert here("evaluate", f"run={tmp_path}/run", "split=test", elsewhere) == own
+    commands.run(f"resume={tmp_path}/run", "max_steps=3")
+
+
 def test_packed_lines_are_read(here, tmp_path):
     (tmp_path / "lines.gz").write_bytes(gzip.compress(b"da de bo\nbu\n"))
     packed = here("translate", "run=stacked", f"input={tmp_path}/lines.gz")
