@@ -136,6 +136,7 @@ def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def raw_lines(path: Path) -> Iterator[bytes]:
+    """The bytes of each line of a file, of a .gz unpacked; a UserError where they can't be read."""
     with _unpacked(path) as file:
         yield from file
 

@@ -81,7 +81,7 @@ def has_tokens(texts: Mapping[str, Text]) -> bool:
     """Whether the text has Moses' tokens, by the ends of its sentences.
 
     Raises:
-        UserError: one side of a split has and another has not.
+        UserError: one side or split has and another has not.
     """
     found: dict[str, bool] = {}
     spaced = total = 0

@@ -9,10 +9,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from g2lstm.data.batching import evaluation_batches, padded, padding_share, plan_batches
@@ -24,12 +23,13 @@ from g2lstm.data.sources import SPLITS
 from g2lstm.data.subwords import Subwords
 from g2lstm.data.text import EOS
 from g2lstm.decoding import scores
-from g2lstm.decoding.beam import MOST_BEAM, Hypothesis
+from g2lstm.decoding.beam import Hypothesis
 from g2lstm.errors import UserError
 from g2lstm.gates import Gate
 from g2lstm.models.translation import BOS, PAD, Translator
-from g2lstm.schema import Count, EngineName, Folder, NotNegative, Positive, Share, section, values_of
+from g2lstm.schema import values_of
 from g2lstm.tasks.language_model import perplexity
+from g2lstm.tasks.translation_config import DataConfig, EvalConfig, TranslationConfig
 from g2lstm.tasks.translation_reading import LONGEST_LINE, attention_of, read_pair
 from g2lstm.tasks.translation_search import search_all
 from g2lstm.training import workers
@@ -42,74 +42,6 @@ WMT14 = {"sigmoid": {"test_bleu": 21.89}, "sharpened": {"test_bleu": 21.64}, "gu
 EVALUATION_TOKENS = 4000  # target sub-words that are read at a time
 ENGLISH = ("en", "english", "target")  # codes of a side; the last says nothing of its language
 GLANCE = 1000  # sentences of valid that are translated after an epoch
-
-
-# Norwegian is False in YAML.
-Language = Annotated[str, BeforeValidator(lambda value: "no" if value is False else value)]
-
-
-@section
-class DataConfig:
-    """`data`: which pairs, and their sub-words; None leaves an option to the corpus."""
-
-    name: Literal["iwslt14", "wmt14", "parallel", "numbers"]
-    dir: Folder | None = None
-    download: bool = True
-    files: dict[Literal["train", "valid", "test"], tuple[str, ...]] | None = None
-    languages: tuple[Language, Language] | None = None
-    split: Literal["mixer", "fairseq"] = "mixer"
-    extra: bool = False
-    tokenised: bool | None = None
-    lowercase: bool | None = None
-    vocabulary_size: Count
-    joint: bool
-    longest: Count
-
-
-@section
-class ModelConfig:
-    """`model`: the options of `g2lstm.models.translation.Translator`."""
-
-    decoder: Literal["conditional", "stacked"]
-    attention: Literal["dot", "additive"]
-    input_feeding: bool
-    tied: Literal["none", "target", "all"]
-    embedding_size: Count
-    hidden_size: Count
-    encoder_layers: Count
-    decoder_layers: Count
-    dropout: Share
-    readout_dropout: Share | None
-    word_dropout: Share
-    forget_bias: NotNegative
-    embedding_scale: Positive | None = None
-    engine: EngineName = "auto"
-
-
-Penalty = Annotated[float, Field(ge=0, le=10)]
-
-
-@section
-class EvalConfig:
-    """`eval`: how much of valid and test is read, and how translations are searched."""
-
-    limit: Count | None = None
-    beam: Annotated[int, Field(ge=1, le=MOST_BEAM)]
-    length_penalty: Penalty
-    coverage_penalty: Penalty
-
-
-@section
-class TranslationConfig:
-    """What a translation run adds to the options of any run."""
-
-    data: DataConfig
-    model: ModelConfig
-    batch_tokens: Count | None
-    batch_size: Count | None
-    loss_per: Literal["word", "sentence"]
-    label_smoothing: Share
-    eval: EvalConfig
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,26 @@ def test_files_columns_and_packed_ones_give_the_same(tmp_path: Path):
         assert (corpus.train.lengths == expected.train.lengths).all()
 
 
+@pytest.mark.parametrize(
+    ("endings", "languages"),
+    [
+        (("fr", "en"), ("fr", "en")),
+        (("deu.gz", "en"), ("deu", "en")),
+        (("b", "en"), ("source", "target")),  # one of them is no language
+        (("fr", "tsv"), ("source", "target")),
+    ],
+)
+def test_files_that_are_named_have_the_languages_by_which_they_end(tmp_path: Path, endings, languages):
+    files: dict[str, list[Path]] = {}
+    for split, pairs in SPLITS.items():
+        files[split] = [tmp_path / f"{split}.{ending}" for ending in endings]
+        for side, path in enumerate(files[split]):
+            content = "".join(f"{pair[side]}\n" for pair in pairs).encode()
+            path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    assert load(files=files).form.languages == languages
+    assert load(files=files, languages=("xx", "yy")).form.languages == ("xx", "yy")
+
+
 def test_the_second_reading_learns_and_encodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = load(data_dir=write(tmp_path / "mine", SPLITS))
     monkeypatch.setattr(Subwords, "train", None)

@@ -203,6 +203,9 @@ def test_gates_are_shown_at_the_words_that_are_said(here, corpus, undrawn):
     assert (found["<s>"]["kind"], found["<s>"]["count"]) == ("other", 14)  # once a sentence
     with pytest.raises(UserError, match=r"layer encoder\.0 does not read the words that are said"):
         measure_words(open_store(Path("other")), Run.open(Path("stacked")), "G2-LSTM", "encoder.0", split="valid")
+    line = here("gate_heatmap", "runs=stacked", "text=da &apos;s ||| das", "words=none", "out=map", status=2)
+    assert "text has '&apos;', an escape of the Moses tokeniser: write raw text" in line
+    assert not Path("map").exists()
     other = Run.open(Path("stacked")).task()
     task = replace(other, form=replace(other.form, languages=("xx", "en_US")))
     assert word_class(other.word_of("\u2581The")) == "other"  # in a language whose words have no classes here

@@ -221,6 +221,23 @@ def test_a_mistake_is_one_clear_line(option, message):
     assert "\n" not in str(error.value)
 
 
+ANOTHER = "is no option of the choices made here: another task=... has it"
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "message"),
+    [
+        ("parallel", "model.encoder_layer", "there is no option model.encoder_layer: did you mean model.encoder_layers?"),
+        ("parallel", "batch_token", "there is no option batch_token: did you mean batch_tokens?"),
+        ("parallel", "model.num_layers", f"model.num_layers {ANOTHER}"),
+        ("mnist", "data.languages", f"data.languages {ANOTHER}"),
+    ],
+)
+def test_a_misspelt_option_is_looked_for_among_those_of_the_chosen_task(task, option, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        config_of(f"task={task}", f"{option}=2")
+
+
 def test_an_option_of_another_choice_says_so():
     with pytest.raises(UserError, match=r"gate\.tau is no option of the choices made here"):
         config_of("gate=sigmoid", "gate.tau=0.5")

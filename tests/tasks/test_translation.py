@@ -13,7 +13,8 @@ from g2lstm.gates import SigmoidGate
 from g2lstm.models.translation import PAD
 from g2lstm.runs.compose import compose
 from g2lstm.schema import checked
-from g2lstm.tasks.translation import TranslationConfig, TranslationTask
+from g2lstm.tasks.translation import TranslationTask
+from g2lstm.tasks.translation_config import TranslationConfig
 from tests.end_to_end.test_translation import SIZES, write_corpus
 
 CPU = torch.device("cpu")
